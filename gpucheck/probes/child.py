@@ -1,0 +1,243 @@
+"""Runs foreign code in a child process that can neither hang us nor flood us.
+
+A C call that hangs holds Python, so nothing foreign runs in our own process; and waiting for a
+killed child that is stuck in the kernel (state D) would hang us too, so after the kill we wait a
+bounded moment and then leave it behind.
+"""
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+GRACE_SECONDS = 0.25  # how long a killed child may take to go
+OUTPUT_LIMIT_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a child ended, and what it wrote. Exactly one of the four ways is set."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    exit_code: int | None = None
+    signal_name: str | None = None  # "SIGSEGV"
+    late_after_seconds: float | None = None  # it was killed for this deadline
+    trouble: str | None = None  # it did not start, or wrote more than the limit
+
+    @property
+    def why(self) -> str | None:
+        """Say in a few words why there is no good answer; None after exit status 0."""
+        if self.trouble is not None:
+            return self.trouble
+        if self.late_after_seconds is not None:
+            return f"no answer in {self.late_after_seconds:g} s"
+        if self.signal_name is not None:
+            return f"crashed with {self.signal_name}"
+        return None if self.exit_code == 0 else f"exit status {self.exit_code}"
+
+
+class Child:
+    """A child in its own session, with a deadline that runs from its start.
+
+    Start it, do other work, then call `end()`; or iterate over `lines()` as they come, and then
+    call `end()`. As a context manager it is killed on the way out whatever happens.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        deadline_seconds: float,
+        environment: Mapping[str, str] | None = None,
+        working_directory: str = "/",
+        limit_bytes: int = OUTPUT_LIMIT_BYTES,
+    ) -> None:
+        self.deadline_seconds = deadline_seconds
+        self._ends_at = time.monotonic() + deadline_seconds
+        self._limit_bytes = limit_bytes
+        self._buffers: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+        self._taken = 0  # bytes of stdout already handed out by lines()
+        self._trouble: str | None = None
+        self._late: float | None = None
+        self._selector = selectors.DefaultSelector()
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env=None if environment is None else dict(environment),
+                cwd=working_directory,
+            )
+        except (OSError, ValueError) as error:
+            self._trouble = f"could not start {command[0]}: {getattr(error, 'strerror', error)}"
+            return
+        for name in self._buffers:
+            pipe = getattr(self._process, name)
+            os.set_blocking(pipe.fileno(), False)
+            self._selector.register(pipe, selectors.EVENT_READ, name)
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._close()
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def lines(self, *, stall_seconds: float | None = None) -> Iterator[bytes]:
+        """Yield each line of stdout as it comes, until the child closes it or is late.
+
+        With *stall_seconds* the child is late too when it is silent for that long.
+        """
+        last = time.monotonic()
+        while True:
+            buffer = self._buffers["stdout"]
+            newline = buffer.find(b"\n", self._taken)
+            if newline >= 0:
+                line = bytes(buffer[self._taken : newline])
+                self._taken = newline + 1
+                last = time.monotonic()
+                yield line
+                continue
+            until = self._ends_at
+            if stall_seconds is not None:
+                until = min(until, last + stall_seconds)
+            if not self._read(until):
+                if self._late is not None and stall_seconds is not None:
+                    self._late = min(stall_seconds, self._late)
+                return
+
+    def end(self) -> Ended:
+        """Wait for the child up to its deadline, end it if it is late, and tell how it went."""
+        while self._read(self._ends_at):
+            pass
+        code = self._wait(self._ends_at) if self._is_undisturbed() else None
+        if code is None and self._is_undisturbed() and self._process is not None:
+            self._late = self.deadline_seconds
+        self.kill()
+        self._close()
+        return Ended(
+            stdout=bytes(self._buffers["stdout"]),
+            stderr=bytes(self._buffers["stderr"]),
+            exit_code=code if code is not None and code >= 0 else None,
+            signal_name=_signal_name(-code) if code is not None and code < 0 else None,
+            late_after_seconds=self._late,
+            trouble=self._trouble,
+        )
+
+    def kill(self) -> None:
+        """End the child and all it started; leave it behind if the kernel does not let it go."""
+        if self._process is None:
+            return
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        self._wait(time.monotonic() + GRACE_SECONDS)
+
+    def _is_undisturbed(self) -> bool:
+        return self._late is None and self._trouble is None
+
+    def _read(self, until: float) -> bool:
+        """Read what there is, waiting at most to *until*; False when there is no more to come."""
+        if not self._selector.get_map() or not self._is_undisturbed():
+            return False
+        ready = self._selector.select(max(0.0, until - time.monotonic()))
+        if not ready and time.monotonic() >= until:
+            self._late = self.deadline_seconds
+            return False
+        for key, _ in ready:
+            buffer = self._buffers[key.data]
+            try:
+                chunk = os.read(key.fd, 1 << 16)
+            except BlockingIOError:
+                continue
+            except OSError:
+                chunk = b""
+            if not chunk:
+                self._selector.unregister(key.fileobj)
+            buffer += chunk
+            if len(buffer) > self._limit_bytes:
+                del buffer[self._limit_bytes :]
+                self._trouble = f"wrote more than {self._limit_bytes >> 20} MiB"
+                return False
+        return True
+
+    def _wait(self, until: float) -> int | None:
+        """Return the exit status, or None where the child is still there at *until*."""
+        if self._process is None:
+            return None
+        pause = 0.0005
+        while (code := self._process.poll()) is None:
+            left = until - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, 0.02)
+        return code
+
+    def _close(self) -> None:
+        self._selector.close()
+        if self._process is None:
+            return
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+        if self._process.returncode is None:
+            # Python would warn about, and later wait for, a child that we left behind on purpose.
+            self._process.returncode = -signal.SIGKILL
+
+
+def run(
+    command: Sequence[str],
+    *,
+    deadline_seconds: float,
+    environment: Mapping[str, str] | None = None,
+    working_directory: str = "/",
+    limit_bytes: int = OUTPUT_LIMIT_BYTES,
+) -> Ended:
+    """Run *command* to its end or its deadline."""
+    with Child(
+        command,
+        deadline_seconds=deadline_seconds,
+        environment=environment,
+        working_directory=working_directory,
+        limit_bytes=limit_bytes,
+    ) as child:
+        return child.end()
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs one of gpucheck's own modules in a bare child Python.
+
+    The child gets our own `sys.path`, and nothing from the working directory, PYTHONPATH or the
+    user's site: `-I` keeps a stray `torch/` or `cudnn/` folder out.
+    """
+    start = (
+        f"import sys; sys.path[:] = {sys.path!r}; import runpy; sys.argv[1:] = {list(arguments)!r}"
+    )
+    return [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        f"{start}; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)",
+    ]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

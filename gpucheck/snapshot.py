@@ -1,0 +1,743 @@
+"""The facts of one machine: frozen, typed, JSON in and out.
+
+A fact is in one of four states, and every rule has to tell them apart:
+
+- a value: somebody looked and saw it;
+- `None`: somebody looked and it is not there (a variable that is unset, a link that dangles);
+- `Unknown(why)`: nobody could tell, and `why` says what stood in the way;
+- `NotSupported()`: this hardware or driver has no such thing (only where `Reading` says so).
+
+Every field of every section starts as `NOT_EXAMINED`, so a probe that never ran, a snapshot from
+an older gpucheck, and an empty file all read as "unknown", and never as "healthy".
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union
+
+import msgspec
+
+SCHEMA = "gpucheck.snapshot/1"
+
+
+class Fact(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="is", tag=str.lower
+):
+    """Base of everything in a snapshot: frozen, keyword-only, defaults left out of the JSON."""
+
+
+class Unknown(msgspec.Struct, frozen=True, tag_field="is", tag="unknown"):
+    """We could not tell. *why* is a sentence fragment for people: "permission denied"."""
+
+    why: str
+
+
+class NotSupported(msgspec.Struct, frozen=True, tag_field="is", tag="not supported"):
+    """This hardware, or its driver, has no such thing: neither a pass nor a fault."""
+
+
+NOT_EXAMINED = Unknown("not examined")
+NOT_SUPPORTED = NotSupported()
+
+T = TypeVar("T")
+Known = Union[T, Unknown]  # noqa: UP007 - a generic alias needs Union before Python 3.14
+Maybe = Union[T, None, Unknown]  # noqa: UP007
+Reading = Union[T, Unknown, NotSupported]  # noqa: UP007
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a dotted version, for comparing: "580.159.04" → (580, 159, 4).
+
+    What follows the first part that is not a number is left out: "2.11.0+cu130" → (2, 11, 0).
+    """
+    found: list[int] = []
+    for part in version.split("."):
+        digits = ""
+        for letter in part:
+            if letter not in "0123456789":
+                break
+            digits += letter
+        if digits:
+            found.append(int(digits[:12]))
+        if not digits or len(digits) < len(part):
+            break
+    return tuple(found)
+
+
+# ---------------------------------------------------------------------------------------- host
+
+
+class PciGpu(Fact, frozen=True, kw_only=True):
+    """An NVIDIA GPU as the PCI bus shows it (class 0x0300 or 0x0302, vendor 0x10de)."""
+
+    bus_id: str  # "0000:00:06.0"
+    device_id: str = ""  # "0x2335"
+    class_code: str = ""  # "0x030200"
+    driver: Maybe[str] = None  # the kernel driver bound to it: "nvidia", "nouveau", "vfio-pci"
+    numa_node: Maybe[int] = NOT_EXAMINED  # None: the platform does not say (-1)
+    slot_max_generation: Maybe[int] = NOT_EXAMINED  # of the port above it; None: no port is shown
+    slot_max_width: Maybe[int] = NOT_EXAMINED
+    #: bridges above it whose ACS request redirect is on, nearest first
+    acs_redirecting_bridges: Known[tuple[str, ...]] = NOT_EXAMINED
+
+
+class Host(Fact, frozen=True, kw_only=True):
+    """The operating system, and what surrounds it."""
+
+    system: Known[str] = NOT_EXAMINED  # "Linux", "Darwin", "Windows"
+    distribution: Maybe[str] = NOT_EXAMINED  # PRETTY_NAME of os-release
+    kernel_release: Known[str] = NOT_EXAMINED  # uname -r
+    machine: Known[str] = NOT_EXAMINED  # uname -m: "x86_64", "aarch64"
+    name: Maybe[str] = NOT_EXAMINED  # host name; a token unless --identify
+    is_wsl: Known[bool] = NOT_EXAMINED
+    tegra: Maybe[str] = NOT_EXAMINED  # the model of a Jetson or other Tegra, else None
+    container: Maybe[str] = NOT_EXAMINED  # "docker", "podman", "kubernetes", "apptainer", ...
+    hypervisor: Maybe[str] = NOT_EXAMINED  # None: bare metal
+    is_root: Known[bool] = NOT_EXAMINED
+    groups: Known[tuple[str, ...]] = NOT_EXAMINED  # of this process
+    shm_bytes: Maybe[int] = NOT_EXAMINED  # size of /dev/shm; None: not mounted
+    locked_memory_limit_bytes: Maybe[int] = NOT_EXAMINED  # None: unlimited
+    memory_bytes: Known[int] = NOT_EXAMINED
+    cpus_usable: Known[int] = NOT_EXAMINED  # affinity and cgroup quota, rounded up
+    cpus_present: Known[int] = NOT_EXAMINED
+    rdma_devices: Known[tuple[str, ...]] = NOT_EXAMINED  # /sys/class/infiniband
+    iommu: Known[Literal["off", "passthrough", "translating"]] = NOT_EXAMINED
+    secure_boot: Maybe[bool] = NOT_EXAMINED  # None: no EFI
+    pci_gpus: Known[tuple[PciGpu, ...]] = NOT_EXAMINED
+    nvswitches: Known[int] = NOT_EXAMINED  # NVIDIA bridges (class 0x0680) on the bus
+
+
+# --------------------------------------------------------------------------------- environment
+
+
+class PathEntry(Fact, frozen=True, kw_only=True):
+    """One element of PATH or LD_LIBRARY_PATH, in order; `text` is as written, "" if empty."""
+
+    text: str
+    resolved: Maybe[str] = NOT_EXAMINED  # None: does not exist
+    is_directory: Known[bool] = NOT_EXAMINED
+    is_world_writable: Known[bool] = NOT_EXAMINED  # the directory or a parent others may swap
+    toolkit: Maybe[str] = NOT_EXAMINED  # resolved home of the CUDA toolkit it is part of
+    toolkit_version: Maybe[str] = NOT_EXAMINED  # "13.0"
+    has_nvcc: Known[bool] = NOT_EXAMINED
+    stubs: tuple[str, ...] = ()  # link-time stubs in it: "libcuda.so", "libnvidia-ml.so"
+    compat_libcuda: Maybe[str] = None  # driver version of a forward-compatibility libcuda in it
+
+
+class HomeVariable(Fact, frozen=True, kw_only=True):
+    """CUDA_HOME, CUDA_PATH or CUDA_ROOT."""
+
+    value: str  # as set
+    resolved: Maybe[str] = NOT_EXAMINED  # links followed; None: nothing there
+    has_nvcc: Known[bool] = NOT_EXAMINED
+    has_cudart: Known[bool] = NOT_EXAMINED
+    toolkit_version: Maybe[str] = NOT_EXAMINED
+
+
+class PreloadEntry(Fact, frozen=True, kw_only=True):
+    """One element of LD_PRELOAD."""
+
+    text: str
+    resolved: Maybe[str] = NOT_EXAMINED
+
+
+class Variable(Fact, frozen=True, kw_only=True):
+    """An environment variable that is set."""
+
+    name: str
+    value: str
+
+
+class Environment(Fact, frozen=True, kw_only=True):
+    """The environment variables on the probe's list, and where they lead."""
+
+    variables: Known[tuple[Variable, ...]] = NOT_EXAMINED  # only those that are set
+    shell: Maybe[str] = NOT_EXAMINED  # "bash", "zsh", ...: the login or calling shell
+    cuda_home: Maybe[HomeVariable] = NOT_EXAMINED  # None: unset
+    cuda_path: Maybe[HomeVariable] = NOT_EXAMINED
+    cuda_root: Maybe[HomeVariable] = NOT_EXAMINED
+    path: Maybe[tuple[PathEntry, ...]] = NOT_EXAMINED  # None: unset
+    ld_library_path: Maybe[tuple[PathEntry, ...]] = NOT_EXAMINED  # None: unset or wholly empty
+    ld_preload: Maybe[tuple[PreloadEntry, ...]] = NOT_EXAMINED
+
+    def variable(self, name: str) -> "Maybe[str]":
+        """Return the value of the variable *name*, None where it is unset."""
+        if isinstance(self.variables, Unknown):
+            return self.variables
+        for variable in self.variables:
+            if variable.name == name:
+                return variable.value
+        return None
+
+
+class StartupSetting(Fact, frozen=True, kw_only=True):
+    """A line of a start-up file that sets CUDA_HOME, PATH or LD_LIBRARY_PATH, or tries to."""
+
+    line: int  # from 1
+    variable: str
+    text: str  # the line as written
+    value: Maybe[str] = NOT_EXAMINED  # what it gives in the shell, as far as plain reading tells
+    mangled: Maybe[str] = None  # what is wrong with the syntax, in a few words
+    appends_to_itself: bool = False  # CUDA_HOME=$CUDA_HOME:...
+    unguarded: bool = False  # ...:$LD_LIBRARY_PATH without ${LD_LIBRARY_PATH:+...}
+    after_early_exit: bool = False  # behind the line that ends the file for non-interactive shells
+
+
+class StartupFile(Fact, frozen=True, kw_only=True):
+    """A shell start-up file that exists."""
+
+    path: str
+    settings: Known[tuple[StartupSetting, ...]] = NOT_EXAMINED
+    sources: tuple[str, ...] = ()  # files that it reads in turn
+    early_exit_line: Maybe[int] = None
+    has_block: bool = False  # gpucheck's own marked block stands in it
+
+
+class StartupFiles(Fact, frozen=True, kw_only=True):
+    """The shell start-up files of this user and of the system."""
+
+    files: Known[tuple[StartupFile, ...]] = NOT_EXAMINED
+
+
+# -------------------------------------------------------------------------------------- driver
+
+
+class DriverLibrary(Fact, frozen=True, kw_only=True):
+    """A copy of libcuda.so.1 or libnvidia-ml.so.1 that somebody may load."""
+
+    soname: str  # "libcuda.so.1"
+    path: str  # where it was found
+    real_path: str = ""  # links followed
+    version: Maybe[str] = NOT_EXAMINED  # "580.159.04"
+    is_stub: Known[bool] = NOT_EXAMINED
+    is_compat: bool = False  # from a cuda-compat package
+    found_via: str = ""  # "LD_LIBRARY_PATH", "ld.so.cache", "default directory", "WSL"
+    wins: bool = False  # the loader takes this one
+
+
+class DeviceNode(Fact, frozen=True, kw_only=True):
+    """A device file that the driver needs."""
+
+    path: str
+    exists: bool = False
+    mode: Maybe[str] = None  # "crw-rw----"
+    group: Maybe[str] = None
+    can_open: Maybe[bool] = None  # by this user, for reading and writing; None where it is missing
+    error: Maybe[str] = None  # the system's message where it cannot be opened
+
+
+class CudaInit(Fact, frozen=True, kw_only=True):
+    """What `cuInit(0)` answered, in a child process that opened libcuda.so.1."""
+
+    library: Maybe[str] = None  # the path that was mapped; None: libcuda.so.1 did not load
+    load_error: Maybe[str] = None  # the loader's message
+    code: Maybe[int] = None  # CUresult; 0 is success
+    driver_version: Maybe[str] = None  # cuDriverGetVersion: "13.0"
+    device_count: Maybe[int] = None
+
+
+class FabricManager(Fact, frozen=True, kw_only=True):
+    """nvidia-fabricmanager (or nvlsm's service), which NVSwitch systems need."""
+
+    is_running: Known[bool] = NOT_EXAMINED
+    version: Maybe[str] = NOT_EXAMINED
+
+
+class Driver(Fact, frozen=True, kw_only=True):
+    """The kernel modules, the user-mode libraries and the device nodes."""
+
+    module_version: Maybe[str] = NOT_EXAMINED  # of the loaded nvidia.ko; None: not loaded
+    module_kind: Maybe[Literal["open", "closed"]] = NOT_EXAMINED  # None: not loaded
+    loaded_modules: Known[tuple[str, ...]] = NOT_EXAMINED  # nvidia*, nouveau
+    excluded_gpus: Known[tuple[str, ...]] = NOT_EXAMINED  # bus ids or UUIDs, by module parameter
+    proc_gpus: Known[tuple[str, ...]] = NOT_EXAMINED  # bus ids under /proc/driver/nvidia/gpus
+    module_file: Maybe[str] = NOT_EXAMINED  # nvidia.ko for the running kernel; None: none built
+    module_file_version: Maybe[str] = NOT_EXAMINED
+    module_is_signed: Maybe[bool] = NOT_EXAMINED
+    module_refused: Maybe[str] = NOT_EXAMINED  # the kernel log's line that refused its signature
+    dkms_version: Maybe[str] = NOT_EXAMINED  # driver version in the DKMS tree; None: no tree
+    dkms_kernels: Known[tuple[str, ...]] = NOT_EXAMINED  # kernels that DKMS has a build for
+    has_kernel_headers: Known[bool] = NOT_EXAMINED
+    libraries: Known[tuple[DriverLibrary, ...]] = NOT_EXAMINED
+    device_nodes: Known[tuple[DeviceNode, ...]] = NOT_EXAMINED
+    persistenced_running: Known[bool] = NOT_EXAMINED
+    fabric_manager: Maybe[FabricManager] = NOT_EXAMINED  # None: not installed
+    peermem: Known[bool] = NOT_EXAMINED  # nvidia_peermem is loaded
+    dma_buf: Known[bool] = NOT_EXAMINED  # kernel and open module can share GPU memory as dma-buf
+    cuda_init: Maybe[CudaInit] = NOT_EXAMINED  # None: --quick left it out
+
+
+# ------------------------------------------------------------------------------------ toolkits
+
+
+class Toolkit(Fact, frozen=True, kw_only=True):
+    """A CUDA toolkit on disk. `home` has its links followed; `names` are the ways it is reached."""
+
+    home: str
+    names: tuple[str, ...] = ()  # "/usr/local/cuda", "/usr/local/cuda-13"
+    version: Maybe[str] = NOT_EXAMINED  # "13.0", from the best source below
+    version_json: Maybe[str] = NOT_EXAMINED  # "13.0.2"
+    nvcc: Maybe[str] = NOT_EXAMINED  # path; None: this one has no compiler
+    nvcc_version: Maybe[str] = NOT_EXAMINED  # "13.0.88", as nvcc itself says
+    nvcc_error: Maybe[str] = None  # why nvcc would not run
+    nvcc_architectures: Maybe[tuple[str, ...]] = NOT_EXAMINED  # "sm_75", ...: what it compiles for
+    max_gcc: Maybe[int] = NOT_EXAMINED  # from its crt/host_config.h; None: sets no limit
+    max_clang: Maybe[int] = NOT_EXAMINED
+    has_cudart: Known[bool] = NOT_EXAMINED
+    library_directory: Maybe[str] = NOT_EXAMINED  # where its libcudart.so lies
+    compat_directory: Maybe[str] = NOT_EXAMINED  # its forward-compatibility libcuda's folder
+    compat_version: Maybe[str] = NOT_EXAMINED
+    origin: Literal["local", "distribution", "conda", "pip", "module", "hpc_sdk", "other"] = "other"
+
+
+class HostCompiler(Fact, frozen=True, kw_only=True):
+    """The compiler that nvcc would call on the host side."""
+
+    path: str
+    kind: Literal["gcc", "clang", "other"] = "other"
+    version: Maybe[str] = NOT_EXAMINED
+    chosen_by: str = "PATH"  # "NVCC_CCBIN", "CUDAHOSTCXX", "CXX", "CC", "PATH"
+
+
+class Toolkits(Fact, frozen=True, kw_only=True):
+    """All CUDA toolkits, and what a build would use."""
+
+    installed: Known[tuple[Toolkit, ...]] = NOT_EXAMINED
+    dangling: Known[tuple[str, ...]] = NOT_EXAMINED  # links such as /usr/local/cuda to nothing
+    default: Maybe[str] = NOT_EXAMINED  # home that /usr/local/cuda leads to
+    first_nvcc: Maybe[str] = NOT_EXAMINED  # first nvcc on PATH, as found
+    first_nvcc_home: Maybe[str] = NOT_EXAMINED  # the resolved home it belongs to
+    host_compiler: Maybe[HostCompiler] = NOT_EXAMINED
+
+
+# --------------------------------------------------------------------------- libraries and cuDNN
+
+
+Origin = Literal["wheel", "torch", "system", "toolkit", "conda", "LD_LIBRARY_PATH", "other"]
+
+
+class Library(Fact, frozen=True, kw_only=True):
+    """One SONAME that torch's libraries need, and the file that the loader would give."""
+
+    soname: str  # "libcudnn.so.9"
+    needed_by: str = ""  # path of the object that asks for it first
+    path: Maybe[str] = NOT_EXAMINED  # None: not found anywhere
+    real_path: Maybe[str] = NOT_EXAMINED
+    version: Maybe[str] = NOT_EXAMINED
+    origin: Origin = "other"
+    found_via: str = ""  # "DT_RPATH of …", "LD_LIBRARY_PATH", "DT_RUNPATH of …", "ld.so.cache",
+    # "default directory", "LD_PRELOAD", "preloaded by torch"
+    directory: str = ""  # the search-path entry, as written, that gave it
+    wheel_path: Maybe[str] = None  # the copy that a wheel brings for torch
+    wheel_version: Maybe[str] = None
+    system_path: Maybe[str] = None  # what a program without torch's paths would get
+    system_version: Maybe[str] = None
+
+
+class MappedLibrary(Fact, frozen=True, kw_only=True):
+    """A CUDA library that /proc/self/maps showed after torch was put to work."""
+
+    soname: str
+    path: str
+
+
+class Libraries(Fact, frozen=True, kw_only=True):
+    """Which shared libraries would be loaded for torch, by the dynamic loader's own order."""
+
+    resolved: Maybe[tuple[Library, ...]] = NOT_EXAMINED  # None: no torch to resolve for
+    not_found: Known[tuple[str, ...]] = NOT_EXAMINED  # SONAMEs of any kind that nothing gives
+    ld_so_conf: Known[tuple[str, ...]] = NOT_EXAMINED  # toolkit directories that feed ld.so.cache
+    mapped: Maybe[tuple[MappedLibrary, ...]] = None  # None: --deep was not asked for
+
+
+class CudnnInstall(Fact, frozen=True, kw_only=True):
+    """One set of cuDNN files in one directory."""
+
+    directory: str
+    soname: str = ""  # "libcudnn.so.9"
+    version: Maybe[str] = NOT_EXAMINED  # "9.19.0"
+    cuda_major: Maybe[int] = NOT_EXAMINED  # the CUDA it was built for
+    origin: Origin = "other"
+    sublibraries: tuple[str, ...] = ()  # SONAMEs beside it
+    header: Maybe[str] = NOT_EXAMINED  # path of the cudnn_version.h that goes with it
+    header_version: Maybe[str] = NOT_EXAMINED
+
+
+class CudnnOpened(Fact, frozen=True, kw_only=True):
+    """What opening a libcudnn in a child, and calling cudnnGetVersion, gave."""
+
+    path: str
+    version: Maybe[str] = None
+    error: Maybe[str] = None  # the loader's message
+
+
+class Cudnn(Fact, frozen=True, kw_only=True):
+    """Every cuDNN on the machine, and the one that torch would get."""
+
+    installs: Known[tuple[CudnnInstall, ...]] = NOT_EXAMINED
+    torch_needs: Maybe[str] = NOT_EXAMINED  # "libcudnn.so.9"; None: linked in, or no torch
+    for_torch: Maybe[str] = NOT_EXAMINED  # path torch would load; None: none would
+    for_builds: Maybe[str] = NOT_EXAMINED  # path a C++ build and the plain loader get
+    sublibraries_for_torch: Maybe[tuple[Library, ...]] = NOT_EXAMINED
+    opened: Maybe[CudnnOpened] = NOT_EXAMINED  # the one for torch, else for builds
+
+
+# ------------------------------------------------------------------------------------- pytorch
+
+
+class Distribution(Fact, frozen=True, kw_only=True):
+    """An installed Python distribution."""
+
+    name: str  # normalised: "torch", "nvidia-cudnn-cu13"
+    version: str
+    location: str = ""  # the site-packages folder
+    installer: Maybe[str] = None  # "pip", "conda", "uv"
+    requires: tuple[str, ...] = ()  # of torch alone: its nvidia-* and triton requirements
+
+
+class DamagedFile(Fact, frozen=True, kw_only=True):
+    """A file of a wheel's RECORD that is not as recorded."""
+
+    distribution: str
+    path: str
+    problem: str  # "missing", "12 bytes instead of 34"
+
+
+class Python(Fact, frozen=True, kw_only=True):
+    """The Python whose torch is examined."""
+
+    path: str
+    version: Maybe[str] = NOT_EXAMINED
+    chosen_by: str = ""  # "--python", "VIRTUAL_ENV", "CONDA_PREFIX", "gpucheck's own", "PATH"
+    prefix: str = ""
+    sys_path: tuple[str, ...] = ()
+
+
+class Torch(Fact, frozen=True, kw_only=True):
+    """The torch that `import torch` would give, read without importing it."""
+
+    version: Known[str] = NOT_EXAMINED  # "2.11.0+cu130"
+    location: str = ""  # …/site-packages/torch
+    build: Known[Literal["cuda", "cpu", "rocm", "xpu"]] = NOT_EXAMINED
+    cuda: Maybe[str] = NOT_EXAMINED  # "13.0"
+    cudnn: Maybe[str] = NOT_EXAMINED  # version it was built with or requires: "9.19.0.56"
+    nccl: Maybe[str] = NOT_EXAMINED
+    architectures: Known[tuple[str, ...]] = NOT_EXAMINED  # "sm_90", "compute_120"
+    is_outside_environment: Maybe[str] = NOT_EXAMINED  # why: "user site", "PYTHONPATH", "a folder…"
+
+
+class PyTorch(Fact, frozen=True, kw_only=True):
+    """The Python that was asked for, its torch, and what stands beside it."""
+
+    python: Maybe[Python] = NOT_EXAMINED
+    torch: Maybe[Torch] = NOT_EXAMINED  # None: this Python has none
+    elsewhere: Known[tuple[str, ...]] = NOT_EXAMINED  # other Pythons here that have a torch
+    distributions: Known[tuple[Distribution, ...]] = NOT_EXAMINED  # torch*, triton, nvidia-*
+    damaged: Known[tuple[DamagedFile, ...]] = NOT_EXAMINED
+    mixed_wheels: Known[tuple[str, ...]] = NOT_EXAMINED  # directories two wheels' files share
+
+
+# ---------------------------------------------------------------------------------------- NVML
+
+
+class NvmlError(Fact, frozen=True, kw_only=True):
+    """A call of NVML that failed as a whole: loading, initialising, counting."""
+
+    call: str  # "nvmlInitWithFlags", "open"
+    code: Maybe[int] = None  # nvmlReturn_t; None: the library did not load
+    message: str = ""
+
+
+class Memory(Fact, frozen=True, kw_only=True):
+    """Framebuffer memory in bytes, by the v2 query: `used` is without `reserved`."""
+
+    total_bytes: int
+    used_bytes: int
+    free_bytes: int
+    reserved_bytes: Reading[int] = NOT_EXAMINED
+
+
+class RemappedRows(Fact, frozen=True, kw_only=True):
+    """HBM rows remapped to spares since manufacture (Ampere and newer)."""
+
+    correctable: int
+    uncorrectable: int
+    is_pending: bool
+    has_failed: bool
+
+
+class RemapHistogram(Fact, frozen=True, kw_only=True):
+    """How many memory banks have how many spare rows left."""
+
+    maximum: int
+    high: int
+    partial: int
+    low: int
+    none: int
+
+
+class RetiredPages(Fact, frozen=True, kw_only=True):
+    """Pages retired for ECC errors (before Ampere)."""
+
+    single_bit: int
+    double_bit: int
+    is_pending: bool
+
+
+class NvLink(Fact, frozen=True, kw_only=True):
+    """One NVLink of a GPU."""
+
+    index: int
+    is_up: Reading[bool] = NOT_EXAMINED
+    version: Reading[int] = NOT_EXAMINED
+    remote_bus_id: Reading[str] = NOT_EXAMINED
+    remote_kind: Reading[Literal["gpu", "switch", "cpu", "other"]] = NOT_EXAMINED
+    crc_flit_errors: Reading[int] = NOT_EXAMINED
+    crc_data_errors: Reading[int] = NOT_EXAMINED
+    replay_errors: Reading[int] = NOT_EXAMINED
+    recovery_errors: Reading[int] = NOT_EXAMINED
+
+
+class Fabric(Fact, frozen=True, kw_only=True):
+    """The GPU's place in an NVSwitch fabric (nvmlDeviceGetGpuFabricInfoV)."""
+
+    state: int  # 0 not supported, 1 not started, 2 in progress, 3 completed
+    status: int = 0  # nvmlReturn_t of the registration, meaningful when completed
+    health: Reading[int] = NOT_SUPPORTED  # the health mask, where the driver gives one
+
+
+class GpuProcess(Fact, frozen=True, kw_only=True):
+    """A process that holds memory of a GPU."""
+
+    pid: int
+    name: Maybe[str] = NOT_EXAMINED  # None: no such process is visible here
+    used_bytes: Reading[int] = NOT_EXAMINED
+    kind: Literal["compute", "graphics", "mps"] = "compute"
+    is_zombie: bool = False
+
+
+class ThermalThresholds(Fact, frozen=True, kw_only=True):
+    """Temperature limits in degrees Celsius."""
+
+    shutdown_celsius: Reading[int] = NOT_EXAMINED
+    slowdown_celsius: Reading[int] = NOT_EXAMINED
+    memory_max_celsius: Reading[int] = NOT_EXAMINED
+    gpu_max_celsius: Reading[int] = NOT_EXAMINED
+
+
+class GpuSample(Fact, frozen=True, kw_only=True):
+    """The counters of a GPU read a second time, so that rates can be judged."""
+
+    after_seconds: float  # since the first reading
+    under_load: bool = False  # --deep was working the GPU between and during the readings
+    clocks_event_reasons: Reading[int] = NOT_EXAMINED
+    corrected_ecc_volatile: Reading[int] = NOT_EXAMINED
+    pcie_replays: Reading[int] = NOT_EXAMINED
+    pcie_generation: Reading[int] = NOT_EXAMINED
+    performance_state: Reading[int] = NOT_EXAMINED
+    hardware_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED
+    power_brake_slowdown_ns: Reading[int] = NOT_EXAMINED
+    software_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED
+    nvlink_crc_errors: Reading[int] = NOT_EXAMINED  # flit and data, summed over the links
+    nvlink_replay_errors: Reading[int] = NOT_EXAMINED
+    nvlink_recovery_errors: Reading[int] = NOT_EXAMINED
+
+
+class Gpu(Fact, frozen=True, kw_only=True):
+    """One GPU as NVML describes it. `index` is NVML's (that of nvidia-smi)."""
+
+    index: int
+    #: "ok"; "lost": NVML says GPU_IS_LOST; "hung": a query did not come back; "crashed": NVML died
+    state: Literal["ok", "lost", "hung", "crashed", "failed"] = "ok"
+    trouble: Maybe[str] = None  # for a state other than ok: the query, and what it did
+    # identity
+    name: Reading[str] = NOT_EXAMINED
+    uuid: Reading[str] = NOT_EXAMINED
+    serial: Reading[str] = NOT_EXAMINED
+    bus_id: Reading[str] = NOT_EXAMINED  # "0000:00:06.0"
+    pci_device_id: Reading[str] = NOT_EXAMINED  # "0x2335"
+    minor_number: Reading[int] = NOT_EXAMINED  # N of /dev/nvidiaN
+    compute_capability: Reading[str] = NOT_EXAMINED  # "9.0"
+    vbios_version: Reading[str] = NOT_EXAMINED
+    inforom_version: Reading[str] = NOT_EXAMINED
+    inforom_is_valid: Reading[bool] = NOT_EXAMINED  # --deep only: 70 ms a GPU
+    gsp_firmware_version: Reading[str] = NOT_EXAMINED
+    # memory
+    memory: Reading[Memory] = NOT_EXAMINED
+    bar1_total_bytes: Reading[int] = NOT_EXAMINED
+    processes: Reading[tuple[GpuProcess, ...]] = NOT_EXAMINED
+    # heat, power, clocks
+    temperature_celsius: Reading[int] = NOT_EXAMINED
+    memory_temperature_celsius: Reading[int] = NOT_EXAMINED
+    temperature_margin_celsius: Reading[int] = NOT_EXAMINED  # "T.Limit": degrees left to slowdown
+    thresholds: Reading[ThermalThresholds] = NOT_EXAMINED
+    power_watts: Reading[float] = NOT_EXAMINED
+    power_limit_enforced_watts: Reading[float] = NOT_EXAMINED
+    power_limit_default_watts: Reading[float] = NOT_EXAMINED
+    power_limit_minimum_watts: Reading[float] = NOT_EXAMINED
+    power_limit_maximum_watts: Reading[float] = NOT_EXAMINED
+    clock_sm_mhz: Reading[int] = NOT_EXAMINED
+    clock_memory_mhz: Reading[int] = NOT_EXAMINED
+    clock_sm_max_mhz: Reading[int] = NOT_EXAMINED
+    clock_memory_max_mhz: Reading[int] = NOT_EXAMINED
+    application_clock_sm_mhz: Reading[int] = NOT_EXAMINED
+    application_clock_sm_default_mhz: Reading[int] = NOT_EXAMINED
+    performance_state: Reading[int] = NOT_EXAMINED  # 0 is P0
+    utilization_percent: Reading[int] = NOT_EXAMINED
+    clocks_event_reasons: Reading[int] = NOT_EXAMINED  # the mask
+    hardware_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED  # counters, nanoseconds
+    power_brake_slowdown_ns: Reading[int] = NOT_EXAMINED
+    software_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED
+    # memory errors
+    ecc_is_on: Reading[bool] = NOT_EXAMINED
+    ecc_is_on_after_reboot: Reading[bool] = NOT_EXAMINED
+    ecc_default: Reading[bool] = NOT_EXAMINED
+    corrected_ecc_volatile: Reading[int] = NOT_EXAMINED
+    uncorrected_ecc_volatile: Reading[int] = NOT_EXAMINED
+    corrected_ecc_aggregate: Reading[int] = NOT_EXAMINED
+    uncorrected_ecc_aggregate: Reading[int] = NOT_EXAMINED
+    sram_threshold_exceeded: Reading[bool] = NOT_EXAMINED
+    remapped_rows: Reading[RemappedRows] = NOT_EXAMINED
+    remap_histogram: Reading[RemapHistogram] = NOT_EXAMINED
+    retired_pages: Reading[RetiredPages] = NOT_EXAMINED
+    recovery_action: Reading[int] = NOT_EXAMINED
+    has_unrepairable_memory: Reading[bool] = NOT_EXAMINED
+    # links
+    pcie_generation: Reading[int] = NOT_EXAMINED
+    pcie_generation_gpu_max: Reading[int] = NOT_EXAMINED
+    pcie_generation_max: Reading[int] = NOT_EXAMINED  # GPU and slot together
+    pcie_width: Reading[int] = NOT_EXAMINED
+    pcie_width_max: Reading[int] = NOT_EXAMINED
+    pcie_replays: Reading[int] = NOT_EXAMINED
+    nvlinks: Reading[tuple[NvLink, ...]] = NOT_EXAMINED
+    fabric: Reading[Fabric] = NOT_EXAMINED
+    # settings
+    persistence: Reading[bool] = NOT_EXAMINED
+    display_active: Reading[bool] = NOT_EXAMINED
+    compute_mode: Reading[int] = NOT_EXAMINED  # 0 default, 2 prohibited, 3 exclusive process
+    mig_is_on: Reading[bool] = NOT_EXAMINED
+    mig_is_on_after_reset: Reading[bool] = NOT_EXAMINED
+    mig_devices: Reading[tuple[str, ...]] = NOT_EXAMINED  # UUIDs of the usable MIG devices
+    numa_node: Reading[int] = NOT_EXAMINED
+    cpu_affinity: Reading[str] = NOT_EXAMINED  # "0-31"
+    second: GpuSample | None = None  # None: only one reading was taken
+
+    @property
+    def subject(self) -> str:
+        """How findings name this GPU: "gpu 3"."""
+        return f"gpu {self.index}"
+
+
+class GpuPair(Fact, frozen=True, kw_only=True):
+    """What NVML says of the way between two GPUs, `a` < `b`, by NVML index."""
+
+    a: int
+    b: int
+    topology: Reading[str] = NOT_EXAMINED  # nvidia-smi's words: "NV18", "PIX", "PXB", "PHB", ...
+    p2p_read: Reading[str] = NOT_EXAMINED  # "OK", "CNS", "GNS", "TNS", "DR", "NS", "U"
+    p2p_write: Reading[str] = NOT_EXAMINED
+    p2p_nvlink: Reading[str] = NOT_EXAMINED
+
+
+class Nvml(Fact, frozen=True, kw_only=True):
+    """NVML, and all GPUs by it."""
+
+    library: Maybe[str] = NOT_EXAMINED  # path of the libnvidia-ml.so.1 that was loaded
+    error: Maybe[NvmlError] = NOT_EXAMINED  # None: NVML works
+    nvml_version: Known[str] = NOT_EXAMINED  # "13.580.159.04"
+    driver_version: Known[str] = NOT_EXAMINED  # "580.159.04"
+    cuda_version: Known[str] = NOT_EXAMINED  # the newest CUDA this driver runs: "13.0"
+    count: Known[int] = NOT_EXAMINED
+    gpus: Known[tuple[Gpu, ...]] = NOT_EXAMINED
+    pairs: Known[tuple[GpuPair, ...]] = NOT_EXAMINED
+
+
+# ---------------------------------------------------------------------------------- kernel log
+
+
+class Xid(Fact, frozen=True, kw_only=True):
+    """The Xid errors of one GPU and number since boot, counted together."""
+
+    bus_id: str
+    number: int
+    count: int
+    first_seconds: Maybe[float] = NOT_EXAMINED  # since boot
+    last_seconds: Maybe[float] = NOT_EXAMINED
+    text: str = ""  # the newest line's own text
+    units: tuple[str, ...] = ()  # GPCs/TPCs/SMs or engines that the lines name, sorted
+    processes: tuple[str, ...] = ()  # names that the lines give, sorted
+
+
+class KernelLog(Fact, frozen=True, kw_only=True):
+    """What the kernel said of NVIDIA devices since this boot."""
+
+    source: Maybe[str] = NOT_EXAMINED  # "/dev/kmsg", "dmesg", "journal"
+    xids: Known[tuple[Xid, ...]] = NOT_EXAMINED
+    adapter_failures: Known[tuple[str, ...]] = NOT_EXAMINED  # bus ids of "RmInitAdapter failed"
+    module_refused: Maybe[str] = NOT_EXAMINED  # the line that refused nvidia.ko's signature
+
+
+# -------------------------------------------------------------------------------------- trials
+
+
+class GpuTrial(Fact, frozen=True, kw_only=True):
+    """What --deep had one GPU do. A value of None means right; a string says what went wrong."""
+
+    index: int  # CUDA's own, under PCI_BUS_ID order
+    bus_id: Maybe[str] = NOT_EXAMINED
+    kernel: Maybe[str] = NOT_EXAMINED
+    matrix_product: Maybe[str] = NOT_EXAMINED
+    convolution: Maybe[str] = NOT_EXAMINED
+
+
+class CopyTrial(Fact, frozen=True, kw_only=True):
+    """A copy from GPU `source` to GPU `target`, compared bit by bit."""
+
+    source: int
+    target: int
+    error: Maybe[str] = NOT_EXAMINED  # None: came back the same
+
+
+class Deep(Fact, frozen=True, kw_only=True):
+    """What happened when torch was imported in a child and put to work."""
+
+    import_error: Maybe[str] = NOT_EXAMINED  # the real last line; None: it imports
+    is_available: Known[bool] = NOT_EXAMINED
+    warning: Maybe[str] = NOT_EXAMINED  # torch's own text
+    device_count: Known[int] = NOT_EXAMINED
+    torch_cuda: Maybe[str] = NOT_EXAMINED
+    cudnn: Maybe[str] = NOT_EXAMINED  # torch.backends.cudnn.version(), dotted
+    architectures: Known[tuple[str, ...]] = NOT_EXAMINED
+    gpus: Known[tuple[GpuTrial, ...]] = NOT_EXAMINED
+    copies: Known[tuple[CopyTrial, ...]] = NOT_EXAMINED
+
+
+class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
+    """All that is known of one machine at one moment."""
+
+    gpucheck: str = ""  # the version that collected it
+    pytorch: PyTorch = PyTorch()
+    host: Host = Host()
+    environment: Environment = Environment()
+    startup_files: StartupFiles = StartupFiles()
+    driver: Driver = Driver()
+    toolkits: Toolkits = Toolkits()
+    libraries: Libraries = Libraries()
+    cudnn: Cudnn = Cudnn()
+    nvml: Nvml = Nvml()
+    kernel_log: KernelLog = KernelLog()
+    deep: Deep | None = None  # None: --deep was not asked for
+    expected_gpus: int | None = None  # --expect-gpus
+    elapsed_ms: Mapping[str, float] = {}
+
+
+Section = TypeVar("Section", bound=Fact)
+
+
+def unknown_section(section: type[Section], why: str) -> Section:
+    """Return a *section* none of whose facts is known, each for the reason *why*."""
+    return section(**{name: Unknown(why) for name in section.__struct_fields__})
+
+
+def replace(section: Section, **changes: Any) -> Section:  # noqa: ANN401 - any field's type
+    """Return *section* with the given fields changed."""
+    return msgspec.structs.replace(section, **changes)

@@ -1,0 +1,112 @@
+from gpucheck.report import examine
+from gpucheck.rule import Answers, NotApplicable, NotChecked, Rule, Severity, Symptom, rule
+from gpucheck.snapshot import Snapshot
+
+
+def finds(
+    code: str, *subjects: str, severity: Severity = Severity.ERROR, roots: tuple[str, ...] = ()
+) -> Rule:
+    @rule(code, severity, f"title of {code}", roots=roots)
+    def judge(machine: Snapshot) -> Answers:
+        """Why it matters."""
+        for subject in subjects or ("",):
+            yield Symptom(saw=f"{code} {subject}", fix="mend it", subject=subject)
+
+    return judge
+
+
+def test_a_consequence_stands_behind_its_root():
+    report = examine(Snapshot(), rules=[finds("AAA001", roots=("BBB001",)), finds("BBB001")])
+
+    assert [(f.code, f.explained_by) for f in report.findings] == [
+        ("BBB001", None),
+        ("AAA001", "BBB001"),
+    ]
+
+
+def test_a_chain_of_causes_folds_under_the_first():
+    rules = [
+        finds("AAA001", roots=("BBB001",)),
+        finds("BBB001", roots=("CCC001",)),
+        finds("CCC001"),
+    ]
+
+    report = examine(Snapshot(), rules=rules)
+
+    assert [f.explained_by for f in report.findings] == [None, "CCC001", "CCC001"]
+
+
+def test_two_rules_that_blame_each_other_both_stay_in_the_report():
+    rules = [finds("AAA001", roots=("BBB001",)), finds("BBB001", roots=("AAA001",))]
+
+    report = examine(Snapshot(), rules=rules)
+
+    assert {f.code for f in report.findings} == {"AAA001", "BBB001"}
+    assert report.roots
+
+
+def test_the_most_severe_root_comes_first():
+    rules = [
+        finds("AAA001", severity=Severity.INFO),
+        finds("BBB001", severity=Severity.WARNING),
+        finds("CCC001"),
+    ]
+
+    report = examine(Snapshot(), rules=rules)
+
+    assert [f.code for f in report.findings] == ["CCC001", "BBB001", "AAA001"]
+
+
+def test_a_rule_that_raises_is_not_checked_and_the_others_go_on():
+    @rule("AAA001", Severity.ERROR, "stumbles")
+    def stumbles(machine: Snapshot) -> Answers:
+        """Why."""
+        yield from ()
+        raise ZeroDivisionError
+
+    report = examine(Snapshot(), rules=[stumbles, finds("BBB001")])
+
+    assert [n.code for n in report.not_checked] == ["AAA001"]
+    assert [f.code for f in report.findings] == ["BBB001"]
+
+
+def test_not_checked_and_not_applicable_are_no_pass():
+    @rule("AAA001", Severity.ERROR, "cannot tell")
+    def cannot_tell(machine: Snapshot) -> Answers:
+        """Why."""
+        yield NotChecked(why="the log may not be read")
+
+    @rule("BBB001", Severity.ERROR, "no such thing")
+    def no_such_thing(machine: Snapshot) -> Answers:
+        """Why."""
+        yield NotApplicable()
+
+    @rule("CCC001", Severity.ERROR, "fine")
+    def fine(machine: Snapshot) -> Answers:
+        """Why."""
+        yield from ()
+
+    assert examine(Snapshot(), rules=[cannot_tell, no_such_thing, fine]).passed == ("CCC001",)
+
+
+def test_verdict_and_exit_status():
+    warning = finds("AAA001", severity=Severity.WARNING)
+
+    assert examine(Snapshot(), rules=[]).verdict == "healthy"
+    assert examine(Snapshot(), rules=[finds("AAA001")]).verdict == "broken"
+    assert examine(Snapshot(), rules=[finds("AAA001")]).exit_code == 1
+    assert examine(Snapshot(), rules=[warning]).verdict == "degraded"
+    assert examine(Snapshot(), rules=[warning]).exit_code == 0
+    assert examine(Snapshot(), rules=[warning], strict=True).exit_code == 1
+
+
+def test_select_and_ignore_take_codes_and_families():
+    rules = [finds("AAA001"), finds("AAA002"), finds("BBB001")]
+
+    def codes(**options: list[str]) -> list[str]:
+        return [f.code for f in examine(Snapshot(), rules=rules, **options).findings]
+
+    assert codes(select=["AAA"]) == ["AAA001", "AAA002"]
+    assert codes(select=["BBB001"]) == ["BBB001"]
+    assert codes(ignore=["AAA"]) == ["BBB001"]
+    assert codes(select=["AAA"], ignore=["AAA001"]) == ["AAA002"]

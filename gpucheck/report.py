@@ -165,10 +165,14 @@ def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
             -len(consequences.get(finding.code, ())),
         )
     )
+    last = {root.code: root for root in roots}
     arranged: list[Finding] = []
     for root in roots:
         arranged.append(root)
-        arranged += consequences.pop(root.code, [])
+        followers = consequences.get(root.code, [])
+        mine = [f for f in followers if f.subject == root.subject or root is last[root.code]]
+        consequences[root.code] = [f for f in followers if f not in mine]
+        arranged += mine
     return tuple(arranged)
 
 
@@ -189,9 +193,11 @@ def _root(code: str, subject: str, parents: dict[tuple[str, str], str | None]) -
     seen = {code}
     root = parents[code, subject]
     while root is not None:
-        above = by_code.get(root)
-        if above is None or above in seen:
-            return root
+        if root in seen:  # causes in a circle explain nothing
+            return None
         seen.add(root)
+        above = by_code.get(root)
+        if above is None:
+            return root
         root = above
     return None

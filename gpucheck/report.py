@@ -127,16 +127,22 @@ def _is_chosen(code: str, select: Sequence[str], ignore: Sequence[str]) -> bool:
     return not select or any(name in select for name in names)
 
 
+Node = tuple[str, str]  # a finding's code and subject
+
+
 def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
     """Name each symptom's root and put it behind that root."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, list[str]] = {}
     for rule, symptom in symptoms:
-        found.setdefault(rule.code, set()).add(symptom.subject)
-    parents: dict[tuple[str, str], str | None] = {
-        (rule.code, symptom.subject): _parent(rule, symptom, found) for rule, symptom in symptoms
-    }
-    findings = [
-        Finding(
+        found.setdefault(rule.code, []).append(symptom.subject)
+    causes: dict[Node, Node | None] = {}
+    for rule, symptom in symptoms:
+        causes.setdefault((rule.code, symptom.subject), _cause(rule, symptom, found))
+    roots: list[Finding] = []
+    consequences: dict[Node, list[Finding]] = {}
+    for rule, symptom in symptoms:
+        root = _root((rule.code, symptom.subject), causes)
+        finding = Finding(
             code=rule.code,
             severity=symptom.severity or rule.severity,
             title=rule.title,
@@ -145,58 +151,55 @@ def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
             fix=symptom.fix,
             subject=symptom.subject,
             commands=symptom.commands,
-            explained_by=_root(rule.code, symptom.subject, parents),
+            explained_by=None if root is None else root[0],
         )
-        for rule, symptom in symptoms
-    ]
-    consequences: dict[str, list[Finding]] = {}
-    for finding in findings:
-        if finding.explained_by is not None:
-            consequences.setdefault(finding.explained_by, []).append(finding)
-    roots = [finding for finding in findings if finding.explained_by is None]
-    worst = {
-        code: min(finding.severity.rank for finding in members)
-        for code, members in consequences.items()
-    }
-    roots.sort(
-        key=lambda finding: (
-            min(finding.severity.rank, worst.get(finding.code, 2)),
-            finding.severity.rank,
-            -len(consequences.get(finding.code, ())),
-        )
-    )
-    last = {root.code: root for root in roots}
+        if root is None:
+            roots.append(finding)
+        else:
+            consequences.setdefault(root, []).append(finding)
+
+    def order(root: Finding) -> tuple[int, int, int]:
+        followers = consequences.get((root.code, root.subject), [])
+        worst = min(finding.severity.rank for finding in (root, *followers))
+        return worst, root.severity.rank, -len(followers)
+
     arranged: list[Finding] = []
-    for root in roots:
+    for root in sorted(roots, key=order):
         arranged.append(root)
-        followers = consequences.get(root.code, [])
-        mine = [f for f in followers if f.subject == root.subject or root is last[root.code]]
-        consequences[root.code] = [f for f in followers if f not in mine]
-        arranged += mine
+        arranged += consequences.pop((root.code, root.subject), [])
     return tuple(arranged)
 
 
-def _parent(rule: Rule, symptom: Symptom, found: dict[str, set[str]]) -> str | None:
-    """Return the nearest cause that was found: for the same subject first, else for any."""
-    causes = [code for code in (*symptom.explained_by, *rule.roots) if code != rule.code]
-    for code in causes:
-        if symptom.subject and symptom.subject in found.get(code, ()):
-            return code
-    return next((code for code in causes if code in found), None)
+def _cause(rule: Rule, symptom: Symptom, found: dict[str, list[str]]) -> Node | None:
+    """Return the nearest cause that was found.
+
+    What the rule said at run time holds whatever the subject; a rule's standing roots explain the
+    same GPU or the whole machine, but never another GPU.
+    """
+    for code in symptom.explained_by:
+        if code in found and code != rule.code:
+            subjects = found[code]
+            return code, symptom.subject if symptom.subject in subjects else subjects[0]
+    for code in rule.roots:
+        for subject in found.get(code, ()):
+            if subject == symptom.subject or not (_is_gpu(subject) and _is_gpu(symptom.subject)):
+                return code, symptom.subject if symptom.subject in found[code] else subject
+    return None
 
 
-def _root(code: str, subject: str, parents: dict[tuple[str, str], str | None]) -> str | None:
-    """Follow causes up to the first that nothing explains; None where *code* is one itself."""
-    by_code: dict[str, str | None] = {}
-    for (parent_code, _), parent in parents.items():
-        by_code.setdefault(parent_code, parent)
-    seen = {code}
-    root = parents[code, subject]
+def _is_gpu(subject: str) -> bool:
+    return subject.startswith("gpu ")
+
+
+def _root(node: Node, causes: dict[Node, Node | None]) -> Node | None:
+    """Follow causes up to the first that nothing explains; None where *node* is one itself."""
+    seen = {node}
+    root = causes[node]
     while root is not None:
         if root in seen:  # causes in a circle explain nothing
             return None
         seen.add(root)
-        above = by_code.get(root)
+        above = causes.get(root)
         if above is None:
             return root
         root = above

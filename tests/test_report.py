@@ -89,6 +89,26 @@ def test_not_checked_and_not_applicable_are_no_pass():
     assert examine(Snapshot(), rules=[cannot_tell, no_such_thing, fine]).passed == ("CCC001",)
 
 
+def test_one_gpu_never_explains_another():
+    rules = [finds("AAA001", "gpu 0", "gpu 3", roots=("BBB001",)), finds("BBB001", "gpu 3")]
+
+    report = examine(Snapshot(), rules=rules)
+
+    assert [(f.code, f.subject, f.explained_by) for f in report.findings] == [
+        ("BBB001", "gpu 3", None),
+        ("AAA001", "gpu 3", "BBB001"),
+        ("AAA001", "gpu 0", None),
+    ]
+
+
+def test_a_fault_of_the_machine_explains_each_gpu():
+    rules = [finds("AAA001", "gpu 0", "gpu 3", roots=("BBB001",)), finds("BBB001")]
+
+    report = examine(Snapshot(), rules=rules)
+
+    assert [f.explained_by for f in report.findings] == [None, "BBB001", "BBB001"]
+
+
 def test_verdict_and_exit_status():
     warning = finds("AAA001", severity=Severity.WARNING)
 

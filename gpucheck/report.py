@@ -141,7 +141,7 @@ def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
     roots: list[Finding] = []
     consequences: dict[Node, list[Finding]] = {}
     for rule, symptom in symptoms:
-        root = _root((rule.code, symptom.subject), causes)
+        cause = _root((rule.code, symptom.subject), causes)
         finding = Finding(
             code=rule.code,
             severity=symptom.severity or rule.severity,
@@ -151,12 +151,12 @@ def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
             fix=symptom.fix,
             subject=symptom.subject,
             commands=symptom.commands,
-            explained_by=None if root is None else root[0],
+            explained_by=None if cause is None else cause[0],
         )
-        if root is None:
+        if cause is None:
             roots.append(finding)
         else:
-            consequences.setdefault(root, []).append(finding)
+            consequences.setdefault(cause, []).append(finding)
 
     def order(root: Finding) -> tuple[int, int, int]:
         followers = consequences.get((root.code, root.subject), [])

@@ -1,0 +1,81 @@
+"""What NVIDIA says of each Xid and recovery action. Sources stand in xid.json, keys a row."""
+
+from functools import cache
+from importlib.resources import files
+
+import msgspec
+
+#: What each class of action means for whoever runs the machine.
+ACTIONS = {
+    "none": "Nothing has to be done at once.",
+    "restart_app": "Restart the program that was hit; the GPU itself is sound.",
+    "reset_gpu": "Drain the GPU, then reset it.",
+    "reset_gpu_if_uvm": "Drain the GPU and reset it, if the program used managed memory.",
+    "reboot": "Drain the machine, then reboot it.",
+    "restart_vm": "Restart the virtual machine.",
+    "check_hardware": "Power the machine down, then check cables and seating.",
+    "update_software": "Update the driver and the firmware.",
+    "investigate_software": "Look for the fault in the software: driver, firmware, settings.",
+    "contact_support": "Contact the vendor of the machine.",
+    "decode_nvlink": "Note the log line for the vendor; reset the GPU if it comes again.",
+    "follow_xid_154": "Do what the line itself says.",
+    "follow_other_xid": "Follow the Xid that stands beside it in the log.",
+}
+
+
+class XidMeaning(msgspec.Struct, frozen=True):
+    """One Xid: `severity` is info, warning, critical, or follow (the cause is another Xid)."""
+
+    number: int
+    name: str
+    meaning: str
+    action: str
+    severity: str
+    source: tuple[str, ...]
+    confidence: str
+    advice: str = ""
+
+
+class RecoveryAction(msgspec.Struct, frozen=True):
+    """A value of NVML's GPU recovery action."""
+
+    value: int
+    action: str
+    meaning: str
+    source: tuple[str, ...]
+    confidence: str
+
+
+class Table(msgspec.Struct, frozen=True):
+    """The file as it is."""
+
+    sources: dict[str, str]
+    xids: tuple[XidMeaning, ...]
+    recovery_actions: tuple[RecoveryAction, ...]
+
+
+@cache
+def table() -> Table:
+    """Return all Xids and recovery actions."""
+    data = files(__package__).joinpath("xid.json").read_bytes()
+    return msgspec.json.decode(data, type=Table)
+
+
+def find(number: int) -> XidMeaning | None:
+    """Return what the Xid *number* means; None where the table does not know it."""
+    return _by_number().get(number)
+
+
+def recovery_action(value: int) -> RecoveryAction | None:
+    """Return the recovery action that NVML gives as *value*; None where the table lacks it."""
+    return _by_value().get(value)
+
+
+@cache
+def _by_number() -> dict[int, XidMeaning]:
+    return {row.number: row for row in table().xids}
+
+
+@cache
+def _by_value() -> dict[int, RecoveryAction]:
+    return {row.value: row for row in table().recovery_actions}

@@ -711,6 +711,123 @@ class Deep(Fact, frozen=True, kw_only=True):
     copies: Known[tuple[CopyTrial, ...]] = NOT_EXAMINED
 
 
+class Replica(Fact, frozen=True, kw_only=True):
+    """One copy of the model in the smoke training: DataParallel's n-th, or the rank of DDP."""
+
+    position: int  # from 0
+    gpu: Maybe[int] = NOT_EXAMINED  # CUDA's own number; None: on the CPU
+    host: Maybe[str] = None  # under DDP
+    images: Known[int] = NOT_EXAMINED  # training images that it was given
+    share: Known[float] = NOT_EXAMINED  # of all training images, 0 to 1
+    #: largest difference between its outputs and those of the first GPU working alone
+    output_difference: Known[float] = NOT_EXAMINED
+
+
+class WatchedGpu(Fact, frozen=True, kw_only=True):
+    """What NVML saw of one GPU before and during the smoke training."""
+
+    index: int  # NVML's
+    samples: int = 0  # readings taken while the model trained
+    memory_used_before_bytes: Reading[int] = NOT_EXAMINED
+    memory_used_maximum_bytes: Reading[int] = NOT_EXAMINED
+    utilization_maximum_percent: Reading[int] = NOT_EXAMINED
+    temperature_maximum_celsius: Reading[int] = NOT_EXAMINED
+    power_maximum_watts: Reading[float] = NOT_EXAMINED
+    clocks_event_reasons: Reading[int] = NOT_EXAMINED  # all masks seen, joined by "or"
+    corrected_ecc_added: Reading[int] = NOT_EXAMINED
+    uncorrected_ecc_added: Reading[int] = NOT_EXAMINED
+
+
+class TrainingGpu(Fact, frozen=True, kw_only=True):
+    """One GPU that the smoke training was to use."""
+
+    index: int  # CUDA's own number, counted as torch counts
+    name: Maybe[str] = NOT_EXAMINED
+    uuid: Maybe[str] = NOT_EXAMINED
+    bus_id: Maybe[str] = NOT_EXAMINED
+    total_bytes: Known[int] = NOT_EXAMINED
+    free_bytes: Known[int] = NOT_EXAMINED  # before the training
+    watched: Known[WatchedGpu] = NOT_EXAMINED
+
+
+class SoloRun(Fact, frozen=True, kw_only=True):
+    """The first epoch on one GPU alone (or on the CPU), to find out which one computes wrongly."""
+
+    where: str  # "gpu 1", "cpu"
+    losses: tuple[float, ...] = ()  # finite ones, one per logged batch
+    error: Maybe[str] = None
+
+
+class DataFault(Fact, frozen=True, kw_only=True):
+    """A data set file that cannot be used."""
+
+    path: str
+    problem: str
+    expected: str
+
+
+class NotFinite(Fact, frozen=True, kw_only=True):
+    """The first loss or gradient that was seen not to be a finite number."""
+
+    step: int  # batch, from 1, over all epochs
+    what: str  # "loss", "gradient of layers.1.weight"
+
+
+class TrainingFailure(Fact, frozen=True, kw_only=True):
+    """Why the smoke training did not come to its end."""
+
+    #: "hang": silent past the deadline; "crash": ended by a signal; "exit": ended by itself, too
+    #: early; "lost": a rank on another host is heard no more; "blocked": the machine was found
+    #: unfit beforehand, or somebody stopped it
+    kind: Literal["hang", "crash", "exit", "out of memory", "error", "lost", "blocked"]
+    phase: str = ""  # "import", "CUDA start", "data", "copies", "training", "parity"
+    step: Maybe[int] = None  # the last batch that was begun, from 1, over all epochs
+    after_seconds: Maybe[float] = None  # of silence
+    gpus: tuple[int, ...] = ()  # CUDA numbers under suspicion
+    rank: Maybe[int] = None
+    host: Maybe[str] = None
+    signal: Maybe[str] = None  # "SIGSEGV"
+    message: Maybe[str] = None  # the error's own last line
+    stack: tuple[str, ...] = ()  # innermost last
+    last_lines: tuple[str, ...] = ()  # of what the child wrote to stderr
+
+
+class Training(Fact, frozen=True, kw_only=True):
+    """What happened when `gpucheck smoke` trained a small network on MNIST."""
+
+    strategy: Literal["dp", "ddp"] = "dp"
+    device: Literal["cuda", "cpu"] = "cuda"
+    epochs: int = 1
+    batch_size: int = 256
+    learning_rate: float = 0.01
+    seed: int = 0
+    log_interval: int = 25  # batches from one recorded loss to the next
+    gpus_wanted: str = ""  # as asked for: "4", "all", "0,1,0,1"
+    replicas_wanted: Known[int] = NOT_EXAMINED
+    torch: Known[str] = NOT_EXAMINED  # version
+    cuda_unavailable: Maybe[str] = NOT_EXAMINED  # why torch has no CUDA; None: it has
+    gpus_visible: Known[int] = NOT_EXAMINED  # to torch
+    gpus: Known[tuple[TrainingGpu, ...]] = NOT_EXAMINED
+    replicas: Known[tuple[Replica, ...]] = NOT_EXAMINED
+    data: Maybe[Literal["mnist", "synthetic"]] = NOT_EXAMINED
+    data_directory: Maybe[str] = NOT_EXAMINED
+    data_fault: Maybe[DataFault] = NOT_EXAMINED  # None: the data is as expected
+    copies: Known[tuple[CopyTrial, ...]] = NOT_EXAMINED
+    losses: Known[tuple[float, ...]] = NOT_EXAMINED  # one per logged batch, finite ones
+    last_loss: Known[float] = NOT_EXAMINED  # of the last logged batch of the first epoch
+    not_finite: Maybe[NotFinite] = NOT_EXAMINED  # None: all losses and gradients were finite
+    accuracy: Known[float] = NOT_EXAMINED  # on the test images, 0 to 1
+    reference_losses: Known[tuple[float, ...]] = NOT_EXAMINED  # one GPU alone, first epoch
+    reference_accuracy: Known[float] = NOT_EXAMINED  # after the first epoch
+    first_epoch_accuracy: Known[float] = NOT_EXAMINED
+    solo: Maybe[tuple[SoloRun, ...]] = None  # None: the two curves agreed, or were not compared
+    images_per_second: Known[float] = NOT_EXAMINED
+    reference_images_per_second: Known[float] = NOT_EXAMINED
+    new_xids: Known[tuple[Xid, ...]] = NOT_EXAMINED  # logged by the kernel during the run
+    failure: Maybe[TrainingFailure] = NOT_EXAMINED  # None: it came to its end
+    phases_ms: Mapping[str, float] = {}
+
+
 class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     """All that is known of one machine at one moment."""
 
@@ -726,6 +843,7 @@ class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     nvml: Nvml = Nvml()
     kernel_log: KernelLog = KernelLog()
     deep: Deep | None = None  # None: --deep was not asked for
+    training: Training | None = None  # None: no smoke training was run
     expected_gpus: int | None = None  # --expect-gpus
     elapsed_ms: Mapping[str, float] = {}
 

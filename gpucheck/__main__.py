@@ -1,0 +1,108 @@
+"""Starts the command line, and lets neither a traceback nor a broken pipe reach the user."""
+
+import os
+import sys
+from typing import NoReturn
+
+from gpucheck.refusal import Refusal
+
+WRONG_CALL = 2
+OUR_FAULT = 3
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+
+def main() -> NoReturn:
+    """Run the command that `sys.argv` names, and exit with its status.
+
+    GPUCHECK_TRACEBACK=1 shows the traceback of a failure of gpucheck's own.
+    """
+    _open_standard_streams()
+    try:
+        status = _run()
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - whatever it is, it ends in one line
+        status = _explain(error)
+    sys.exit(_flush(status))
+
+
+def _run() -> int:
+    import typer.main
+
+    from gpucheck.cli import app
+
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(prog_name="gpucheck", standalone_mode=False)
+    except typer.Abort:
+        return INTERRUPTED
+    except typer.Exit as leave:
+        return int(leave.exit_code)
+    return status if isinstance(status, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """Put *error* in one line on stderr, and return the exit status that it means."""
+    if isinstance(error, BrokenPipeError):
+        return 0  # whoever read our output has seen enough
+    # The command line's own complaints are known by their method: their class has moved about.
+    format_message = getattr(error, "format_message", None)
+    if callable(format_message):
+        context = getattr(error, "ctx", None)
+        where = getattr(context, "command_path", "gpucheck")
+        _say(f"{where}: {str(format_message()).rstrip('.')} (see {where} --help)")
+        return WRONG_CALL
+    if isinstance(error, Refusal):
+        _say(f"gpucheck: {error}")
+        return WRONG_CALL
+    if os.environ.get("GPUCHECK_TRACEBACK"):
+        import traceback
+
+        traceback.print_exception(error)
+    else:
+        name = type(error).__name__
+        _say(f"gpucheck: gpucheck itself failed: {name}: {error} (GPUCHECK_TRACEBACK=1 says where)")
+    return OUR_FAULT
+
+
+def _say(message: str) -> None:
+    from gpucheck.render.outside_text import clean
+
+    encoding = getattr(sys.stderr, "encoding", None) or "ascii"
+    line = clean(message).encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        print(line, file=sys.stderr)  # noqa: T201 - the one place that complains
+    except OSError:
+        pass  # nobody is listening there
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where stdin, stdout or stderr is closed.
+
+    Otherwise the first file that is opened gets that number, and output would go into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+
+
+def _flush(status: int) -> int:
+    """Write out what is buffered here, where its failure can still be told."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)  # the interpreter flushes once more on its way out
+        if not isinstance(error, BrokenPipeError):
+            _say(f"gpucheck: the output could not be written: {error.strerror}")
+            return OUR_FAULT
+    return status
+
+
+if __name__ == "__main__":
+    main()

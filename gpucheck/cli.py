@@ -1,0 +1,252 @@
+"""The commands: each collects, judges, prints and leaves. Heavy imports stand inside them."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpucheck import __version__
+from gpucheck.refusal import Refusal
+from gpucheck.render import Format
+
+if TYPE_CHECKING:
+    from gpucheck.snapshot import Snapshot
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PythonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--python",
+        metavar="PATH",
+        help="Whose torch to examine. Default: the active virtual or conda environment, else "
+        "gpucheck's own Python if it has torch, else python3 on PATH.",
+    ),
+]
+DeepOption = Annotated[
+    bool,
+    typer.Option("--deep", help="Import torch in a child, and put every GPU to work."),
+]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="Files and NVML alone: does not start CUDA.")
+]
+WatchOption = Annotated[
+    float | None,
+    typer.Option(
+        "--watch",
+        metavar="SECONDS",
+        min=0,
+        max=3600,
+        help="Read the GPUs' counters twice, this far apart, to judge rates.",
+    ),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        min=0.5,
+        max=86400,
+        help="Report after this long, whatever has not answered. Default: 30, with --deep 300.",
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def gpucheck(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Say what is wrong with an NVIDIA GPU machine, how we know, and how to mend it."""
+    if version:
+        _write(f"gpucheck {__version__}\n")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        _write(context.get_help() + "\n")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: same as --format json.")
+    ] = False,
+    format: Annotated[  # noqa: A002 - the option's name
+        Format, typer.Option("--format", help="How to print the report.")
+    ] = Format.TEXT,
+    stored: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Judge a snapshot that `gpucheck snapshot` wrote, instead of this machine. "
+            "- is stdin.",
+        ),
+    ] = None,
+    python: PythonOption = None,
+    deep: DeepOption = False,
+    watch: WatchOption = None,
+    quick: QuickOption = False,
+    expect_gpus: Annotated[
+        int | None,
+        typer.Option("--expect-gpus", metavar="N", min=0, help="Any other number is an error."),
+    ] = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODES", help="Judge by these rules or families alone: DRV,GPU014."),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="CODES", help="Leave these rules or families out.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Warnings count as errors in the exit status.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what passed and what was not checked too.")
+    ] = False,
+    timeout: TimeoutOption = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of the report, and leave.")
+    ] = False,
+) -> None:
+    """Examine this machine: what is wrong, how we know, how to mend it."""
+    from gpucheck.render import json_schema, render
+    from gpucheck.report import examine
+
+    if schema:
+        _write(json_schema())
+        raise typer.Exit
+    if as_json and format is Format.MARKDOWN:
+        raise Refusal("--json and --format markdown contradict each other")
+    chosen, left_out = _named("--select", select), _named("--ignore", ignore)
+    if stored is None:
+        machine = _collect(python, deep, quick, watch, timeout, expect_gpus)
+    else:
+        machine = _stored(stored, python, deep, quick, watch, timeout, expect_gpus)
+    report = examine(machine, select=chosen, ignore=left_out, strict=strict)
+    _write(render(report, Format.JSON if as_json else format, verbose=verbose))
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def explain(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar='CODE | "ERROR TEXT"',
+            help="A rule such as DRV006, a family such as DRV, or a pasted error message "
+            "(- reads it from stdin).",
+        ),
+    ] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List every rule.")] = False,
+) -> None:
+    """Say what a rule means and how to mend it, or what an error message means."""
+    from gpucheck.explain import explanation, rule_list
+
+    if list_all and not what:
+        _write(rule_list())
+    elif what and not list_all:
+        _write(explanation(sys.stdin.read(1 << 20) if what == ["-"] else " ".join(what)))
+    else:
+        raise Refusal("name either a rule, an error message, or --list")
+
+
+@app.command()
+def snapshot(
+    identify: Annotated[
+        bool,
+        typer.Option(
+            "--identify",
+            help="Leave host and user names, home directories, serials and UUIDs as they are.",
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here, not stdout.")
+    ] = None,
+    python: PythonOption = None,
+    deep: DeepOption = False,
+    watch: WatchOption = None,
+    quick: QuickOption = False,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Write the facts of this machine as JSON, private details removed, for `doctor --from`."""
+    from gpucheck import privacy, stored
+
+    machine = _collect(python, deep, quick, watch, timeout)
+    stored.write(machine if identify else privacy.redact(machine), output)
+
+
+def _named(option: str, values: list[str] | None) -> list[str]:
+    """Split lists at commas, and refuse what is neither a rule nor a family of rules."""
+    if not values:
+        return []
+    from gpucheck.rules import RULES
+
+    names = [name.strip().upper() for value in values for name in value.split(",") if name.strip()]
+    for name in names:
+        if not any(name in (rule.code, rule.family) for rule in RULES):
+            raise Refusal(f"{option}: no rule and no family is called {name!r}: see explain --list")
+    return names
+
+
+def _collect(
+    python: str | None,
+    deep: bool,
+    quick: bool,
+    watch: float | None,
+    timeout: float | None,
+    expect_gpus: int | None = None,
+) -> "Snapshot":
+    if deep and quick:
+        raise Refusal("--deep and --quick contradict each other")
+    from gpucheck.probes import collect
+
+    return collect(
+        python=python,
+        deep=deep,
+        quick=quick,
+        watch_seconds=watch or 0.0,
+        expect_gpus=expect_gpus,
+        timeout_seconds=timeout,
+    )
+
+
+def _stored(
+    file: str,
+    python: str | None,
+    deep: bool,
+    quick: bool,
+    watch: float | None,
+    timeout: float | None,
+    expect_gpus: int | None,
+) -> "Snapshot":
+    given = {"--python": python, "--deep": deep, "--quick": quick, "--watch": watch}
+    for name, value in given.items():
+        if value:
+            raise Refusal(f"{name} examines this machine, and --from does not: give one of them")
+    from gpucheck import stored
+    from gpucheck.snapshot import replace
+
+    machine = stored.read(file, patience_seconds=timeout)
+    return machine if expect_gpus is None else replace(machine, expected_gpus=expect_gpus)
+
+
+def _write(text: str) -> None:
+    """Write *text* to stdout whole; a character that it cannot show is written as its code."""
+    encoding = sys.stdout.encoding or "ascii"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = "".join(letter if letter.isascii() else _escape(letter) for letter in text)
+    sys.stdout.write(text)
+
+
+def _escape(letter: str) -> str:
+    """Return *letter* as \\uXXXX, which JSON reads too (in two halves beyond the basic plane)."""
+    units = letter.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))

@@ -1,0 +1,632 @@
+"""Finds out what the operating system is, and what surrounds it."""
+
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Literal
+
+from gpucheck.probes.files import names_in, read_bytes, read_text
+from gpucheck.snapshot import Host, PciGpu, Unknown
+
+NVIDIA = "0x10de"
+#: EFI's global variable namespace (UEFI specification, 3.3).
+SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+CAP_IPC_LOCK = 14  # linux/capability.h
+
+_PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\Z")
+_WSL_KERNEL = re.compile(r"microsoft[^ ]*wsl|microsoft-standard|-microsoft\b|\bwsl2?\b", re.I)
+#: GT/s of a PCI Express link → its generation (PCI Express base specification).
+_GENERATIONS = {"2.5": 1, "5": 2, "5.0": 2, "8": 3, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}
+#: Words in a control group's path → what made it.
+_CONTAINER_GROUPS = (
+    ("kubepods", "kubernetes"),
+    ("libpod", "podman"),
+    ("/docker", "docker"),
+    ("docker-", "docker"),
+    ("/lxc", "lxc"),
+    ("containerd", "containerd"),
+    ("crio-", "kubernetes"),
+    ("/ecs/", "docker"),
+)
+#: Words in the firmware's vendor and product names → the hypervisor.
+_HYPERVISORS = (
+    ("kvm", "kvm"),
+    ("qemu", "kvm"),
+    ("openstack", "kvm"),
+    ("kubevirt", "kvm"),
+    ("amazon ec2", "amazon"),
+    ("google", "google"),
+    ("vmware", "vmware"),
+    ("virtualbox", "virtualbox"),
+    ("innotek", "virtualbox"),
+    ("xen", "xen"),
+    ("bochs", "bochs"),
+    ("parallels", "parallels"),
+    ("bhyve", "bhyve"),
+    ("nutanix", "nutanix"),
+    ("digitalocean", "kvm"),
+    ("alibaba cloud", "kvm"),
+    ("apple virtualization", "apple"),
+    ("microsoft corporation virtual machine", "hyperv"),
+)
+
+
+def probe(root: Path = Path("/")) -> Host:
+    """Return the facts of the machine whose file tree is *root*.
+
+    Limits, groups and CPU affinity are those of this process.
+    """
+    kernel = _kernel_release(root)
+    is_wsl = _is_wsl(root, kernel)
+    limit = _locked_memory_limit(root)
+    gpus = _pci_gpus(root)
+    return Host(
+        system=platform.system(),
+        distribution=_distribution(root),
+        kernel_release=kernel,
+        machine=platform.machine(),
+        name=_line(root / "proc/sys/kernel/hostname"),
+        is_wsl=is_wsl,
+        tegra=_tegra(root),
+        container=_container(root),
+        hypervisor=_hypervisor(root, is_wsl),
+        is_root=os.geteuid() == 0 if hasattr(os, "geteuid") else Unknown("no user ids here"),
+        groups=_groups(),
+        shm_bytes=_shm_bytes(root),
+        locked_memory_limit_bytes=limit,
+        memory_bytes=_memory(root),
+        cpus_usable=_cpus_usable(root),
+        cpus_present=_cpus_present(root),
+        rdma_devices=_rdma_devices(root),
+        iommu=_iommu(root, gpus),
+        secure_boot=_secure_boot(root),
+        pci_gpus=gpus,
+        nvswitches=_nvswitches(root),
+    )
+
+
+# ------------------------------------------------------------------------------------- the system
+
+
+def _line(path: Path) -> str | Unknown | None:
+    """Return the first line of a small file, without the NUL that device trees end with."""
+    text = read_text(path, 4096)
+    if not isinstance(text, str):
+        return text
+    return text.strip("\0\n ").partition("\n")[0] or None
+
+
+def _distribution(root: Path) -> str | Unknown | None:
+    for place in ("etc/os-release", "usr/lib/os-release"):
+        text = read_text(root / place, 1 << 16)
+        if isinstance(text, str):
+            return parse_os_release(text)
+        if isinstance(text, Unknown):
+            return text
+    return None
+
+
+def parse_os_release(text: str) -> str | None:
+    """Return PRETTY_NAME (else NAME and VERSION_ID) of an os-release file."""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        name, is_set, value = line.strip().partition("=")
+        if is_set:
+            value = value.strip()
+            if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+                value = re.sub(r"\\(.)", r"\1", value[1:-1])
+            values[name] = value
+    pretty = values.get("PRETTY_NAME")
+    return pretty or f"{values.get('NAME', '')} {values.get('VERSION_ID', '')}".strip() or None
+
+
+def _kernel_release(root: Path) -> str | Unknown:
+    line = _line(root / "proc/sys/kernel/osrelease")
+    return line if isinstance(line, str) else platform.release() or Unknown("no kernel release")
+
+
+def _is_wsl(root: Path, kernel: str | Unknown) -> bool | Unknown:
+    version = read_text(root / "proc/version", 4096)
+    if isinstance(kernel, str) and _WSL_KERNEL.search(kernel):
+        return True
+    if isinstance(version, str) and _WSL_KERNEL.search(version):
+        return True
+    # A kernel that the user built for WSL bears any name; the GPU still comes through /dev/dxg.
+    return (root / "dev/dxg").exists() and (root / "usr/lib/wsl").is_dir()
+
+
+def _tegra(root: Path) -> str | Unknown | None:
+    model = _line(root / "proc/device-tree/model")
+    compatible = read_text(root / "proc/device-tree/compatible", 4096)
+    release = _line(root / "etc/nv_tegra_release")
+    if isinstance(compatible, str) and "nvidia,tegra" in compatible:
+        return model if isinstance(model, str) else "Tegra"
+    if isinstance(model, str) and re.search(r"jetson|tegra", model, re.I):
+        return model
+    if isinstance(release, str):
+        return f"Tegra, L4T {release.lstrip('# ').partition(' (')[0]}"
+    return None
+
+
+# -------------------------------------------------------------------------- containers and guests
+
+
+def _container(root: Path) -> str | Unknown | None:
+    variables: dict[str, str] = {}
+    for pid in ("1", "self"):
+        data = read_bytes(root / "proc" / pid / "environ", 1 << 18)
+        if isinstance(data, bytes):
+            variables |= parse_container_variables(data)
+    kind = variables.get("container", "")
+    groups = read_text(root / "proc/1/cgroup", 1 << 16)
+    if "KUBERNETES_SERVICE_HOST" in variables or _exists(
+        root / "var/run/secrets/kubernetes.io/serviceaccount"
+    ):
+        return "kubernetes"
+    if isinstance(groups, str) and (group := parse_container_group(groups)):
+        return group
+    if "APPTAINER_CONTAINER" in variables or "SINGULARITY_CONTAINER" in variables:
+        return "apptainer"
+    if _exists(root / ".singularity.d"):
+        return "apptainer"
+    marker = _line(root / "run/systemd/container")
+    kind = kind or (marker if isinstance(marker, str) else "")
+    if kind and kind not in ("wsl", "host"):
+        return {"oci": "docker"}.get(kind, kind)
+    for mark, name in (("run/.containerenv", "podman"), (".dockerenv", "docker")):
+        if _exists(root / mark) and not _is_left_over(root):
+            return name
+    if groups is None and not (root / "proc").is_dir():
+        return Unknown("/proc is not there")
+    return None
+
+
+def _is_left_over(root: Path) -> bool:
+    """Whether this is a whole machine, booted from a disk that was made from a container image.
+
+    Then the kernel's own threads are in sight, and / is a block device.
+    """
+    mounts = read_text(root / "proc/self/mounts", 1 << 18)
+    return (
+        _line(root / "proc/2/comm") == "kthreadd"
+        and isinstance(mounts, str)
+        and re.search(r"^/dev/\S+ / ", mounts, re.M) is not None
+    )
+
+
+def parse_container_variables(data: bytes) -> dict[str, str]:
+    """Return those variables of /proc/PID/environ that containers set, and no other."""
+    wanted = (
+        b"container",
+        b"KUBERNETES_SERVICE_HOST",
+        b"APPTAINER_CONTAINER",
+        b"SINGULARITY_CONTAINER",
+    )
+    found: dict[str, str] = {}
+    for entry in data.split(b"\0"):
+        name, _, value = entry.partition(b"=")
+        if name in wanted and value:
+            found[name.decode()] = value.decode("utf-8", "replace")
+    return found
+
+
+def parse_container_group(text: str) -> str | None:
+    """Return what made the control group of process 1, by /proc/1/cgroup."""
+    for word, name in _CONTAINER_GROUPS:
+        if word in text:
+            return name
+    return None
+
+
+def _hypervisor(root: Path, is_wsl: bool | Unknown) -> str | Unknown | None:
+    kind = _line(root / "sys/hypervisor/type")
+    if kind == "xen":
+        capabilities = _line(root / "proc/xen/capabilities")
+        if isinstance(capabilities, str) and "control_d" in capabilities:
+            return None  # the first domain drives the hardware itself
+        return "xen"
+    if is_wsl is True:
+        return "hyperv"
+    cpuinfo = read_text(root / "proc/cpuinfo", 1 << 16)
+    flag = parse_hypervisor_flag(cpuinfo) if isinstance(cpuinfo, str) else None
+    if flag is False:
+        return None
+    dmi = root / "sys/class/dmi/id"
+    names = [_line(dmi / name) for name in ("sys_vendor", "product_name", "bios_vendor")]
+    name = parse_firmware_names(" ".join(name for name in names if isinstance(name, str)))
+    if name is not None:
+        return name
+    tree = read_text(root / "proc/device-tree/hypervisor/compatible", 4096)
+    if isinstance(tree, str):
+        return "kvm" if "kvm" in tree else "xen" if "xen" in tree else "unnamed"
+    if flag:
+        return "unnamed"
+    if any(isinstance(name, str) for name in names) or _exists(root / "proc/device-tree"):
+        return None
+    return Unknown("neither the CPU nor the firmware says whether this is a virtual machine")
+
+
+def parse_hypervisor_flag(cpuinfo: str) -> bool | None:
+    """Whether an x86 CPU says that it runs under a hypervisor; None for CPUs with no such flag."""
+    found = re.search(r"^flags\s*:(.*)$", cpuinfo, re.M)
+    return None if found is None else "hypervisor" in found[1].split()
+
+
+def parse_firmware_names(names: str) -> str | None:
+    """Return the hypervisor that the firmware's vendor and product names betray."""
+    lower = names.lower()
+    if ".metal" in lower:  # Amazon's bare-metal instances bear its vendor name too
+        return None
+    return next((name for word, name in _HYPERVISORS if word in lower), None)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _groups() -> tuple[str, ...] | Unknown:
+    try:
+        import grp
+
+        numbers = sorted({*os.getgroups(), os.getegid()})
+    except (ImportError, OSError, AttributeError) as error:
+        return Unknown(str(error))
+    names = []
+    for number in numbers:
+        try:
+            names.append(grp.getgrgid(number).gr_name)
+        except (KeyError, OSError):
+            names.append(str(number))
+    return tuple(names)
+
+
+# -------------------------------------------------------------------------------- memory and CPUs
+
+
+def _shm_bytes(root: Path) -> int | Unknown | None:
+    try:
+        shm = os.statvfs(root / "dev/shm")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Unknown(f"/dev/shm: {error.strerror}")  # noqa: S108
+    return shm.f_blocks * shm.f_frsize
+
+
+def _locked_memory_limit(root: Path) -> int | Unknown | None:
+    """Return the limit that binds this process, in bytes.
+
+    A process with CAP_IPC_LOCK may lock any amount, whatever the limit says.
+    """
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    except (ImportError, OSError, ValueError) as error:
+        return Unknown(str(error))
+    if limit == resource.RLIM_INFINITY:
+        return None
+    status = read_text(root / "proc/self/status", 1 << 16)
+    if isinstance(status, str) and parse_capabilities(status) >> CAP_IPC_LOCK & 1:
+        return None
+    return limit
+
+
+def parse_capabilities(status: str) -> int:
+    """Return the effective capabilities in /proc/PID/status; 0 where it does not say."""
+    found = re.search(r"^CapEff:\s*([0-9a-fA-F]{1,16})\s*$", status, re.M)
+    return int(found[1], 16) if found else 0
+
+
+def _memory(root: Path) -> int | Unknown:
+    text = read_text(root / "proc/meminfo", 1 << 16)
+    if not isinstance(text, str):
+        return text or Unknown("/proc/meminfo is not there")
+    return parse_meminfo(text)
+
+
+def parse_meminfo(text: str) -> int | Unknown:
+    """Return the memory of the machine in bytes."""
+    found = re.search(r"^MemTotal:\s*([0-9]{1,15}) kB", text, re.M)
+    return int(found[1]) * 1024 if found else Unknown("/proc/meminfo names no MemTotal")
+
+
+def _cpus_present(root: Path) -> int | Unknown:
+    text = _line(root / "sys/devices/system/cpu/online")
+    if isinstance(text, str) and (count := parse_cpu_list(text)):
+        return count
+    return os.cpu_count() or Unknown("the number of CPUs is not known")
+
+
+def parse_cpu_list(text: str) -> int | None:
+    """Count the CPUs of a kernel list such as "0-3,8"; None for anything else."""
+    count = 0
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", part)
+        if found is None:
+            return None
+        count += int(found[2] or found[1]) - int(found[1]) + 1
+    return count if count > 0 else None
+
+
+def _cpus_usable(root: Path) -> int | Unknown:
+    try:
+        count = len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        present = _cpus_present(root)
+        if isinstance(present, Unknown):
+            return present
+        count = present
+    quota = _cpu_quota(root)
+    return count if quota is None else max(1, min(count, -int(-quota // 1)))
+
+
+def _cpu_quota(root: Path) -> float | None:
+    """Return how many CPUs the control groups above this process let it use; None: all."""
+    groups = read_text(root / "proc/self/cgroup", 1 << 16)
+    if not isinstance(groups, str):
+        return None
+    least: float | None = None
+    for controllers, path in parse_cgroup(groups):
+        folders = ["."] if not controllers else ["cpu", "cpu,cpuacct", "cpuacct,cpu"]
+        if controllers and "cpu" not in controllers:
+            continue
+        for name in folders:
+            top = root / "sys/fs/cgroup" / name
+            if controllers and not top.is_dir():
+                continue
+            parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+            # Inside a container the path may be the host's, of which nothing is here but the top.
+            for depth in range(len(parts), -1, -1):
+                folder = top.joinpath(*parts[:depth])
+                quota = _quota_of(folder)
+                if quota is not None and (least is None or quota < least):
+                    least = quota
+    return least
+
+
+def _quota_of(folder: Path) -> float | None:
+    text = read_text(folder / "cpu.max", 4096)
+    if isinstance(text, str):
+        return parse_quota(*[*text.split(), "", ""][:2])
+    quota = read_text(folder / "cpu.cfs_quota_us", 4096)
+    period = read_text(folder / "cpu.cfs_period_us", 4096)
+    if isinstance(quota, str) and isinstance(period, str):
+        return parse_quota(quota.strip(), period.strip())
+    return None
+
+
+def parse_cgroup(text: str) -> list[tuple[tuple[str, ...], str]]:
+    """Return (controllers, path) of each line of /proc/PID/cgroup; version 2 names none."""
+    found = []
+    for line in text.splitlines():
+        parts = line.split(":", 2)
+        if len(parts) == 3:
+            found.append((tuple(name for name in parts[1].split(",") if name), parts[2]))
+    return found
+
+
+def parse_quota(quota: str, period: str) -> float | None:
+    """Return CPUs from microseconds per period; None where there is no limit ("max", -1)."""
+    if not re.fullmatch(r"[0-9]{1,15}", quota) or not re.fullmatch(r"[0-9]{1,15}", period):
+        return None
+    return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
+
+
+def _rdma_devices(root: Path) -> tuple[str, ...] | Unknown:
+    names = names_in(root / "sys/class/infiniband")
+    if names is None and not (root / "sys").is_dir():
+        return Unknown("/sys is not there")
+    return () if names is None else names
+
+
+# ------------------------------------------------------------------------------ firmware and IOMMU
+
+
+def _secure_boot(root: Path) -> bool | Unknown | None:
+    firmware = root / "sys/firmware"
+    if not firmware.is_dir():
+        return Unknown("/sys/firmware is not there")
+    if not (firmware / "efi").is_dir():
+        return None
+    data = read_bytes(root / SECURE_BOOT, 64)
+    if data is None:
+        return Unknown("the EFI variable SecureBoot is not shown")
+    return parse_secure_boot(data) if isinstance(data, bytes) else data
+
+
+def parse_secure_boot(data: bytes) -> bool | Unknown:
+    """Read the EFI variable SecureBoot: four bytes of attributes, then 0 or 1."""
+    if len(data) != 5:
+        return Unknown("the EFI variable SecureBoot has another size than 5 bytes")
+    return data[4] == 1
+
+
+def _iommu(
+    root: Path, gpus: tuple[PciGpu, ...] | Unknown
+) -> Literal["off", "passthrough", "translating"] | Unknown:
+    """Say how the IOMMU treats the GPUs; where there are none, how it treats all devices."""
+    if not (root / "sys").is_dir():
+        return Unknown("/sys is not there")
+    kinds: list[str | Unknown | None] = []
+    if isinstance(gpus, tuple) and gpus:
+        for gpu in gpus:
+            group = root / "sys/bus/pci/devices" / gpu.bus_id / "iommu_group"
+            if _exists(group):
+                kinds.append(_line(group / "type"))
+    else:
+        groups = root / "sys/kernel/iommu_groups"
+        names = names_in(groups)
+        if isinstance(names, Unknown):
+            return names
+        kinds = [_line(groups / name / "type") for name in names or ()]
+    command_line = _line(root / "proc/cmdline")
+    return judge_iommu(kinds, command_line if isinstance(command_line, str) else "")
+
+
+def judge_iommu(
+    kinds: list[str | Unknown | None], command_line: str
+) -> Literal["off", "passthrough", "translating"] | Unknown:
+    """Tell from the domain types of the devices' IOMMU groups, else from the kernel's options.
+
+    The types are the kernel's (Documentation/ABI/testing/sysfs-kernel-iommu_groups): "identity"
+    passes addresses through; "DMA" and "DMA-FQ" translate; others belong to guests.
+    """
+    if not kinds:
+        return "off"
+    named = {kind for kind in kinds if isinstance(kind, str)}
+    if any(kind.startswith("DMA") for kind in named):
+        return "translating"
+    if "identity" in named:
+        return "passthrough"
+    options = command_line.split()
+    if "iommu=pt" in options or "iommu.passthrough=1" in options:
+        return "passthrough"
+    if named and len(named) == len(set(kinds)):
+        return "off"  # handed to guests: none is translated for this system
+    return Unknown("the kernel does not say of which type its IOMMU domains are")
+
+
+# ------------------------------------------------------------------------------------ the PCI bus
+
+
+def _pci_devices(root: Path) -> list[tuple[Path, str]] | Unknown:
+    """Return the NVIDIA devices on the bus with their class codes."""
+    folder = root / "sys/bus/pci/devices"
+    names = names_in(folder)
+    if isinstance(names, Unknown):
+        return names
+    if names is None:
+        if (root / "sys/bus").is_dir():
+            return []  # a machine with no PCI bus at all
+        return Unknown("/sys/bus is not there")
+    found = []
+    for name in names:
+        if _line(folder / name / "vendor") == NVIDIA:
+            code = _line(folder / name / "class")
+            found.append((folder / name, code if isinstance(code, str) else ""))
+    return found
+
+
+def _nvswitches(root: Path) -> int | Unknown:
+    devices = _pci_devices(root)
+    if isinstance(devices, Unknown):
+        return devices
+    return sum(code.startswith("0x0680") for _, code in devices)
+
+
+def _pci_gpus(root: Path) -> tuple[PciGpu, ...] | Unknown:
+    devices = _pci_devices(root)
+    if isinstance(devices, Unknown):
+        return devices
+    return tuple(
+        _pci_gpu(device, code) for device, code in devices if code.startswith(("0x0300", "0x0302"))
+    )
+
+
+def _pci_gpu(device: Path, class_code: str) -> PciGpu:
+    device_id = _line(device / "device")
+    bridges = _bridges_above(device)
+    port = bridges[0] if bridges else None
+    return PciGpu(
+        bus_id=device.name,
+        device_id=device_id if isinstance(device_id, str) else "",
+        class_code=class_code,
+        driver=_link_name(device / "driver"),
+        numa_node=_numa_node(device),
+        slot_max_generation=None if port is None else parse_speed(_line(port / "max_link_speed")),
+        slot_max_width=None if port is None else parse_width(_line(port / "max_link_width")),
+        acs_redirecting_bridges=_redirecting(bridges),
+    )
+
+
+def _link_name(link: Path) -> str | Unknown | None:
+    try:
+        return os.path.basename(os.readlink(link))  # noqa: PTH115, PTH119 - plain text is wanted
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Unknown(f"{link}: {error.strerror}")
+
+
+def _numa_node(device: Path) -> int | Unknown | None:
+    text = _line(device / "numa_node")
+    if not isinstance(text, str):
+        return text
+    if not re.fullmatch(r"-?[0-9]{1,6}", text):
+        return Unknown(f"numa_node reads {text!r}")
+    return int(text) if int(text) >= 0 else None
+
+
+def _bridges_above(device: Path) -> list[Path]:
+    """Return the bridges between *device* and the root of its bus, nearest first."""
+    try:
+        real = device.resolve()
+    except (OSError, RuntimeError):
+        return []
+    bridges = []
+    for parent in real.parents:
+        if not _PCI_ADDRESS.match(parent.name):
+            break
+        bridges.append(parent)
+    return bridges
+
+
+def parse_speed(text: str | Unknown | None) -> int | Unknown | None:
+    """Return the PCI Express generation of "32.0 GT/s PCIe"."""
+    if not isinstance(text, str):
+        return text
+    return _GENERATIONS.get(text.partition(" ")[0], Unknown(f"the link speed reads {text!r}"))
+
+
+def parse_width(text: str | Unknown | None) -> int | Unknown | None:
+    """Return the number of lanes; 0 and 255 are what the kernel shows where it does not know."""
+    if not isinstance(text, str):
+        return text
+    if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) in (0, 255):
+        return Unknown(f"the link width reads {text!r}")
+    return int(text)
+
+
+def _redirecting(bridges: list[Path]) -> tuple[str, ...] | Unknown:
+    found = []
+    for bridge in bridges:
+        data = read_bytes(bridge / "config", 4096)
+        if data is None:
+            return Unknown(f"the PCI configuration space of {bridge.name} is not shown")
+        if isinstance(data, Unknown):
+            return data
+        redirects = parse_request_redirect(data)
+        if redirects is None:
+            return Unknown(
+                f"the PCI configuration space of {bridge.name} may not be read: only root may"
+            )
+        if redirects:
+            found.append(bridge.name)
+    return tuple(found)
+
+
+def parse_request_redirect(config: bytes) -> bool | None:
+    """Whether a bridge's ACS control has P2P request redirect on; None: too little may be read.
+
+    The extended capabilities of PCI Express begin at byte 256. Each header holds the id in bits
+    0-15 and the next one's place in bits 20-31; ACS is 0x000D, its control register stands at +6,
+    and bit 2 of that is the redirect (linux/pci_regs.h). Users other than root see 64 bytes.
+    """
+    if len(config) < 256:
+        return None
+    place = 256
+    for _ in range(960):  # as many headers as there is room for, so that a circle ends
+        header = int.from_bytes(config[place : place + 4], "little")
+        if header in (0, 0xFFFFFFFF) or place + 8 > len(config):
+            return False
+        if header & 0xFFFF == 0x000D:
+            return bool(int.from_bytes(config[place + 6 : place + 8], "little") & 0x4)
+        place = header >> 20 & ~3
+        if place < 256:
+            return False
+    return False

@@ -233,6 +233,7 @@ class CudaInit(Fact, frozen=True, kw_only=True):
     code: Maybe[int] = None  # CUresult; 0 is success
     driver_version: Maybe[str] = None  # cuDriverGetVersion: "13.0"
     device_count: Maybe[int] = None
+    trouble: Maybe[str] = None  # a call that hung or crashed: "no answer in 5 s to cuInit"
 
 
 class FabricManager(Fact, frozen=True, kw_only=True):
@@ -253,7 +254,6 @@ class Driver(Fact, frozen=True, kw_only=True):
     module_file: Maybe[str] = NOT_EXAMINED  # nvidia.ko for the running kernel; None: none built
     module_file_version: Maybe[str] = NOT_EXAMINED
     module_is_signed: Maybe[bool] = NOT_EXAMINED
-    module_refused: Maybe[str] = NOT_EXAMINED  # the kernel log's line that refused its signature
     dkms_version: Maybe[str] = NOT_EXAMINED  # driver version in the DKMS tree; None: no tree
     dkms_kernels: Known[tuple[str, ...]] = NOT_EXAMINED  # kernels that DKMS has a build for
     has_kernel_headers: Known[bool] = NOT_EXAMINED
@@ -534,6 +534,8 @@ class GpuSample(Fact, frozen=True, kw_only=True):
     pcie_replays: Reading[int] = NOT_EXAMINED
     pcie_generation: Reading[int] = NOT_EXAMINED
     performance_state: Reading[int] = NOT_EXAMINED
+    clock_sm_mhz: Reading[int] = NOT_EXAMINED
+    utilization_percent: Reading[int] = NOT_EXAMINED
     hardware_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED
     power_brake_slowdown_ns: Reading[int] = NOT_EXAMINED
     software_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED
@@ -814,7 +816,6 @@ class Training(Fact, frozen=True, kw_only=True):
     data_fault: Maybe[DataFault] = NOT_EXAMINED  # None: the data is as expected
     copies: Known[tuple[CopyTrial, ...]] = NOT_EXAMINED
     losses: Known[tuple[float, ...]] = NOT_EXAMINED  # one per logged batch, finite ones
-    last_loss: Known[float] = NOT_EXAMINED  # of the last logged batch of the first epoch
     not_finite: Maybe[NotFinite] = NOT_EXAMINED  # None: all losses and gradients were finite
     accuracy: Known[float] = NOT_EXAMINED  # on the test images, 0 to 1
     reference_losses: Known[tuple[float, ...]] = NOT_EXAMINED  # one GPU alone, first epoch

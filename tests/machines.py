@@ -302,7 +302,6 @@ HEALTHY = Snapshot(
         module_file="/lib/modules/6.8.0-50-generic/updates/dkms/nvidia.ko.zst",
         module_file_version=DRIVER,
         module_is_signed=True,
-        module_refused=None,
         dkms_version=DRIVER,
         dkms_kernels=("6.8.0-50-generic",),
         has_kernel_headers=True,

@@ -1,0 +1,200 @@
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpucheck.probes import cuda_init
+from gpucheck.snapshot import CudaInit, Unknown
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+SOURCE = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static void act(const char *call) {
+    const char *wish = getenv("FAKE_CUDA");
+    if (!wish || strncmp(wish, call, strlen(call)) != 0) return;
+    wish += strlen(call) + 1;
+    if (!strcmp(wish, "hang")) for (;;) pause();
+    if (!strcmp(wish, "crash")) *(volatile int *)0 = 1;
+    if (!strcmp(wish, "exit")) _exit(3);
+    if (!strcmp(wish, "flood")) {
+        char block[65536];
+        memset(block, 'x', sizeof block);
+        for (int i = 0; i < 512; i++) write(1 + i % 2, block, sizeof block);
+    }
+}
+int cuInit(unsigned flags) {
+    act("cuInit");
+    return getenv("FAKE_CODE") ? atoi(getenv("FAKE_CODE")) : 0;
+}
+int cuDriverGetVersion(int *version) { act("cuDriverGetVersion"); *version = 13000; return 0; }
+int cuDeviceGetCount(int *count) { act("cuDeviceGetCount"); *count = 2; return 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lib dir")
+    (folder / "cuda.c").write_text(SOURCE)
+    subprocess.run(
+        [
+            "gcc",
+            "-shared",
+            "-fPIC",
+            "-w",
+            "-Wl,-soname,libcuda.so.1",
+            "-o",
+            "libcuda.so.1",
+            "cuda.c",
+        ],
+        cwd=folder,
+        check=True,
+    )
+    return folder / "libcuda.so.1"
+
+
+@pytest.fixture
+def driver(library: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library.parent))
+    return library
+
+
+def ask(deadline_seconds: float = 20.0) -> CudaInit | Unknown:
+    return cuda_init.finish(cuda_init.start(deadline_seconds))
+
+
+def test_a_driver_that_works_says_its_version_its_gpus_and_its_path(driver: Path):
+    assert ask() == CudaInit(library=str(driver), code=0, driver_version="13.0", device_count=2)
+
+
+@pytest.mark.parametrize("code", [3, 34, 100, 803, 999, 12345])
+def test_the_code_of_a_failure_is_a_fact(driver: Path, monkeypatch: pytest.MonkeyPatch, code: int):
+    monkeypatch.setenv("FAKE_CODE", str(code))
+
+    answer = ask()
+
+    assert answer == CudaInit(library=str(driver), code=code, driver_version="13.0")
+
+
+def test_no_library_is_a_fact_with_the_loader_s_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "libcuda.so.1").write_bytes(b"not a library")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+
+    answer = ask()
+
+    assert isinstance(answer, CudaInit)
+    assert answer.library is None
+    assert "libcuda.so.1" in str(answer.load_error)
+
+
+def test_a_library_without_cuinit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "empty.c").write_text("int nothing;")
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", "libcuda.so.1", "empty.c"], cwd=tmp_path, check=True
+    )
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+
+    answer = ask()
+
+    assert isinstance(answer, CudaInit)
+    assert "cuInit" in str(answer.load_error)
+    assert answer.code is None
+
+
+@pytest.mark.parametrize("call", ["cuInit", "cuDriverGetVersion", "cuDeviceGetCount"])
+def test_a_call_that_hangs_is_named_within_the_deadline(
+    driver: Path, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    monkeypatch.setenv("FAKE_CUDA", f"{call}=hang")
+    began = time.monotonic()
+
+    answer = ask(deadline_seconds=1.0)
+
+    assert time.monotonic() - began < 2.0
+    assert isinstance(answer, CudaInit)
+    assert answer.trouble == f"no answer in 1 s to {call}"
+
+
+def test_a_call_that_crashes_is_named_with_its_signal(
+    driver: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FAKE_CUDA", "cuInit=crash")
+
+    answer = ask()
+
+    assert isinstance(answer, CudaInit)
+    assert answer.trouble == "crashed with SIGSEGV in cuInit"
+    assert answer.library == str(driver)
+
+
+def test_a_library_that_ends_the_child_is_named(driver: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FAKE_CUDA", "cuInit=exit")
+
+    answer = ask()
+
+    assert isinstance(answer, CudaInit)
+    assert answer.trouble == "exit status 3 in cuInit"
+
+
+def test_megabytes_of_chatter_change_nothing(driver: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FAKE_CUDA", "cuInit=flood")
+
+    answer = ask()
+
+    assert isinstance(answer, CudaInit)
+    assert answer.code == 0
+
+
+def test_a_child_that_does_not_start_is_unknown(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+
+    answer = ask()
+
+    assert isinstance(answer, Unknown)
+    assert "could not start" in answer.why
+
+
+def test_no_child_is_left_behind(driver: Path):
+    child = cuda_init.start(20.0)
+
+    cuda_init.finish(child)
+
+    assert child.pid is not None
+    with pytest.raises(ChildProcessError):
+        os.waitpid(child.pid, os.WNOHANG)
+
+
+@given(st.lists(st.binary(max_size=60)), st.one_of(st.none(), st.text()))
+def test_no_answer_makes_the_parser_raise(lines: list[bytes], why: str | None):
+    cuda_init.parse(lines, why)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [
+                    b"start",
+                    b"done",
+                    b"cuInit",
+                    b"cuDriverGetVersion",
+                    b"cuDeviceGetCount",
+                    b"library",
+                ]
+            ),
+            st.one_of(st.binary(max_size=30), st.sampled_from([b"cuInit", b"-1", b"13000"])),
+        )
+    )
+)
+def test_no_answer_out_of_order_makes_the_parser_raise(answers: list[tuple[bytes, bytes]]):
+    cuda_init.parse([b" ".join(answer) for answer in answers], "late")

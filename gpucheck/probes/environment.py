@@ -1,0 +1,380 @@
+"""Reads the environment variables on a list, and looks where they lead."""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from gpucheck.probes.files import ABSENT, names_in, read_text
+from gpucheck.snapshot import (
+    Environment,
+    HomeVariable,
+    PathEntry,
+    PreloadEntry,
+    Unknown,
+    Variable,
+)
+
+_NAMES = """
+    CC CC_FOR_BUILD COMPUTE_PROFILE CONDA_DEFAULT_ENV CONDA_PREFIX CUDAHOSTCXX CUDA_AUTO_BOOST
+    CUDA_CACHE_DISABLE CUDA_CACHE_MAXSIZE CUDA_CACHE_PATH CUDA_COREDUMP_FILE
+    CUDA_DEVICE_MAX_CONNECTIONS CUDA_DEVICE_ORDER CUDA_DEVICE_WAITS_ON_EXCEPTION
+    CUDA_DISABLE_PTX_JIT CUDA_ENABLE_COREDUMP_ON_EXCEPTION CUDA_ENABLE_LIGHTWEIGHT_COREDUMP
+    CUDA_ENABLE_USER_TRIGGERED_COREDUMP CUDA_FABRIC_INIT_TIMEOUT_MS CUDA_FORCE_PTX_JIT CUDA_HOME
+    CUDA_INJECTION32_PATH CUDA_INJECTION64_PATH CUDA_LAUNCH_BLOCKING CUDA_LOG_FILE
+    CUDA_MODULE_LOADING CUDA_MPS_ACTIVE_THREAD_PERCENTAGE CUDA_MPS_LOG_DIRECTORY
+    CUDA_MPS_PIPE_DIRECTORY CUDA_PATH CUDA_PROFILE CUDA_ROOT CUDA_VERSION CUDA_VISIBLE_DEVICES
+    CUDNN_LOGDEST_DBG CUDNN_LOGINFO_DBG CUDNN_LOGLEVEL_DBG CXX EBROOTCUDA FORCE_CUDA
+    KUBERNETES_SERVICE_HOST LD_AUDIT LD_BIND_NOW LD_DEBUG LD_LIBRARY_PATH LD_PRELOAD LIBRARY_PATH
+    LOADEDMODULES MASTER_ADDR MASTER_PORT MAX_JOBS MKL_NUM_THREADS NCCL_ALGO
+    NCCL_ASYNC_ERROR_HANDLING NCCL_BUFFSIZE NCCL_COLLNET_ENABLE NCCL_CONF_FILE NCCL_CROSS_NIC
+    NCCL_CUMEM_ENABLE NCCL_DEBUG NCCL_DEBUG_SUBSYS NCCL_DMABUF_ENABLE NCCL_IB_DISABLE
+    NCCL_IB_GID_INDEX NCCL_IB_HCA NCCL_IB_TIMEOUT NCCL_IGNORE_CPU_AFFINITY NCCL_LAUNCH_MODE
+    NCCL_MAX_NCHANNELS NCCL_MIN_NCHANNELS NCCL_MNNVL_ENABLE NCCL_NET NCCL_NET_GDR_LEVEL
+    NCCL_NET_PLUGIN NCCL_NVLS_ENABLE NCCL_P2P_DISABLE NCCL_P2P_LEVEL NCCL_PROTO NCCL_SHM_DISABLE
+    NCCL_SOCKET_FAMILY NCCL_SOCKET_IFNAME NCCL_TOPO_FILE NCCL_VERSION NVCC_APPEND_FLAGS NVCC_CCBIN
+    NVCC_PREPEND_FLAGS NVIDIA_DISABLE_REQUIRE NVIDIA_DRIVER_CAPABILITIES NVIDIA_REQUIRE_CUDA
+    NVIDIA_TF32_OVERRIDE NVIDIA_VISIBLE_DEVICES NVSHMEM_DISABLE_NVLS OMP_NUM_THREADS PATH
+    PYTHONHOME PYTHONNOUSERSITE PYTHONPATH PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF
+    PYTORCH_NO_CUDA_MEMORY_CACHING PYTORCH_NVML_BASED_CUDA_CHECK RANK SHELL SLURM_JOB_ID
+    TORCH_ALLOW_TF32_CUBLAS_OVERRIDE TORCH_CUDA_ARCH_LIST TORCH_CUDNN_V8_API_DISABLED
+    TORCH_DISTRIBUTED_DEBUG TORCH_NCCL_ASYNC_ERROR_HANDLING TORCH_NCCL_BLOCKING_WAIT
+    TORCH_NCCL_DESYNC_DEBUG TORCH_SHOW_CPP_STACKTRACES TORCH_SYMM_MEM_DISABLE_MULTICAST
+    TORCH_USE_CUDA_DSA VIRTUAL_ENV WORLD_SIZE XLA_FLAGS
+"""
+#: All that is ever read of the environment. Anything else in it is nobody's business: it may hold
+#: tokens and names.
+VARIABLES = tuple(_NAMES.split())
+SHELLS = ("bash", "zsh", "fish", "tcsh", "csh", "dash", "ksh", "mksh", "sh")
+
+_LIBRARY_FOLDERS = re.compile(
+    r"(.+?)/(?:lib64|lib|targets/[^/]+/lib|extras/CUPTI/lib64|nvvm/lib64)(?:/stubs)?"
+)
+#: What belongs to the whole system is no toolkit's home merely for being above one.
+_NO_HOMES = ("", "/", "/usr", "/usr/local")
+_STUBS = re.compile(r"lib(?:cuda|nvidia-ml)\.so")
+_RUNTIME = re.compile(r"libcudart\.so(?:\.([0-9]+\.[0-9]+))?")
+_DRIVER_LIBRARY = re.compile(r"libcuda\.so\.([0-9]+\.[0-9.]+)")
+_MODULE_PLACES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+
+
+def probe(variables: Mapping[str, str]) -> Environment:
+    """Return what *variables* (usually `os.environ`) say, by the names in `VARIABLES` alone."""
+    path = variables.get("PATH")
+    library_path = variables.get("LD_LIBRARY_PATH")
+    preload = variables.get("LD_PRELOAD")
+    library_folders = split_library_path(library_path or "")
+    return Environment(
+        variables=tuple(
+            Variable(name=name, value=variables[name]) for name in VARIABLES if name in variables
+        ),
+        shell=_shell(variables.get("SHELL")),
+        cuda_home=_home(variables.get("CUDA_HOME")),
+        cuda_path=_home(variables.get("CUDA_PATH")),
+        cuda_root=_home(variables.get("CUDA_ROOT")),
+        path=None if path is None else tuple(_entry(text) for text in path.split(":")),
+        # Wholly empty it means nothing to the loader, as if it were unset.
+        ld_library_path=(
+            tuple(_entry(text, libraries=True) for text in library_folders)
+            if library_path
+            else None
+        ),
+        ld_preload=(
+            tuple(_preload(text, library_folders) for text in split_preload(preload))
+            if preload and split_preload(preload)
+            else None
+        ),
+    )
+
+
+def split_library_path(value: str) -> list[str]:
+    """Split as the loader does: at `:` and at `;` (ld.so(8)); empty elements are kept."""
+    return re.split("[:;]", value)
+
+
+def split_preload(value: str) -> list[str]:
+    """Split as the loader does: at blanks and `:` (ld.so(8)); empty elements mean nothing."""
+    return [text for text in re.split("[ :]", value) if text]
+
+
+def _shell(login_shell: str | None) -> str | Unknown | None:
+    """Return the shell that called us, else the login shell."""
+    caller = read_text(f"/proc/{os.getppid()}/comm", 64)
+    if isinstance(caller, str) and caller.strip().lstrip("-") in SHELLS:
+        return caller.strip().lstrip("-")
+    name = (login_shell or "").rpartition("/")[2]
+    return name or None
+
+
+# ------------------------------------------------------------------------------- where it leads
+
+
+def _resolve(text: str) -> str | Unknown | None:
+    """Follow all links; None where nothing is there at the end of them."""
+    try:
+        return os.path.realpath(text, strict=True)
+    except OSError as error:
+        return None if error.errno in ABSENT else Unknown(f"{text}: {error.strerror}")
+    except ValueError as error:  # a NUL byte
+        return Unknown(f"{text!r}: {error}")
+
+
+def _home(value: str | None) -> HomeVariable | None:
+    if not value:
+        return None  # set but empty is to every program that reads it as if it were unset
+    resolved = _resolve(value)
+    if resolved is None:
+        return HomeVariable(
+            value=value, resolved=None, has_nvcc=False, has_cudart=False, toolkit_version=None
+        )
+    if isinstance(resolved, Unknown):
+        return HomeVariable(
+            value=value,
+            resolved=resolved,
+            has_nvcc=resolved,
+            has_cudart=resolved,
+            toolkit_version=resolved,
+        )
+    return HomeVariable(
+        value=value,
+        resolved=resolved,
+        has_nvcc=_is_file(f"{resolved}/bin/nvcc"),
+        has_cudart=_has_runtime(resolved),
+        toolkit_version=_version(resolved),
+    )
+
+
+def _is_file(path: str) -> bool | Unknown:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - Path is ten times slower
+    except OSError as error:
+        return False if error.errno in ABSENT else Unknown(f"{path}: {error.strerror}")
+    except ValueError as error:
+        return Unknown(f"{path!r}: {error}")
+
+
+def _library_folders(home: str) -> list[str]:
+    targets = names_in(f"{home}/targets")
+    names = targets if isinstance(targets, tuple) else ()
+    return [f"{home}/lib64", f"{home}/lib", *(f"{home}/targets/{name}/lib" for name in names)]
+
+
+def _has_runtime(home: str) -> bool | Unknown:
+    doubt: Unknown | None = None
+    for folder in _library_folders(home):
+        names = names_in(folder)
+        if isinstance(names, Unknown):
+            doubt = names
+        elif names is not None and _runtime_in(names):
+            return True
+    return doubt or False
+
+
+def _runtime_in(names: Iterable[str]) -> bool:
+    return any(_RUNTIME.match(name) for name in names)
+
+
+# ----------------------------------------------------------------------------- a toolkit's version
+
+
+def _version(home: str) -> str | Unknown | None:
+    """Return "13.0" for the toolkit at *home*, by the best source it has; None: it has none."""
+    for name, parse in (("version.json", parse_version_json), ("version.txt", parse_version_txt)):
+        text = read_text(f"{home}/{name}", 1 << 16)
+        version = parse(text) if isinstance(text, str) else None
+        if version is not None:
+            return version
+    targets = names_in(f"{home}/targets")
+    for folder in (
+        home,
+        *(f"{home}/targets/{t}" for t in (targets if isinstance(targets, tuple) else ())),
+    ):
+        text = read_text(f"{folder}/include/cuda_runtime_api.h", 1 << 17)
+        version = parse_runtime_header(text) if isinstance(text, str) else None
+        if version is not None:
+            return version
+    for folder in _library_folders(home):
+        names = names_in(folder)
+        for name in names if isinstance(names, tuple) else ():
+            found = _RUNTIME.match(name)
+            if found is not None and found[1] is not None:
+                return found[1]
+    return None
+
+
+def parse_version_json(text: str) -> str | None:
+    """Return "13.0" of a toolkit's version.json."""
+    try:
+        version = json.loads(text)["cuda"]["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    found = re.match(r"[0-9]{1,4}\.[0-9]{1,4}", version) if isinstance(version, str) else None
+    return found[0] if found else None
+
+
+def parse_version_txt(text: str) -> str | None:
+    """Return "10.2" of the version.txt that toolkits before 11.1 had."""
+    found = re.search(r"CUDA Version ([0-9]{1,4}\.[0-9]{1,4})", text)
+    return found[1] if found else None
+
+
+def parse_runtime_header(text: str) -> str | None:
+    """Return "13.0" of `#define CUDART_VERSION 13000`: 1000 × major + 10 × minor."""
+    found = re.search(r"^#define\s+CUDART_VERSION\s+([0-9]{4,6})\b", text, re.M)
+    return f"{int(found[1]) // 1000}.{int(found[1]) % 1000 // 10}" if found else None
+
+
+# ------------------------------------------------------------------------- elements of path lists
+
+
+def _entry(text: str, *, libraries: bool = False) -> PathEntry:
+    resolved = _resolve(text or ".")
+    if isinstance(resolved, Unknown):
+        return PathEntry(
+            text=text,
+            resolved=resolved,
+            is_directory=resolved,
+            is_world_writable=resolved,
+            toolkit=resolved,
+            toolkit_version=resolved,
+            has_nvcc=resolved,
+        )
+    writable = is_world_writable(text or ".")
+    if resolved is None or not Path(resolved).is_dir():
+        return PathEntry(
+            text=text,
+            resolved=resolved,
+            is_directory=False,
+            is_world_writable=writable,
+            toolkit=None,
+            toolkit_version=None,
+            has_nvcc=False,
+        )
+    nvcc = _is_file(f"{resolved}/nvcc")
+    names: tuple[str, ...] = ()
+    if libraries:
+        listing = names_in(resolved)
+        names = listing if isinstance(listing, tuple) else ()
+    home = _toolkit_of(resolved, nvcc is True, names)
+    return PathEntry(
+        text=text,
+        resolved=resolved,
+        is_directory=True,
+        is_world_writable=writable,
+        toolkit=home,
+        toolkit_version=_version(home) if isinstance(home, str) else home,
+        has_nvcc=nvcc,
+        stubs=_stubs(text, resolved, names),
+        compat_libcuda=_compat(text, resolved, names),
+    )
+
+
+def _toolkit_of(folder: str, has_nvcc: bool, names: Iterable[str]) -> str | Unknown | None:
+    """Return the home of the toolkit that *folder* (links followed) is part of."""
+    if has_nvcc:
+        return _home_of_compiler(f"{folder}/nvcc")
+    found = _LIBRARY_FOLDERS.fullmatch(folder)
+    home = found[1] if found else folder.rpartition("/")[0]
+    if home in _NO_HOMES:
+        return None
+    if found is None and folder.rpartition("/")[2] not in ("bin", "compat"):
+        return None
+    if _is_file(f"{home}/bin/nvcc") is True or (found is not None and _runtime_in(names)):
+        return home
+    for mark in ("version.json", "include/cuda_runtime_api.h"):
+        if _is_file(f"{home}/{mark}") is True:
+            return home
+    return None
+
+
+def _home_of_compiler(path: str) -> str | Unknown:
+    nvcc = _resolve(path)
+    script = read_text(nvcc, 4096) if isinstance(nvcc, str) else None
+    if isinstance(script, str) and script.startswith("#!"):
+        # Distributions, and people, put a script in front: `exec /opt/cuda/bin/nvcc "$@"`.
+        found = parse_wrapper(script)
+        nvcc = _resolve(found) if found is not None else None
+    if isinstance(nvcc, str) and nvcc.endswith("/bin/nvcc"):
+        return nvcc.removesuffix("/bin/nvcc") or "/"
+    return Unknown(f"{path} is a wrapper; which toolkit's compiler it calls is not to be seen")
+
+
+def parse_wrapper(script: str) -> str | None:
+    """Return the nvcc that a shell script calls by its full path."""
+    found = re.search(r"/[^\s\"'$`;|&<>()]*/bin/nvcc\b", script)
+    return found[0] if found else None
+
+
+def _stubs(text: str, resolved: str, names: Iterable[str]) -> tuple[str, ...]:
+    if "stubs" not in (text.rstrip("/").rpartition("/")[2], resolved.rpartition("/")[2]):
+        return ()
+    return tuple(name for name in names if _STUBS.match(name))
+
+
+def _compat(text: str, resolved: str, names: tuple[str, ...]) -> str | Unknown | None:
+    """Return the driver version of the forward-compatibility libcuda in a `compat` folder."""
+    if "compat" not in (*text.split("/"), *resolved.split("/")):
+        return None
+    libraries = [name for name in names if name.startswith("libcuda.so")]
+    if not libraries:
+        return None
+    for name in libraries:
+        real = _resolve(f"{resolved}/{name}")
+        found = (
+            _DRIVER_LIBRARY.fullmatch(real.rpartition("/")[2]) if isinstance(real, str) else None
+        )
+        if found is not None:
+            return found[1]
+    return Unknown(f"{resolved}/{libraries[0]} does not bear its version in its name")
+
+
+def is_world_writable(text: str) -> bool | Unknown:
+    """Whether everybody may put files into this folder, or put another folder in its place.
+
+    Neither is hindered by a sticky bit on the folder itself: it only keeps people from removing
+    each other's files. On a parent, such as /tmp, it does keep them from swapping what is there.
+    Where the folder does not exist, everybody who may write above may create it.
+    """
+    try:
+        return any(
+            _may_be_swapped(path)
+            for path in {os.path.abspath(text), os.path.realpath(text)}  # noqa: PTH100
+        )
+    except OSError as error:
+        return Unknown(f"{text}: {error.strerror}")
+    except ValueError as error:
+        return Unknown(f"{text!r}: {error}")
+
+
+def _may_be_swapped(path: str) -> bool:
+    is_itself = True  # also of what is nearest above a folder that does not exist
+    place = path
+    while True:
+        try:
+            mode = os.stat(place).st_mode  # noqa: PTH116
+        except OSError as error:
+            if error.errno not in ABSENT:
+                raise
+        else:
+            if mode & stat.S_IWOTH and (is_itself or not mode & stat.S_ISVTX):
+                return True
+            is_itself = False
+        above = os.path.dirname(place)  # noqa: PTH120 - plain text: Path would cost ten times more
+        if above == place:
+            return False
+        place = above
+
+
+def _preload(text: str, library_path: Iterable[str]) -> PreloadEntry:
+    if "$" in text:
+        return PreloadEntry(text=text, resolved=Unknown(f"{text} holds a token of the loader's"))
+    if "/" in text:
+        return PreloadEntry(text=text, resolved=_resolve(text))
+    for folder in (*library_path, *_MODULE_PLACES):
+        found = _resolve(f"{folder or '.'}/{text}")
+        if isinstance(found, str):
+            return PreloadEntry(text=text, resolved=found)
+    # The loader's cache and the folders of this architecture may still know it.
+    return PreloadEntry(text=text, resolved=Unknown(f"where the loader finds {text} is not known"))

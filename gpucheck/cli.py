@@ -65,10 +65,10 @@ def gpucheck(
 ) -> None:
     """Say what is wrong with an NVIDIA GPU machine, how we know, and how to mend it."""
     if version:
-        _write(f"gpucheck {__version__}\n")
+        write(f"gpucheck {__version__}\n")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        _write(context.get_help() + "\n")
+        write(context.get_help() + "\n")
 
 
 @app.command()
@@ -119,7 +119,7 @@ def doctor(
     from gpucheck.report import examine
 
     if schema:
-        _write(json_schema())
+        write(json_schema())
         raise typer.Exit
     if as_json and format is Format.MARKDOWN:
         raise Refusal("--json and --format markdown contradict each other")
@@ -129,7 +129,7 @@ def doctor(
     else:
         machine = _stored(stored, python, deep, quick, watch, timeout, expect_gpus)
     report = examine(machine, select=chosen, ignore=left_out, strict=strict)
-    _write(render(report, Format.JSON if as_json else format, verbose=verbose))
+    write(render(report, Format.JSON if as_json else format, verbose=verbose))
     raise typer.Exit(report.exit_code)
 
 
@@ -149,9 +149,9 @@ def explain(
     from gpucheck.explain import explanation, rule_list
 
     if list_all and not what:
-        _write(rule_list())
+        write(rule_list())
     elif what and not list_all:
-        _write(explanation(sys.stdin.read(1 << 20) if what == ["-"] else " ".join(what)))
+        write(explanation(sys.stdin.read(1 << 20) if what == ["-"] else " ".join(what)))
     else:
         raise Refusal("name either a rule, an error message, or --list")
 
@@ -178,7 +178,11 @@ def snapshot(
     from gpucheck import privacy, stored
 
     machine = _collect(python, deep, quick, watch, timeout)
-    stored.write(machine if identify else privacy.redact(machine), output)
+    text = stored.as_json(machine if identify else privacy.redact(machine))
+    if output is None or str(output) == "-":
+        write(text)
+    else:
+        stored.save(text, output)
 
 
 def _named(option: str, values: list[str] | None) -> list[str]:
@@ -236,7 +240,7 @@ def _stored(
     return machine if expect_gpus is None else replace(machine, expected_gpus=expect_gpus)
 
 
-def _write(text: str) -> None:
+def write(text: str) -> None:
     """Write *text* to stdout whole; a character that it cannot show is written as its code."""
     encoding = sys.stdout.encoding or "ascii"
     try:

@@ -25,9 +25,10 @@ def render(report: "Report", format: Format, *, verbose: bool = False) -> str:  
 
         return document.as_json(report)
     if format is Format.MARKDOWN:
+        from gpucheck import privacy
         from gpucheck.render import markdown
 
-        return markdown.as_markdown(report)
+        return markdown.as_markdown(privacy.redact_report(report))
     from gpucheck.render import style, terminal
 
     return terminal.as_text(report, style.of_standard_output(), verbose=verbose)

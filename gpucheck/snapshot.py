@@ -180,6 +180,7 @@ class StartupSetting(Fact, frozen=True, kw_only=True):
     appends_to_itself: bool = False  # CUDA_HOME=$CUDA_HOME:...
     unguarded: bool = False  # ...:$LD_LIBRARY_PATH without ${LD_LIBRARY_PATH:+...}
     after_early_exit: bool = False  # behind the line that ends the file for non-interactive shells
+    is_conditional: bool = False  # inside an if, a function, behind &&: it may never run
 
 
 class StartupFile(Fact, frozen=True, kw_only=True):
@@ -503,6 +504,7 @@ class Fabric(Fact, frozen=True, kw_only=True):
     state: int  # 0 not supported, 1 not started, 2 in progress, 3 completed
     status: int = 0  # nvmlReturn_t of the registration, meaningful when completed
     health: Reading[int] = NOT_SUPPORTED  # the health mask, where the driver gives one
+    health_summary: Reading[int] = NOT_SUPPORTED  # 1 healthy, 2 unhealthy, 3 limited capacity
 
 
 class GpuProcess(Fact, frozen=True, kw_only=True):
@@ -586,7 +588,8 @@ class Gpu(Fact, frozen=True, kw_only=True):
     performance_state: Reading[int] = NOT_EXAMINED  # 0 is P0
     utilization_percent: Reading[int] = NOT_EXAMINED
     clocks_event_reasons: Reading[int] = NOT_EXAMINED  # the mask
-    hardware_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED  # counters, nanoseconds
+    software_power_cap_ns: Reading[int] = NOT_EXAMINED  # counters, nanoseconds
+    hardware_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED
     power_brake_slowdown_ns: Reading[int] = NOT_EXAMINED
     software_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED
     # memory errors
@@ -598,11 +601,15 @@ class Gpu(Fact, frozen=True, kw_only=True):
     corrected_ecc_aggregate: Reading[int] = NOT_EXAMINED
     uncorrected_ecc_aggregate: Reading[int] = NOT_EXAMINED
     sram_threshold_exceeded: Reading[bool] = NOT_EXAMINED
+    sram_corrected_volatile: Reading[int] = NOT_EXAMINED
+    sram_uncorrected_volatile: Reading[int] = NOT_EXAMINED  # parity and SEC-DED together
+    sram_uncorrected_aggregate: Reading[int] = NOT_EXAMINED
     remapped_rows: Reading[RemappedRows] = NOT_EXAMINED
     remap_histogram: Reading[RemapHistogram] = NOT_EXAMINED
     retired_pages: Reading[RetiredPages] = NOT_EXAMINED
     recovery_action: Reading[int] = NOT_EXAMINED
     has_unrepairable_memory: Reading[bool] = NOT_EXAMINED
+    repair_is_pending: Reading[bool] = NOT_EXAMINED  # of a memory channel or a TPC
     # links
     pcie_generation: Reading[int] = NOT_EXAMINED
     pcie_generation_gpu_max: Reading[int] = NOT_EXAMINED
@@ -611,7 +618,9 @@ class Gpu(Fact, frozen=True, kw_only=True):
     pcie_width_max: Reading[int] = NOT_EXAMINED
     pcie_replays: Reading[int] = NOT_EXAMINED
     nvlinks: Reading[tuple[NvLink, ...]] = NOT_EXAMINED
+    nvlink_count: Reading[int] = NOT_EXAMINED  # links on the chip, whether up or not
     fabric: Reading[Fabric] = NOT_EXAMINED
+    c2c_is_on: Reading[bool] = NOT_EXAMINED  # the chip-to-chip link to a Grace CPU
     # settings
     persistence: Reading[bool] = NOT_EXAMINED
     display_active: Reading[bool] = NOT_EXAMINED
@@ -619,8 +628,9 @@ class Gpu(Fact, frozen=True, kw_only=True):
     mig_is_on: Reading[bool] = NOT_EXAMINED
     mig_is_on_after_reset: Reading[bool] = NOT_EXAMINED
     mig_devices: Reading[tuple[str, ...]] = NOT_EXAMINED  # UUIDs of the usable MIG devices
-    numa_node: Reading[int] = NOT_EXAMINED
+    numa_node: Reading[int] = NOT_EXAMINED  # of the GPU's own memory, on Grace systems
     cpu_affinity: Reading[str] = NOT_EXAMINED  # "0-31"
+    numa_affinity: Reading[str] = NOT_EXAMINED  # the host's nearest NUMA nodes: "0", "0-1"
     second: GpuSample | None = None  # None: only one reading was taken
 
     @property

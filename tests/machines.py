@@ -138,6 +138,7 @@ def gpu(index: int = 0, **changes: Any) -> Gpu:
         "performance_state": 0,
         "utilization_percent": 0,
         "clocks_event_reasons": 1,
+        "software_power_cap_ns": 0,
         "hardware_thermal_slowdown_ns": 0,
         "power_brake_slowdown_ns": 0,
         "software_thermal_slowdown_ns": 0,
@@ -149,6 +150,9 @@ def gpu(index: int = 0, **changes: Any) -> Gpu:
         "corrected_ecc_aggregate": 0,
         "uncorrected_ecc_aggregate": 0,
         "sram_threshold_exceeded": False,
+        "sram_corrected_volatile": 0,
+        "sram_uncorrected_volatile": 0,
+        "sram_uncorrected_aggregate": 0,
         "remapped_rows": RemappedRows(
             correctable=0, uncorrectable=0, is_pending=False, has_failed=False
         ),
@@ -156,6 +160,7 @@ def gpu(index: int = 0, **changes: Any) -> Gpu:
         "retired_pages": NOT_SUPPORTED,
         "recovery_action": 0,
         "has_unrepairable_memory": False,
+        "repair_is_pending": False,
         "pcie_generation": 5,
         "pcie_generation_gpu_max": 5,
         "pcie_generation_max": 5,
@@ -163,7 +168,9 @@ def gpu(index: int = 0, **changes: Any) -> Gpu:
         "pcie_width_max": 16,
         "pcie_replays": 0,
         "nvlinks": tuple(nvlink(n, remote_bus_id=f"0000:00:{7 - index:02x}.0") for n in range(18)),
+        "nvlink_count": 18,
         "fabric": Fabric(state=0),
+        "c2c_is_on": False,
         "persistence": True,
         "display_active": False,
         "compute_mode": 0,
@@ -172,6 +179,7 @@ def gpu(index: int = 0, **changes: Any) -> Gpu:
         "mig_devices": (),
         "numa_node": NOT_SUPPORTED,
         "cpu_affinity": "0-31",
+        "numa_affinity": "0",
         "inforom_is_valid": True,
     }
     return Gpu(index=index, **{**healthy, **changes})

@@ -516,7 +516,7 @@ class FakeNvml:
         directory: Path,
         gpus: Sequence[FakeGpu] = (),
         *,
-        system: System = System(),  # noqa: B008 - frozen
+        system: System = System(),
         init_error: int | None = None,
         missing: Sequence[str] = (),
         installed: bool = True,
@@ -584,9 +584,9 @@ def _gpu_lines(index: int, gpu: FakeGpu, count: int, fields_up_to: int) -> list[
             answers[f"nvmlDeviceGetTopologyCommonAncestor.{other}"] = gpu.topology
     answers |= gpu.answers
     for query in answers:
-        if query.startswith("nvmlDeviceGetFieldValues."):
-            if int(query.split(".")[1]) > fields_up_to:
-                answers[query] = Error(2)
+        function, *arguments = query.split(".")
+        if function == "nvmlDeviceGetFieldValues" and int(arguments[0]) > fields_up_to:
+            answers[query] = Error(2)
     lines = [_answer_line(index, query, value) for query, value in answers.items()]
     return lines + [_fault_line(index, fault) for fault in gpu.faults]
 

@@ -1,0 +1,659 @@
+"""The child that asks NVML: it writes each answer to stdout as it comes, one line per answer.
+
+A line is a JSON list `[gpu, key, kind, value]`. *gpu* is NVML's index, or -1 for what belongs to
+no single GPU; *key* is a name out of SYSTEM, GPU or SECOND below, "pair", or "end"; *kind* is
+
+- "is": *value* is NVML's answer, numbers as NVML has them (milliwatts, masks, codes);
+- "not supported";
+- "missing": this driver's library has no such function (*value* is its name);
+- "lost": NVML says GPU_IS_LOST; nothing more comes of this GPU;
+- "error": *value* is `[code, text]`; the code is null where it was not NVML that failed.
+
+The answers of a GPU come in the order of the table, so the first key without an answer is the
+query that is under way. One entry of a table may be several calls.
+
+Its parent imports this file for the tables and runs it as a program; time matters, so it imports
+as little as it can, and pynvml only in `main`.
+"""
+
+# ruff: noqa: ANN401 - pynvml has no types: what it answers is Any, and is handed on as such
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # typing's own would cost the import of typing
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    #: key, NVML's function, and how to ask: a function of ours, or its further arguments
+    Query = tuple[str, str, Callable[[Any, Any], Any] | tuple[int, ...]]
+    Say = Callable[[int, str, str, Any], None]
+
+NO_GPU = -1
+NOT_SUPPORTED, FUNCTION_NOT_FOUND, GPU_IS_LOST = 3, 13, 15
+INVALID_ARGUMENT, NOT_FOUND, VERSION_MISMATCH = 2, 6, 25
+MOST_LINKS = 36  # NVML_NVLINK_MAX_LINKS
+SWITCH = 2  # NVML_NVLINK_DEVICE_TYPE_SWITCH
+
+# NVML_FI_DEV_*, all asked for in one call
+MEMORY_TEMPERATURE = 82
+NVLINK_COUNT = 91
+LINKS_TO_SWITCHES = 147
+RECOVERY_ACTION = 230
+SOFTWARE_POWER_CAP, SOFTWARE_THERMAL, HARDWARE_THERMAL, POWER_BRAKE = 74, 269, 270, 271
+FIELDS = (
+    MEMORY_TEMPERATURE,
+    NVLINK_COUNT,
+    LINKS_TO_SWITCHES,
+    RECOVERY_ACTION,
+    SOFTWARE_POWER_CAP,
+    SOFTWARE_THERMAL,
+    HARDWARE_THERMAL,
+    POWER_BRAKE,
+)
+SECOND_FIELDS = (SOFTWARE_POWER_CAP, SOFTWARE_THERMAL, HARDWARE_THERMAL, POWER_BRAKE)
+
+#: nvmlValueType_t → member of nvmlValue_t
+VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+
+
+def pci(nvml: Any, handle: Any) -> list[Any]:
+    """Return the bus id and the device id."""
+    info = nvml.nvmlDeviceGetPciInfo(handle)
+    return [info.busId, info.pciDeviceId]
+
+
+def memory(nvml: Any, handle: Any) -> list[int | None]:
+    """Return total, used, free and reserved bytes; drivers before 510 do not tell the last."""
+    try:
+        info = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
+    except nvml.NVMLError as error:
+        if error.value not in (FUNCTION_NOT_FOUND, VERSION_MISMATCH):
+            raise
+    else:
+        return [info.total, info.used, info.free, info.reserved]
+    old = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return [old.total, old.used, old.free, None]
+
+
+def bar1(nvml: Any, handle: Any) -> int:
+    """Return the size of the BAR1 window in bytes."""
+    return int(nvml.nvmlDeviceGetBAR1MemoryInfo(handle).bar1Total)
+
+
+def processes(kind: str) -> Callable[[Any, Any], list[list[int | None]]]:
+    """Make the query for the *kind* of processes: "Compute", "Graphics" or "MPSCompute"."""
+    symbol = f"nvmlDeviceGet{kind}RunningProcesses"
+
+    def ask(nvml: Any, handle: Any) -> list[list[int | None]]:
+        for version in ("_v3", "_v2"):
+            try:
+                found = getattr(nvml, symbol + version)(handle)
+            except nvml.NVMLError as error:
+                if error.value != FUNCTION_NOT_FOUND:
+                    raise
+            else:
+                return [[one.pid, one.usedGpuMemory] for one in found]
+        return _processes_v1(nvml, handle, symbol)
+
+    return ask
+
+
+def _processes_v1(nvml: Any, handle: Any, symbol: str) -> list[list[int | None]]:
+    """Ask drivers before 450, whose struct ends after the bytes; pynvml dropped it."""
+    import ctypes
+
+    class Process(ctypes.Structure):
+        _fields_ = (("pid", ctypes.c_uint), ("used", ctypes.c_ulonglong))
+
+    function = nvml._nvmlGetFunctionPointer(symbol)
+    count = ctypes.c_uint(1024)
+    found = (Process * count.value)()
+    code = function(handle, ctypes.byref(count), found)
+    if code:
+        raise nvml.NVMLError(code)
+    unknown = ctypes.c_ulonglong(-1).value
+    return [[one.pid, None if one.used == unknown else one.used] for one in found[: count.value]]
+
+
+def event_reasons(nvml: Any, handle: Any) -> int:
+    """Return the mask of clocks event reasons, by its older name where the driver knows only it."""
+    for symbol in (
+        "nvmlDeviceGetCurrentClocksEventReasons",
+        "nvmlDeviceGetCurrentClocksThrottleReasons",
+    ):
+        try:
+            return int(getattr(nvml, symbol)(handle))
+        except (AttributeError, nvml.NVMLError) as error:
+            if getattr(error, "value", FUNCTION_NOT_FOUND) != FUNCTION_NOT_FOUND:
+                raise
+    raise nvml.NVMLError(FUNCTION_NOT_FOUND)
+
+
+def utilization(nvml: Any, handle: Any) -> int:
+    """Return how many percent of the last period a kernel ran."""
+    return int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+
+
+def sram(nvml: Any, handle: Any) -> list[int]:
+    """Return volatile corrected and uncorrected, aggregate uncorrected, and "exceeded"."""
+    status = nvml.c_nvmlEccSramErrorStatus_v1_t()
+    nvml.nvmlDeviceGetSramEccErrorStatus(handle, nvml.byref(status))
+    return [
+        status.volatileCor,
+        status.volatileUncParity + status.volatileUncSecDed,
+        status.aggregateUncParity + status.aggregateUncSecDed,
+        status.bThresholdExceeded,
+    ]
+
+
+def histogram(nvml: Any, handle: Any) -> list[int]:
+    """Return how many banks have all, many, some, few, and no spare rows left."""
+    found = nvml.nvmlDeviceGetRowRemapperHistogram(handle)
+    return [found.max, found.high, found.partial, found.low, found.none]
+
+
+def retired_pages(nvml: Any, handle: Any) -> list[int]:
+    """Return the pages retired for single-bit and double-bit errors, and whether more wait."""
+    # the pending status is NotSupported on Ampere and newer, where the lists may not be
+    pending = nvml.nvmlDeviceGetRetiredPagesPendingStatus(handle)
+    counts = [len(nvml.nvmlDeviceGetRetiredPages(handle, cause)) for cause in (0, 1)]
+    return [*counts, pending]
+
+
+def fabric(nvml: Any, handle: Any) -> list[int | None]:
+    """Return state, status, and health mask and summary where this driver tells them.
+
+    The structs are nvml.h's, written out here: older pynvml had the UUID at a wrong length, and
+    so read the state from behind the struct.
+    """
+    from ctypes import Structure, byref, c_ubyte, c_uint, sizeof
+
+    version: Any = ("version", c_uint)
+    head: Any = [("uuid", c_ubyte * 16), ("status", c_uint), ("clique", c_uint)]
+    head.append(("state", c_ubyte))
+
+    class Fabric3(Structure):
+        _fields_ = [version, *head, ("health", c_uint), ("summary", c_ubyte)]
+
+    class Fabric2(Structure):
+        _fields_ = [version, *head, ("health", c_uint)]
+
+    class Fabric1(Structure):
+        _fields_ = head
+
+    for number, layout, symbol in (
+        (3, Fabric3, "nvmlDeviceGetGpuFabricInfoV"),
+        (2, Fabric2, "nvmlDeviceGetGpuFabricInfoV"),
+        (1, Fabric1, "nvmlDeviceGetGpuFabricInfo"),
+    ):
+        found: Any = layout()
+        if number > 1:
+            found.version = sizeof(layout) | number << 24
+        try:
+            code = nvml._nvmlGetFunctionPointer(symbol)(handle, byref(found))
+        except nvml.NVMLError as error:
+            code = error.value
+        if code == 0:
+            health = getattr(found, "health", None)
+            return [found.state, found.status, health, getattr(found, "summary", None)]
+        if code not in (FUNCTION_NOT_FOUND, VERSION_MISMATCH):
+            break
+    raise nvml.NVMLError(code)
+
+
+def mig_devices(nvml: Any, handle: Any) -> list[str]:
+    """Return the UUIDs of the MIG devices, of which each has a compute instance."""
+    found: list[str] = []
+    if not nvml.nvmlDeviceGetMigMode(handle)[0]:
+        return found
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            device = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+        except nvml.NVMLError as error:
+            if error.value in (NOT_FOUND, INVALID_ARGUMENT):
+                continue
+            raise
+        found.append(nvml.nvmlDeviceGetUUID(device))
+    return found
+
+
+def nvlinks(nvml: Any, handle: Any) -> list[list[Any]]:
+    """Return for each link: state, version, kind of the other end, and its bus id.
+
+    What fails is a list with NVML's error code in its place: `[3]`.
+    """
+
+    def ask(symbol: str, link: int) -> Any:
+        try:
+            return getattr(nvml, symbol)(handle, link)
+        except nvml.NVMLError as error:
+            if error.value == GPU_IS_LOST:
+                raise
+            return [error.value]
+
+    found: list[list[Any]] = []
+    for link in range(MOST_LINKS):
+        state = ask("nvmlDeviceGetNvLinkState", link)
+        if isinstance(state, list):
+            if state in ([INVALID_ARGUMENT], [NOT_SUPPORTED]):
+                break  # the links end here
+            if not found:
+                raise nvml.NVMLError(state[0])
+        found.append([state, ask("nvmlDeviceGetNvLinkVersion", link), None, None])
+    if not found:
+        raise nvml.NVMLError(NOT_SUPPORTED)
+    up = [link for link, facts in enumerate(found) if facts[0] == 1]
+    if not up:
+        return found
+    switched = fields(nvml, handle, (LINKS_TO_SWITCHES,))[0][1]
+    for link in up:
+        if switched == len(up):  # one call instead of two for each of 18 links
+            found[link][2] = SWITCH
+            continue
+        found[link][2] = ask("nvmlDeviceGetNvLinkRemoteDeviceType", link)
+        remote = ask("nvmlDeviceGetNvLinkRemotePciInfo", link)
+        found[link][3] = remote if isinstance(remote, list) else remote.busId
+    return found
+
+
+def nvlink_errors(nvml: Any, handle: Any) -> list[list[Any]]:
+    """Return for each link that is up: its number, and replay, recovery, CRC flit and CRC data."""
+    found: list[list[Any]] = []
+    for link in range(MOST_LINKS):
+        try:
+            if not nvml.nvmlDeviceGetNvLinkState(handle, link):
+                continue
+        except nvml.NVMLError as error:
+            if error.value == GPU_IS_LOST or not link:
+                raise
+            break
+        counts: list[Any] = []
+        for counter in range(4):
+            try:
+                counts.append(nvml.nvmlDeviceGetNvLinkErrorCounter(handle, link, counter))
+            except nvml.NVMLError as error:
+                counts.append([error.value])
+        found.append([link, *counts])
+    return found
+
+
+def fields(nvml: Any, handle: Any, numbers: tuple[int, ...] = FIELDS) -> list[list[Any]]:
+    """Return for each field its error code, and its value."""
+    found = []
+    for answer in nvml.nvmlDeviceGetFieldValues(handle, list(numbers)):
+        member = VALUE_MEMBERS[answer.valueType] if answer.valueType < 7 else "ullVal"
+        found.append([answer.nvmlReturn, getattr(answer.value, member)])
+    return found
+
+
+def second_fields(nvml: Any, handle: Any) -> list[list[Any]]:
+    """Return the counters among the fields."""
+    return fields(nvml, handle, SECOND_FIELDS)
+
+
+def c2c(nvml: Any, handle: Any) -> int:
+    """Return whether the chip-to-chip link to a Grace CPU is on."""
+    return int(nvml.nvmlDeviceGetC2cModeInfoV(handle).isC2cEnabled)
+
+
+def cpu_affinity(nvml: Any, handle: Any) -> list[int]:
+    """Return the mask of nearest CPUs, 64 to a number."""
+    words = max(1, (os.sysconf("SC_NPROCESSORS_CONF") + 63) // 64)
+    return list(nvml.nvmlDeviceGetCpuAffinity(handle, words))
+
+
+def memory_affinity(nvml: Any, handle: Any) -> list[int]:
+    """Return the mask of nearest NUMA nodes."""
+    return list(nvml.nvmlDeviceGetMemoryAffinity(handle, 1, 0))
+
+
+SYSTEM = ("open", "init", "driver", "nvml", "cuda", "count")
+
+#: the names of the functions behind SYSTEM, for people
+SYSTEM_SYMBOLS = {
+    "open": "opening libnvidia-ml.so.1",
+    "init": "nvmlInitWithFlags",
+    "driver": "nvmlSystemGetDriverVersion",
+    "nvml": "nvmlSystemGetNVMLVersion",
+    "cuda": "nvmlSystemGetCudaDriverVersion_v2",
+    "count": "nvmlDeviceGetCount_v2",
+}
+
+GPU: tuple[Query, ...] = (
+    ("pci", "nvmlDeviceGetPciInfo", pci),
+    ("uuid", "nvmlDeviceGetUUID", ()),
+    ("name", "nvmlDeviceGetName", ()),
+    ("serial", "nvmlDeviceGetSerial", ()),
+    ("minor_number", "nvmlDeviceGetMinorNumber", ()),
+    ("compute_capability", "nvmlDeviceGetCudaComputeCapability", ()),
+    ("vbios", "nvmlDeviceGetVbiosVersion", ()),
+    ("inforom", "nvmlDeviceGetInforomImageVersion", ()),
+    ("gsp", "nvmlDeviceGetGspFirmwareVersion", ()),
+    ("memory", "nvmlDeviceGetMemoryInfo", memory),
+    ("bar1", "nvmlDeviceGetBAR1MemoryInfo", bar1),
+    ("compute", "nvmlDeviceGetComputeRunningProcesses", processes("Compute")),
+    ("graphics", "nvmlDeviceGetGraphicsRunningProcesses", processes("Graphics")),
+    ("mps", "nvmlDeviceGetMPSComputeRunningProcesses", processes("MPSCompute")),
+    ("temperature", "nvmlDeviceGetTemperature", (0,)),
+    ("margin", "nvmlDeviceGetMarginTemperature", ()),
+    ("shutdown", "nvmlDeviceGetTemperatureThreshold", (0,)),
+    ("slowdown", "nvmlDeviceGetTemperatureThreshold", (1,)),
+    ("memory_max", "nvmlDeviceGetTemperatureThreshold", (2,)),
+    ("gpu_max", "nvmlDeviceGetTemperatureThreshold", (3,)),
+    ("power", "nvmlDeviceGetPowerUsage", ()),
+    ("power_limit", "nvmlDeviceGetEnforcedPowerLimit", ()),
+    ("power_default", "nvmlDeviceGetPowerManagementDefaultLimit", ()),
+    ("power_range", "nvmlDeviceGetPowerManagementLimitConstraints", ()),
+    ("clock_sm", "nvmlDeviceGetClockInfo", (1,)),
+    ("clock_memory", "nvmlDeviceGetClockInfo", (2,)),
+    ("clock_sm_max", "nvmlDeviceGetMaxClockInfo", (1,)),
+    ("clock_memory_max", "nvmlDeviceGetMaxClockInfo", (2,)),
+    ("application_clock", "nvmlDeviceGetApplicationsClock", (1,)),
+    ("application_clock_default", "nvmlDeviceGetDefaultApplicationsClock", (1,)),
+    ("performance_state", "nvmlDeviceGetPerformanceState", ()),
+    ("utilization", "nvmlDeviceGetUtilizationRates", utilization),
+    ("event_reasons", "nvmlDeviceGetCurrentClocksEventReasons", event_reasons),
+    ("fields", "nvmlDeviceGetFieldValues", fields),
+    ("ecc_mode", "nvmlDeviceGetEccMode", ()),
+    ("ecc_default", "nvmlDeviceGetDefaultEccMode", ()),
+    ("corrected_volatile", "nvmlDeviceGetTotalEccErrors", (0, 0)),
+    ("corrected_aggregate", "nvmlDeviceGetTotalEccErrors", (0, 1)),
+    ("uncorrected_volatile", "nvmlDeviceGetTotalEccErrors", (1, 0)),
+    ("uncorrected_aggregate", "nvmlDeviceGetTotalEccErrors", (1, 1)),
+    ("sram", "nvmlDeviceGetSramEccErrorStatus", sram),
+    ("remapped_rows", "nvmlDeviceGetRemappedRows", ()),
+    ("remap_histogram", "nvmlDeviceGetRowRemapperHistogram", histogram),
+    ("retired_pages", "nvmlDeviceGetRetiredPagesPendingStatus", retired_pages),
+    ("unrepairable", "nvmlDeviceGetUnrepairableMemoryFlag_v1", ()),
+    ("repair", "nvmlDeviceGetRepairStatus", ()),
+    ("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", ()),
+    ("pcie_generation_max", "nvmlDeviceGetMaxPcieLinkGeneration", ()),
+    ("pcie_generation_gpu_max", "nvmlDeviceGetGpuMaxPcieLinkGeneration", ()),
+    ("pcie_width", "nvmlDeviceGetCurrPcieLinkWidth", ()),
+    ("pcie_width_max", "nvmlDeviceGetMaxPcieLinkWidth", ()),
+    ("pcie_replays", "nvmlDeviceGetPcieReplayCounter", ()),
+    ("nvlinks", "nvmlDeviceGetNvLinkState", nvlinks),
+    ("fabric", "nvmlDeviceGetGpuFabricInfoV", fabric),
+    ("persistence", "nvmlDeviceGetPersistenceMode", ()),
+    ("display_active", "nvmlDeviceGetDisplayActive", ()),
+    ("compute_mode", "nvmlDeviceGetComputeMode", ()),
+    ("mig_mode", "nvmlDeviceGetMigMode", ()),
+    ("mig_devices", "nvmlDeviceGetMigDeviceHandleByIndex", mig_devices),
+    ("c2c", "nvmlDeviceGetC2cModeInfoV", c2c),
+    ("numa_node", "nvmlDeviceGetNumaNodeId", ()),
+    ("cpu_affinity", "nvmlDeviceGetCpuAffinity", cpu_affinity),
+    ("memory_affinity", "nvmlDeviceGetMemoryAffinity", memory_affinity),
+)
+
+#: what costs tens of milliseconds a GPU: only with --deep
+DEEP: tuple[Query, ...] = (
+    ("nvlink_errors", "nvmlDeviceGetNvLinkErrorCounter", nvlink_errors),
+    ("inforom_check", "nvmlDeviceValidateInforom", ()),
+)
+
+#: what is read a second time
+SECOND: tuple[Query, ...] = (
+    ("event_reasons", "nvmlDeviceGetCurrentClocksEventReasons", event_reasons),
+    ("performance_state", "nvmlDeviceGetPerformanceState", ()),
+    ("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", ()),
+    ("pcie_replays", "nvmlDeviceGetPcieReplayCounter", ()),
+    ("corrected_volatile", "nvmlDeviceGetTotalEccErrors", (0, 0)),
+    ("fields", "nvmlDeviceGetFieldValues", second_fields),
+    ("nvlink_errors", "nvmlDeviceGetNvLinkErrorCounter", nvlink_errors),
+)
+
+HANDLE: Query = ("handle", "nvmlDeviceGetHandleByIndex", ())
+
+
+def plan(*, deep: bool, second: bool) -> tuple[Query, ...]:
+    """Return the queries of each GPU, in their order."""
+    if second:
+        return (HANDLE, *SECOND)
+    return (HANDLE, *GPU, *DEEP) if deep else (HANDLE, *GPU)
+
+
+# ---------------------------------------------------------------------------------- the program
+
+
+def main(options: dict[str, Any]) -> None:
+    """Ask as *options* say: `deep`, `second`, `parallel`, `only`, `also`, `capabilities`.
+
+    *only*: these GPUs (None: all). *parallel*: a thread for each GPU. After them, the way between
+    every two GPUs that answered or are in *also*: its peer-to-peer *capabilities*, and NVML's
+    common ancestor where *deep*.
+    """
+    say = _Speaker().say
+    nvml = _start(say)
+    if nvml is not None:
+        count = _system(nvml, say)
+        _gpus(nvml, say, count, options)
+    say(NO_GPU, "end", "is", None)
+    # not a regular exit: nvmlShutdown takes 6 ms, and Python's own end as much
+    os._exit(0)
+
+
+class _Speaker:
+    """Writes lines to what was our stdout, where nothing that the library prints can come."""
+
+    def __init__(self) -> None:
+        self._stdout = os.dup(1)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        import _thread
+
+        self._lock = _thread.allocate_lock()
+
+    def say(self, gpu: int, key: str, kind: str, value: Any) -> None:
+        """Write one answer."""
+        line = f"[{gpu},{_json(key)},{_json(kind)},{_json(value)}]\n".encode("ascii")
+        with self._lock:
+            while line:
+                line = line[os.write(self._stdout, line) :]
+
+
+def _json(value: Any) -> str:
+    """Write what we say as JSON; the json module would take 5 ms to import."""
+    if value is None:
+        return "null"
+    if isinstance(value, bytes):  # pynvml decodes most texts, but not all
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        from _json import encode_basestring_ascii
+
+        return encode_basestring_ascii(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_json, value))}]"
+    if isinstance(value, float):
+        return repr(value) if value - value == 0 else "null"
+    return str(int(value)) if isinstance(value, int) else _json(str(value))
+
+
+def _start(say: Say) -> Any:
+    """Load the library and initialise it; return pynvml, or None after saying what failed."""
+    import _thread
+    import ctypes
+
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError as error:
+        say(NO_GPU, "open", "error", [None, str(error)])
+        return None
+    say(NO_GPU, "open", "is", _path(library))
+    # NVML initialises (14 ms) while pynvml is imported (30 ms). A second nvmlInit only counts.
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def initialise() -> None:
+        try:
+            library.nvmlInitWithFlags(0)
+        except AttributeError:
+            pass  # pynvml will say so
+        finally:
+            done.release()
+
+    _thread.start_new_thread(initialise, ())
+    try:
+        nvml = _import_pynvml()
+    except Exception as error:  # noqa: BLE001 - whatever stands in its place
+        say(NO_GPU, "init", "error", [None, f"pynvml cannot be imported: {error!r}"])
+        return None
+    done.acquire()
+    kind, value = _answer(nvml, "nvmlInitWithFlags", nvml.nvmlInit)
+    say(NO_GPU, "init", kind, value)
+    return nvml if kind == "is" else None
+
+
+def _import_pynvml() -> Any:
+    """Import pynvml without `ctypes.util`, which costs 15 ms and which it needs on no Linux."""
+    from types import ModuleType
+
+    stand_in = ModuleType("ctypes.util")
+    stand_in.find_library = lambda _: None  # type: ignore[attr-defined]
+    sys.modules["ctypes.util"] = stand_in
+    try:
+        import pynvml
+    except (AttributeError, ImportError):
+        del sys.modules["ctypes.util"]
+        import pynvml
+    else:
+        sys.modules.pop("ctypes.util", None)
+    return pynvml
+
+
+def _path(library: Any) -> str | None:
+    """Return the path that *library* was mapped from: whose memory holds its nvmlShutdown?"""
+    import ctypes
+
+    try:
+        address = ctypes.cast(library.nvmlShutdown, ctypes.c_void_p).value or 0
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:  # noqa: PTH123
+            for line in maps:
+                start, _, end = line.partition(" ")[0].partition("-")
+                if int(start, 16) <= address < int(end, 16):
+                    return line.rstrip("\n").split(None, 5)[5]
+    except (OSError, AttributeError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _answer(
+    nvml: Any, symbol: str, ask: Callable[..., Any] | None, *arguments: Any
+) -> tuple[str, Any]:
+    """Return kind and value of one answer; without *ask* it is pynvml's function *symbol*."""
+    try:
+        return "is", (ask or getattr(nvml, symbol))(*arguments)
+    except nvml.NVMLError as error:
+        if error.value == NOT_SUPPORTED:
+            return "not supported", None
+        if error.value == FUNCTION_NOT_FOUND:
+            return "missing", symbol
+        if error.value == GPU_IS_LOST:
+            return "lost", symbol
+        return "error", [error.value, str(error)]
+    except UnicodeDecodeError:
+        return "error", [None, "the answer is not text"]
+    except AttributeError as error:
+        return "error", [None, f"this pynvml is too old: {error}"]
+    except Exception as error:  # noqa: BLE001 - whatever a strange library makes pynvml do
+        return "error", [None, repr(error)]
+
+
+def _system(nvml: Any, say: Say) -> int:
+    """Say what belongs to no single GPU, and return their number."""
+
+    def cuda() -> Any:
+        try:
+            return nvml.nvmlSystemGetCudaDriverVersion_v2()
+        except nvml.NVMLError as error:
+            if error.value != FUNCTION_NOT_FOUND:
+                raise
+            return nvml.nvmlSystemGetCudaDriverVersion()
+
+    count = 0
+    for key, ask in (
+        ("driver", nvml.nvmlSystemGetDriverVersion),
+        ("nvml", nvml.nvmlSystemGetNVMLVersion),
+        ("cuda", cuda),
+        ("count", nvml.nvmlDeviceGetCount),
+    ):
+        kind, value = _answer(nvml, SYSTEM_SYMBOLS[key], ask)
+        say(NO_GPU, key, kind, value)
+        if key == "count" and kind == "is":
+            count = value
+    return count
+
+
+def _gpus(nvml: Any, say: Say, count: int, options: dict[str, Any]) -> None:
+    """Ask every GPU that was asked for, and then every pair of those that answered."""
+    queries = plan(deep=options["deep"], second=options["second"])
+    indices = [n for n in range(count) if options["only"] is None or n in options["only"]]
+    handles: dict[int, Any] = {}
+
+    def examine(index: int) -> None:
+        _gpu(nvml, say, index, queries, handles)
+
+    if options["parallel"] and len(indices) > 1:
+        import threading
+
+        threads = [threading.Thread(target=examine, args=(n,), daemon=True) for n in indices]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    else:
+        for index in indices:
+            examine(index)
+    if options["second"]:
+        return
+    for index in options["also"]:
+        kind, handle = _answer(nvml, HANDLE[1], None, index)
+        if kind == "is":
+            handles[index] = handle
+    _pairs(nvml, say, handles, options["capabilities"], deep=options["deep"])
+
+
+def _gpu(
+    nvml: Any, say: Say, index: int, queries: tuple[Query, ...], handles: dict[int, Any]
+) -> None:
+    """Ask one GPU, until the last query or until it is lost."""
+    kind, handle = _answer(nvml, HANDLE[1], None, index)
+    say(index, HANDLE[0], kind, None if kind == "is" else handle)
+    if kind != "is":
+        return
+    for key, symbol, how in queries:
+        if key == HANDLE[0]:
+            continue
+        if isinstance(how, tuple):
+            kind, value = _answer(nvml, symbol, None, handle, *how)
+        else:
+            kind, value = _answer(nvml, symbol, how, nvml, handle)
+        say(index, key, kind, value)
+        if kind == "lost":
+            return
+    handles[index] = handle
+
+
+def _pairs(
+    nvml: Any, say: Say, handles: dict[int, Any], capabilities: tuple[int, ...], *, deep: bool
+) -> None:
+    """Say of every pair what NVML knows: `[other GPU, name, answer]`, the name "p2p N" or "level".
+
+    One capability of all pairs comes before the next, so that a late end leaves the best part.
+    """
+    indices = sorted(handles)
+    pairs = [(a, b) for a in indices for b in indices if a < b]
+    for capability in capabilities:
+        for a, b in pairs:
+            kind, value = _answer(
+                nvml, "nvmlDeviceGetP2PStatus", None, handles[a], handles[b], capability
+            )
+            say(a, "pair", kind, [b, f"p2p {capability}", value])
+    for a, b in pairs if deep else ():
+        kind, value = _answer(
+            nvml, "nvmlDeviceGetTopologyCommonAncestor", None, handles[a], handles[b]
+        )
+        say(a, "pair", kind, [b, "level", value])

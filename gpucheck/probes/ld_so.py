@@ -5,10 +5,16 @@ ld.so(8) and what glibc 2.26 to 2.42 do; the tests hold this model against the r
 generated trees. Left out, because no CUDA or torch library uses them: DT_FILTER and DT_AUXILIARY,
 LD_AUDIT, secure (set-uid) execution, and the prelink cache formats before glibc 2.2.
 """
+# The loader glues strings together, and what it sees ("a//b", "./x") must stay as it is:
+# ruff: noqa: PTH112, PTH118, PTH120
 
+import errno
+import os
+import re
+import stat
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 # ------------------------------------------------------------------------------ /etc/ld.so.cache
@@ -192,3 +198,579 @@ def _text(data: bytes, at: int) -> str | None:
         return None
     end = data.find(b"\0", at, at + 4096)
     return None if end < 0 else data[at:end].decode("utf-8", "surrogateescape")
+
+
+# ----------------------------------------------------------------------------------- ELF headers
+
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_DT_NEEDED, _DT_STRTAB, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 14, 15, 29
+_DT_FLAGS_1 = 0x6FFFFFFB
+_DF_1_NODEFLIB = 0x800
+_MOST_SEGMENTS = 512
+_MOST_DYNAMIC_BYTES = 1 << 16
+_MOST_STRING_BYTES = 1 << 15
+
+
+class ElfError(ValueError):
+    """The loader would not take this file; `is_fatal` where it stops there instead of going on."""
+
+    def __init__(self, why: str, *, is_fatal: bool = True) -> None:
+        super().__init__(why)
+        self.is_fatal = is_fatal
+
+
+@dataclass(frozen=True, slots=True)
+class Elf:
+    """What the loader reads of an object before it maps it."""
+
+    is_64_bit: bool
+    machine: int  # e_machine: 62 x86-64, 183 aarch64
+    needed: tuple[str, ...] = ()
+    soname: str | None = None
+    rpath: str | None = None
+    runpath: str | None = None
+    no_default_directories: bool = False  # linked with -z nodeflib
+    interpreter: str | None = None  # "/lib64/ld-linux-x86-64.so.2" in a program
+    identity: tuple[int, int] = (0, 0)  # device and inode
+
+
+def read_elf(path: str) -> Elf:
+    """Read the header and the dynamic section of the file *path*, and nothing else of it.
+
+    Raises `OSError` where it cannot be opened, `ElfError` where it is not an object that glibc's
+    loader takes. Layout: the System V ABI, elf.h.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ElfError("cannot read file data: not a regular file")
+        return parse_elf(
+            lambda size, at: os.pread(handle, size, at),
+            (status.st_dev, status.st_ino),
+            status.st_size,
+        )
+    except (OverflowError, OSError) as error:
+        raise ElfError(f"cannot read file data: {error}") from None
+    finally:
+        os.close(handle)
+
+
+def parse_elf(
+    read: Callable[[int, int], bytes],
+    identity: tuple[int, int] = (0, 0),
+    file_bytes: int | None = None,
+) -> Elf:
+    """Make sense of an object through *read(size, offset)*, which may return less.
+
+    A segment that ends behind *file_bytes* is an error too: the loader maps it, and dies (SIGBUS).
+
+    Raises `ElfError` for whatever the loader refuses, and for a header that makes no sense.
+    """
+    head = read(1024, 0)
+    if len(head) < 52:
+        raise ElfError("file too short")
+    if head[:4] != b"\x7fELF":
+        raise ElfError("invalid ELF header")
+    if head[4] not in (1, 2) or head[5] not in (1, 2) or head[6] != 1:
+        raise ElfError("invalid ELF header")
+    wide = head[4] == 2
+    order = "<" if head[5] == 1 else ">"
+    if wide and len(head) < 64:
+        raise ElfError("file too short")
+    kind, machine = struct.unpack_from(order + "HH", head, 16)
+    if kind not in (2, 3):
+        raise ElfError("only ET_DYN and ET_EXEC can be loaded")
+    if wide:
+        (segments_at,) = struct.unpack_from(order + "Q", head, 32)
+        size, count = struct.unpack_from(order + "HH", head, 54)
+        segment, entry = struct.Struct(order + "IIQQQQQQ"), struct.Struct(order + "qQ")
+    else:
+        (segments_at,) = struct.unpack_from(order + "I", head, 28)
+        size, count = struct.unpack_from(order + "HH", head, 42)
+        segment, entry = struct.Struct(order + "IIIIIIII"), struct.Struct(order + "iI")
+    if size != segment.size:
+        raise ElfError("ELF file's phentsize not the expected size")
+    if count > _MOST_SEGMENTS:
+        raise ElfError("too many program headers")
+    end = segments_at + size * count
+    table = head[segments_at:end] if end <= len(head) else read(size * count, segments_at)
+    loads: list[tuple[int, int, int]] = []
+    dynamic: tuple[int, int] | None = None
+    interpreter: str | None = None
+    for at in range(0, len(table) - size + 1, size):
+        if wide:
+            what, _, offset, address, _, file_size, _, _ = segment.unpack_from(table, at)
+        else:
+            what, offset, address, _, file_size, _, _, _ = segment.unpack_from(table, at)
+        if what == _PT_LOAD:
+            loads.append((address, file_size, offset))
+            if file_bytes is not None and offset + file_size > file_bytes:
+                raise ElfError(f"the file is cut short at {file_bytes} bytes")
+        elif what == _PT_DYNAMIC:
+            dynamic = (offset, file_size)
+        elif what == _PT_INTERP:
+            interpreter = _string(read, offset)
+    if dynamic is None:
+        if interpreter is None and kind == 2:
+            return Elf(wide, machine, identity=identity)  # a static program
+        raise ElfError("object file has no dynamic section")
+    section = read(min(dynamic[1], _MOST_DYNAMIC_BYTES), dynamic[0])
+    values: dict[int, int] = {}
+    needed_at: list[int] = []
+    for tag, value in entry.iter_unpack(section[: len(section) - len(section) % entry.size]):
+        if tag == 0:
+            break
+        if tag == _DT_NEEDED:
+            needed_at.append(value)
+        else:
+            values[tag] = value
+    strings_address = values.get(_DT_STRTAB, 0)
+    strings_at = next(
+        (
+            offset + strings_address - start
+            for start, length, offset in loads
+            if start <= strings_address < start + length
+        ),
+        None,
+    )
+    if strings_at is None:
+        raise ElfError("object file has no string table")
+
+    def text(tag: int) -> str | None:
+        return _string(read, strings_at + values[tag]) if tag in values else None
+
+    runpath = text(_DT_RUNPATH)
+    return Elf(
+        is_64_bit=wide,
+        machine=machine,
+        needed=tuple(_string(read, strings_at + at) for at in needed_at),
+        soname=text(_DT_SONAME),
+        rpath=text(_DT_RPATH) if runpath is None else None,  # glibc ignores it beside a RUNPATH
+        runpath=runpath,
+        no_default_directories=bool(values.get(_DT_FLAGS_1, 0) & _DF_1_NODEFLIB),
+        interpreter=interpreter,
+        identity=identity,
+    )
+
+
+def _string(read: Callable[[int, int], bytes], at: int) -> str:
+    """Return the string at *at*: the table of a big library is megabytes, its strings are short."""
+    size = 256
+    while True:
+        data = read(size, at)
+        end = data.find(b"\0")
+        if end >= 0:
+            return data[:end].decode("utf-8", "surrogateescape")
+        if len(data) < size or size >= _MOST_STRING_BYTES:
+            raise ElfError("a string of the dynamic section has no end")
+        size *= 8
+
+
+# -------------------------------------------------------------------------------- the loader here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """One machine's dynamic loader: what it was built with, and what it was told."""
+
+    cache: Cache | None = None  # None: there is none
+    system_directories: tuple[str, ...] = ("/lib", "/usr/lib")
+    lib: str = "lib"  # what $LIB stands for
+    platform: str = "x86_64"  # what $PLATFORM stands for
+    hwcaps: tuple[str, ...] = ()  # glibc-hwcaps subfolders for this processor, best first
+    legacy_subfolders: tuple[str, ...] = ()  # "tls/x86_64", ...: before glibc 2.37
+    library_path: str = ""  # LD_LIBRARY_PATH
+    preload: str = ""  # LD_PRELOAD, and what /etc/ld.so.preload adds
+    working_directory: str = "/"
+
+    @property
+    def subfolders(self) -> tuple[str, ...]:
+        """Where to look below each directory of a search path, the directory itself last."""
+        return (*(f"glibc-hwcaps/{name}" for name in self.hwcaps), *self.legacy_subfolders, "")
+
+
+@dataclass(slots=True, eq=False)
+class Loaded:
+    """An object in the process."""
+
+    path: str  # as the loader spells it
+    elf: Elf
+    by: "Loaded | None"  # the object whose DT_NEEDED brought it in; None after dlopen
+    found_via: str = ""  # "DT_RPATH of /opt/x.so", "LD_LIBRARY_PATH", ..., "" for a plain path
+    directory: str = ""  # the entry of the search path, as written
+    origin: str = ""  # what $ORIGIN stands for in it
+    names: set[str] = field(default_factory=set)  # those it answers to
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A name that nothing answers to, or whose file the loader refuses."""
+
+    name: str
+    needed_by: str
+    why: str = "not found"
+    path: str | None = None  # of the file that was refused
+
+
+class Process:
+    """A program's objects in load order, filled as the loader would fill it."""
+
+    def __init__(self, loader: Loader, program: str) -> None:
+        """Start with the file *program* alone. Raises `OSError` or `ElfError` for a bad one."""
+        self.loader = loader
+        real = os.path.realpath(program)
+        elf = read_elf(real)
+        self.program = Loaded(real, elf, None, origin=os.path.dirname(real))
+        self.objects: list[Loaded] = [self.program]
+        self.missing: list[Missing] = []
+        self._by_name: dict[str, Loaded] = {}
+        self._by_identity: dict[tuple[int, int], Loaded] = {elf.identity: self.program}
+        self._directories: dict[str, bool] = {}
+        self._files: dict[str, Elf | ElfError | None] = {}
+        self._search_lists: dict[tuple[str, str, str], tuple[tuple[str, str], ...]] = {}
+
+    def start(self) -> None:
+        """Load what LD_PRELOAD and the program itself ask for."""
+        if self.program.elf.interpreter is not None:
+            try:
+                elf = self._open(self.program.elf.interpreter)
+            except ElfError:
+                elf = None
+            if elf is not None:
+                self._add(self.program.elf.interpreter, elf, None, "", "")
+        preloaded = [
+            self._map(name, self.program, "LD_PRELOAD")
+            for name in re.split(r"[ :]", self.loader.preload)
+            if name
+        ]
+        self._load_needed([self.program, *(o for o in preloaded if isinstance(o, Loaded))])
+
+    def open(self, name: str, caller: Loaded | None = None) -> "Loaded | Missing":
+        """Do what dlopen(*name*) does when *caller* calls it, and keep nothing where it fails.
+
+        What is missing below it comes back as the `Missing` that made it fail.
+        """
+        marks = len(self.objects), len(self.missing)
+        names = {id(o): set(o.names) for o in self.objects}
+        found = self._map(name, caller or self.program, "dlopen")
+        if isinstance(found, Loaded):
+            self._load_needed([found])
+            if len(self.missing) == marks[1]:
+                return found
+            found = self.missing[marks[1]]
+        self._forget(*marks, names)
+        return found
+
+    def trace(self, name: str, caller: Loaded | None = None) -> "Loaded | Missing":
+        """Open *name* as `open` does, and keep what was found even where something is missing."""
+        found = self._map(name, caller or self.program, "dlopen")
+        if isinstance(found, Loaded):
+            self._load_needed([found])
+        else:
+            self.missing.append(found)
+        return found
+
+    def loaded(self, name: str) -> Loaded | None:
+        """Return the object that answers to *name* by now, or None."""
+        found = self._by_name.get(name)
+        if found is not None:
+            return found
+        for thing in self.objects:
+            if thing.elf.soname == name:
+                thing.names.add(name)
+                self._by_name[name] = thing
+                return thing
+        return None
+
+    def find(self, name: str, caller: Loaded) -> "tuple[str, Elf, str, str] | Missing | None":
+        """Search the directories for *name*: path, headers, found_via and the search-path entry.
+
+        A `Missing` is a file that ends the search because the loader refuses it.
+        """
+        try:
+            return self._find(name, caller)
+        except _RefusedError as refused:
+            return Missing(name, caller.path, str(refused), refused.path)
+
+    # ---- loading
+
+    def _load_needed(self, start: list[Loaded]) -> None:
+        """Load what *start* needs, breadth first."""
+        queue = list(start)
+        seen = {id(thing) for thing in queue}
+        for thing in queue:
+            for needed in thing.elf.needed:
+                name = self._expand(needed, thing.origin)
+                found = self._map(name, thing, "") if name is not None else None
+                if isinstance(found, Loaded):
+                    if id(found) not in seen:
+                        seen.add(id(found))
+                        queue.append(found)
+                else:
+                    self.missing.append(found or Missing(needed, thing.path))
+
+    def _map(self, name: str, caller: Loaded, how: str) -> "Loaded | Missing":
+        """Return the object that answers to *name*, loading it where none does yet.
+
+        What dlopen brings in is searched for along its caller's RPATH, but does not hand that
+        RPATH down to what it needs in turn: as glibc does, and the manual page does not say.
+        """
+        loaded = self.loaded(name)
+        if loaded is not None:
+            return loaded
+        by = None if how == "dlopen" else caller
+        if "/" in name:
+            path = self._expand(name, caller.origin) or name
+            try:
+                elf = self._open(path)
+            except ElfError as error:
+                return Missing(name, caller.path, str(error), path)
+            if elf is None:
+                return Missing(name, caller.path)
+            return self._add(path, elf, by, how, "", name)
+        found = self.find(name, caller)
+        if found is None:
+            return Missing(name, caller.path)
+        if isinstance(found, Missing):
+            return found
+        path, elf, via, directory = found
+        return self._add(path, elf, by, how if how == "LD_PRELOAD" else via, directory, name)
+
+    def _add(
+        self, path: str, elf: Elf, by: Loaded | None, via: str, directory: str, name: str = ""
+    ) -> Loaded:
+        thing = self._by_identity.get(elf.identity)
+        if thing is None:
+            origin = os.path.dirname(os.path.join(self.loader.working_directory, path)) or "/"
+            thing = Loaded(path, elf, by, via, directory, origin)
+            self.objects.append(thing)
+            self._by_identity[elf.identity] = thing
+            self._name(thing, path)
+        if name:
+            self._name(thing, name)
+        return thing
+
+    def _name(self, thing: Loaded, name: str) -> None:
+        thing.names.add(name)
+        self._by_name.setdefault(name, thing)
+
+    def _forget(self, objects: int, missing: int, names: dict[int, set[str]]) -> None:
+        for thing in self.objects[objects:]:
+            self._by_identity.pop(thing.elf.identity, None)
+        del self.objects[objects:], self.missing[missing:]
+        self._by_name = {}
+        for thing in self.objects:
+            thing.names = names[id(thing)]
+            for name in thing.names:
+                self._by_name.setdefault(name, thing)
+
+    # ---- searching
+
+    def _find(self, name: str, caller: Loaded) -> "tuple[str, Elf, str, str] | None":
+        if caller.elf.runpath is None:
+            asker: Loaded | None = caller
+            did_program = False
+            while asker is not None:
+                did_program |= asker is self.program
+                if found := self._in_path(name, asker, asker.elf.rpath, "DT_RPATH"):
+                    return found
+                asker = asker.by
+            if not did_program:
+                found = self._in_path(name, self.program, self.program.elf.rpath, "DT_RPATH")
+                if found:
+                    return found
+        if self.loader.library_path:
+            found = self._in_path(name, self.program, self.loader.library_path, "LD_LIBRARY_PATH")
+            if found:
+                return found
+        if found := self._in_path(name, caller, caller.elf.runpath, "DT_RUNPATH"):
+            return found
+        return self._in_cache(name, caller) or self._in_system_directories(name, caller)
+
+    def _in_path(
+        self, name: str, owner: Loaded, text: str | None, kind: str
+    ) -> "tuple[str, Elf, str, str] | None":
+        if not text:
+            return None
+        for written, directory in self._search_list(text, owner.origin, kind):
+            found = self._in_directory(directory, name)
+            if found:
+                via = kind if kind == "LD_LIBRARY_PATH" else f"{kind} of {owner.path}"
+                return (*found, via, written)
+        return None
+
+    def _search_list(self, text: str, origin: str, kind: str) -> tuple[tuple[str, str], ...]:
+        """Split a search path: (as written, expanded) for each element that can be expanded."""
+        key = (text, origin, kind)
+        known = self._search_lists.get(key)
+        if known is None:
+            separators = r"[:;]" if kind == "LD_LIBRARY_PATH" else ":"
+            elements = ((e, self._expand(e, origin)) for e in re.split(separators, text))
+            known = tuple((e, d) for e, d in elements if d is not None)
+            self._search_lists[key] = known
+        return known
+
+    def _in_cache(self, name: str, caller: Loaded) -> "tuple[str, Elf, str, str] | None":
+        if self.loader.cache is None:
+            return None
+        flags = CACHE_FLAGS.get(self.program.elf.machine, FLAGS_ANY_ELF)
+        path = self.loader.cache.lookup(name, flags, self.loader.hwcaps)
+        if path is None:
+            return None
+        if caller.elf.no_default_directories and path.startswith(
+            tuple(f"{directory}/" for directory in self.loader.system_directories)
+        ):
+            return None
+        elf = self._try(path)
+        return None if elf is None else (path, elf, "ld.so.cache", os.path.dirname(path))
+
+    def _in_system_directories(
+        self, name: str, caller: Loaded
+    ) -> "tuple[str, Elf, str, str] | None":
+        if caller.elf.no_default_directories:
+            return None
+        for directory in self.loader.system_directories:
+            found = self._in_directory(directory, name)
+            if found:
+                return (*found, "default directory", directory)
+        return None
+
+    def _in_directory(self, directory: str, name: str) -> "tuple[str, Elf] | None":
+        top = directory.rstrip("/") + "/" if directory else ""
+        if not self._is_directory(top or "."):
+            return None
+        for subfolder in self.loader.subfolders:
+            folder = f"{top}{subfolder}/" if subfolder else top
+            if subfolder and not self._is_directory(folder):
+                continue
+            elf = self._try(folder + name)
+            if elf is not None:
+                return folder + name, elf
+        return None
+
+    def _is_directory(self, path: str) -> bool:
+        known = self._directories.get(path)
+        if known is None:
+            known = os.path.isdir(os.path.join(self.loader.working_directory, path))
+            self._directories[path] = known
+        return known
+
+    def _try(self, path: str) -> Elf | None:
+        """Return the headers of a candidate; None where the search goes on."""
+        try:
+            return self._open(path)
+        except ElfError as error:
+            raise _RefusedError(path, str(error)) from None
+
+    def _open(self, path: str) -> Elf | None:
+        if path not in self._files:
+            try:
+                elf: Elf | ElfError | None = read_elf(
+                    os.path.join(self.loader.working_directory, path)
+                )
+            except OSError as error:
+                gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+                elf = None if gone else ElfError(str(error.strerror))
+            except ElfError as error:
+                elf = error
+            except ValueError:  # a null byte in the name
+                elf = None
+            self._files[path] = elf
+        elf = self._files[path]
+        if isinstance(elf, ElfError):
+            raise elf
+        program = self.program.elf
+        if elf is None or (elf.is_64_bit, elf.machine) != (program.is_64_bit, program.machine):
+            return None  # another architecture's copy: the loader goes on to the next directory
+        return elf
+
+    def _expand(self, text: str, origin: str) -> str | None:
+        """Put in what $ORIGIN, $LIB and $PLATFORM stand for."""
+        if "$" not in text:
+            return text
+        values = {"ORIGIN": origin, "LIB": self.loader.lib, "PLATFORM": self.loader.platform}
+        return _TOKEN.sub(lambda match: values[match[1] or match[2]], text)
+
+
+_TOKEN = re.compile(r"\$(?:\{(ORIGIN|LIB|PLATFORM)\}|(ORIGIN|LIB|PLATFORM))(?![A-Za-z0-9_])")
+
+
+class _RefusedError(Exception):
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(why)
+        self.path = path
+
+
+# ------------------------------------------------------------------- what this machine's loader is
+
+_SYSTEM_DIRECTORIES = re.compile(rb"(?:/[A-Za-z0-9_./+-]*lib[A-Za-z0-9_./+-]*/\0){2,}")
+_VERSION = re.compile(rb"(?:GLIBC|GNU libc|GNU C Library)[^\n\0]*?version (\d+)\.(\d+)")
+_MOST_INTERPRETER_BYTES = 4 << 20
+
+
+def read_interpreter(data: bytes) -> tuple[tuple[str, ...], tuple[int, int] | None]:
+    """Return the default directories and the version that an ld-linux*.so was built with.
+
+    They stand in its read-only data. Nothing found gives `()` and `None`.
+    """
+    match = _SYSTEM_DIRECTORIES.search(data)
+    directories = (
+        ()
+        if match is None
+        else tuple(part.decode().rstrip("/") for part in match[0].split(b"\0") if part)
+    )
+    version = _VERSION.search(data)
+    return directories, None if version is None else (int(version[1]), int(version[2]))
+
+
+def hwcaps_of(flags: Iterable[str]) -> tuple[str, ...]:
+    """Return the glibc-hwcaps subfolders for an x86-64 processor with these flags, best first.
+
+    Levels: the x86-64 psABI; names of flags: the Linux kernel's /proc/cpuinfo.
+    """
+    have = frozenset(flags)
+    levels: list[str] = []
+    for name, wanted in _LEVELS:
+        if not wanted <= have:
+            break
+        levels.insert(0, name)
+    return tuple(levels)
+
+
+_LEVELS = (
+    ("x86-64-v2", frozenset(("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"))),
+    (
+        "x86-64-v3",
+        frozenset(("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave")),
+    ),
+    ("x86-64-v4", frozenset(("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"))),
+)
+
+
+def legacy_subfolders_of(
+    machine: str, vendor: str, flags: Iterable[str], version: tuple[int, int] | None
+) -> tuple[tuple[str, ...], str]:
+    """Return the subfolders that glibc before 2.37 searches, best first, and its $PLATFORM."""
+    have = frozenset(flags)
+    platform = machine
+    bits: tuple[str, ...] = ()
+    if machine == "x86_64":
+        bits = ("x86_64",)
+        if vendor == "GenuineIntel" and (version or (0, 0)) >= (2, 26):
+            if {"avx2", "bmi1", "bmi2", "abm", "movbe", "popcnt", "fma"} <= have:
+                platform = "haswell"
+            if {"avx512cd", "avx512bw", "avx512dq", "avx512vl"} <= have:
+                bits = ("avx512_1", "x86_64")
+    elif machine == "aarch64" and "atomics" in have:
+        bits = ("atomics",)
+    if version is None or version >= (2, 37):
+        return (), machine
+    parts = ("tls", platform, *bits)
+    folders: list[str] = []
+    for mask in range(2 ** len(parts) - 1, 0, -1):
+        chosen = [part for n, part in enumerate(parts) if mask >> (len(parts) - 1 - n) & 1]
+        folder = "/".join(chosen)
+        if folder not in folders:
+            folders.append(folder)
+    return tuple(folders), platform

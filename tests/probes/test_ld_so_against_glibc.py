@@ -1,0 +1,360 @@
+"""The loader model beside the real loader, on generated trees: no difference.
+
+The trees mix all that decides a search: RPATH, RUNPATH, both, LD_LIBRARY_PATH with empty,
+relative and missing elements, $ORIGIN and its kin, links, copies under one SONAME, files of
+another architecture, glibc-hwcaps subfolders, LD_PRELOAD, missing and damaged files.
+"""
+
+import platform
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from elf_files import AARCH64, I386, NODEFLIB, elf
+
+from gpucheck.probes.ld_so import Loaded, Loader, Missing, Process
+from gpucheck.probes.loader import this_loader
+
+INTERPRETER = "/lib64/ld-linux-x86-64.so.2"
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64" or not Path(INTERPRETER).exists(),
+    reason="needs glibc on x86-64",
+)
+
+FOLDERS = ("d0", "d1", "d2", "d3/lib", "d4")
+NAMES = tuple(f"lib{letter}.so" for letter in "abcdefgh")
+#: libraries that the system has, so that the cache and the default directories are asked too
+SYSTEM = ("libm.so.6", "libc.so.6")
+TRACE_LINE = re.compile(r"^\t(\S.*?) => (not found|(.*) \(0x[0-9a-f]+\))$", re.MULTILINE)
+TRACE_PLAIN = re.compile(r"^\t(\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
+
+
+def random_path(dice: random.Random, root: Path, *, separators: str = ":") -> str:
+    """A search path of up to four elements."""
+    elements = []
+    for _ in range(dice.randint(1, 4)):
+        folder = dice.choice(FOLDERS)
+        elements.append(
+            dice.choice(
+                [
+                    f"{root}/{folder}",
+                    f"{root}/{folder}/",
+                    f"{root}//{folder}",
+                    folder,
+                    f"./{folder}",
+                    "$ORIGIN",
+                    "${ORIGIN}/" + f"../{folder}",
+                    f"$ORIGIN/../{folder}",
+                    f"$ORIGINAL/{folder}",
+                    "$ORIGIN/../../" + folder,
+                    f"{root}/$LIB",
+                    f"{root}/" + "${PLATFORM}",
+                    f"{root}/nowhere",
+                    f"{root}/d0/liba.so",
+                    "",
+                ]
+            )
+        )
+    text = elements[0]
+    for element in elements[1:]:
+        text += dice.choice(separators) + element
+    return text
+
+
+def random_object(dice: random.Random, root: Path, name: str, **more: object) -> bytes:
+    """An object that needs a few others, and says where to look for them in one way or another."""
+    # A program that needs nothing is called "statically linked", and not traced.
+    needed = dice.sample(NAMES, dice.choice([0, 0, 1, 1, 2, 3] if name else [1, 2, 3]))
+    if dice.random() < 0.15:
+        needed.append(dice.choice(SYSTEM))
+    if dice.random() < 0.05:
+        needed.append("libmissing.so")
+    if dice.random() < 0.06:
+        folder = dice.choice(FOLDERS)
+        needed.append(
+            dice.choice([f"{folder}/libb.so", "$ORIGIN/libc.so", f"{root}/{folder}/libd.so"])
+        )
+    soname = dice.choice([name, name, name, None, dice.choice(NAMES)])
+    kind = dice.choice(["", "", "rpath", "rpath", "runpath", "both"])
+    return elf(
+        soname=soname,
+        needed=needed,
+        rpath=random_path(dice, root) if kind in ("rpath", "both") else None,
+        runpath=random_path(dice, root) if kind in ("runpath", "both") else None,
+        # Without libc, the loader gives up on a check of versions, which is not modelled.
+        flags_1=NODEFLIB if dice.random() < 0.06 and "libc.so.6" not in needed else 0,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def plant(dice: random.Random, root: Path, *, with_damage: bool) -> dict[str, str]:
+    """Fill *root* with libraries, links and a program; return the variables to run it with."""
+    loader = this_loader({}, INTERPRETER)
+    folders = [*FOLDERS, loader.lib, loader.platform, "."]
+    for folder in FOLDERS:
+        if dice.random() < 0.25:
+            folders.append(f"{folder}/{dice.choice(loader.subfolders[:-1] or ('plain',))}")
+    for folder in folders:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    for folder in folders:
+        names = [*NAMES, *(n for n in SYSTEM if n != "libc.so.6" and dice.random() < 0.3)]
+        for name in dice.sample(names, dice.randint(1, min(5, len(names)))):
+            path = root / folder / name
+            choice = dice.random()
+            if choice < 0.12 and files:
+                path.symlink_to(dice.choice(files))
+            elif choice < 0.15 and files:
+                path.hardlink_to(dice.choice([f for f in files if not f.is_symlink()]))
+            elif choice < 0.17:
+                path.symlink_to(root / "nothing")
+            elif choice < 0.23:
+                path.write_bytes(elf(soname=name, machine=dice.choice([AARCH64, I386])))
+            elif choice < 0.25 and with_damage:
+                path.write_bytes(dice.choice([b"", b"\x7fELF", b"not an object" * 20]))
+            elif choice < 0.26 and with_damage:
+                path.mkdir()
+            else:
+                path.write_bytes(random_object(dice, root, name))
+                files.append(path)
+    (root / "bin").mkdir()
+    program = root / "bin" / "program"
+    program.write_bytes(random_object(dice, root, "", interpreter=INTERPRETER))
+    program.chmod(0o755)
+    variables: dict[str, str] = {}
+    if dice.random() < 0.7:
+        variables["LD_LIBRARY_PATH"] = random_path(dice, root, separators="::;")
+    if dice.random() < 0.1:
+        variables["LD_LIBRARY_PATH"] = dice.choice(["", ":", ";", "::"])
+    if dice.random() < 0.2:
+        preloads = [dice.choice([*NAMES, f"{root}/d0/liba.so", "d1/libb.so"]) for _ in range(2)]
+        variables["LD_PRELOAD"] = dice.choice(" :").join(preloads)
+    return variables
+
+
+def real_trace(program: Path, variables: Mapping[str, str]) -> tuple[list[str], set[str], bool]:
+    """What the real loader maps, in its order; what it misses; whether it gave up."""
+    ended = subprocess.run(
+        [str(program)],
+        env={**variables, "LD_TRACE_LOADED_OBJECTS": "1"},
+        cwd=program.parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in ended.stdout.splitlines() if "linux-vdso" not in line]
+    paths: list[str] = []
+    missing: set[str] = set()
+    for line in lines:
+        text = f"{line}\n"
+        if match := TRACE_LINE.match(text):
+            if match[2] == "not found":
+                missing.add(match[1])
+            else:
+                paths.append(match[3])
+        elif match := TRACE_PLAIN.match(text):
+            paths.append(match[1])
+    return paths, missing, ended.returncode != 0
+
+
+def modelled(program: Path, loader: Loader) -> tuple[list[str], set[str], bool]:
+    process = Process(loader, str(program))
+    process.start()
+    paths = [thing.path for thing in process.objects[1:]]
+    missing = {m.name for m in process.missing if m.path is None}
+    return paths, missing, any(m.path is not None for m in process.missing)
+
+
+def without_interpreter(paths: list[str]) -> list[str]:
+    """Paths made whole: the place of the loader itself in the list is its own affair."""
+    return [path for path in paths if not path.endswith(INTERPRETER.rpartition("/")[2])]
+
+
+def assert_same(root: Path, variables: Mapping[str, str]) -> None:
+    program = root / "bin" / "program"
+    loader = this_loader({**variables, "PWD": str(root)}, INTERPRETER, working_directory=str(root))
+
+    real_paths, real_missing, gave_up = real_trace(program, variables)
+    paths, missing, gives_up = modelled(program, loader)
+
+    assert gives_up == gave_up
+    if not gave_up:
+        assert without_interpreter(paths) == without_interpreter(real_paths)
+        assert missing == real_missing
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_generated_programs_load_what_the_model_says(tmp_path: Path, seed: int):
+    for number in range(10):
+        dice = random.Random(seed * 1000 + number)
+        root = tmp_path / f"t{number}"
+        root.mkdir()
+        variables = plant(dice, root, with_damage=number % 5 == 0)
+
+        assert_same(root, variables)
+
+
+# ------------------------------------------------------------------------------------- dlopen
+
+ROOM = "@" * 600  # stands in the templates where a search path will be written
+CALLER = r"""
+#include <dlfcn.h>
+void *open_for_me(const char *name) { return dlopen(name, RTLD_NOW); }
+"""
+PROGRAM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <link.h>
+#include <stdio.h>
+#include <string.h>
+
+static int show(struct dl_phdr_info *info, size_t size, void *data) {
+    puts(info->dlpi_name);
+    return 0;
+}
+
+int main(int count, char **words) {
+    void *caller = NULL;
+    for (int i = 1; i < count; i++) {
+        void *handle;
+        if (!strncmp(words[i], "by:", 3)) {
+            handle = caller = dlopen(words[i] + 3, RTLD_NOW);
+        } else if (caller) {
+            void *(*open)(const char *) = (void *(*)(const char *))dlsym(caller, "open_for_me");
+            handle = open(words[i]);
+        } else {
+            handle = dlopen(words[i], RTLD_NOW);
+        }
+        puts(handle ? "+" : "-");
+        if (!handle) fprintf(stderr, "%s\n", dlerror());
+    }
+    return dl_iterate_phdr(show, NULL);
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A program that opens libraries, and a library that opens others, each with RUNPATH room."""
+    folder = tmp_path_factory.mktemp("templates")
+    for name, source, flags in (("program", PROGRAM, []), ("caller", CALLER, ["-shared", "-fPIC"])):
+        subprocess.run(
+            ["gcc", "-O1", *flags, "-xc", "-", "-o", name, f"-Wl,-rpath,{ROOM}", "-ldl"],
+            input=source.encode(),
+            cwd=folder,
+            check=True,
+        )
+    return {name: (folder / name).read_bytes() for name in ("program", "caller")}
+
+
+def with_search_path(template: bytes, kind: str, text: str) -> bytes:
+    """Write a DT_RPATH or DT_RUNPATH into a template; kind "" takes it away."""
+    data = template.replace(ROOM.encode(), text.encode().ljust(len(ROOM), b"\0"))
+    at = next(
+        at
+        for at in range(0, len(data) - 16, 8)
+        if data[at : at + 8] == (29).to_bytes(8, "little")
+        and ROOM
+        in template[_strings_at(template) + _word(data, at + 8) :][: len(ROOM)].decode("latin-1")
+    )
+    tag = {"rpath": 15, "runpath": 29, "": 21}[kind]  # 21 is DT_DEBUG, which a library ignores
+    return data[:at] + tag.to_bytes(8, "little") + data[at + 8 :]
+
+
+def _word(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 8], "little")
+
+
+def _strings_at(template: bytes) -> int:
+    """The offset of the dynamic string table: it holds the room, and starts with a null."""
+    header = int(_word(template, 40))
+    for number in range(int.from_bytes(template[60:62], "little")):
+        section = template[header + 64 * number :][:64]
+        if int.from_bytes(section[4:8], "little") == 3 and section[8] & 2:  # SHT_STRTAB, alloc
+            return _word(section, 24)
+    raise AssertionError("no string table")
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_generated_dlopens_load_what_the_model_says(
+    tmp_path: Path, seed: int, templates: dict[str, bytes]
+):
+    for number in range(8):
+        dice = random.Random(seed * 1000 + number)
+        root = tmp_path / f"t{number}"
+        root.mkdir()
+        variables = plant(dice, root, with_damage=number % 4 == 0)
+        variables.pop("LD_PRELOAD", None)
+        program = root / "bin" / "opener"
+        for path, template in ((program, "program"), (root / "d1" / "caller", "caller")):
+            kind = dice.choice(["", "rpath", "runpath"])
+            path.write_bytes(with_search_path(templates[template], kind, random_path(dice, root)))
+            path.chmod(0o755)
+        words = [
+            dice.choice(
+                [*NAMES, f"{root}/{dice.choice(FOLDERS)}/{dice.choice(NAMES)}", "d0/liba.so"]
+            )
+            for _ in range(4)
+        ]
+        words.insert(dice.randint(0, 3), f"by:{root}/d1/caller")
+
+        ended = subprocess.run(
+            [str(program), *words], env=variables, cwd=root, capture_output=True, text=True
+        )
+        loader = this_loader(variables, INTERPRETER, working_directory=str(root))
+        process = Process(loader, str(program))
+        process.start()
+        caller: Loaded | None = None
+        answers = []
+        for word in words:
+            opened = process.open(word.removeprefix("by:"), caller)
+            if word.startswith("by:") and isinstance(opened, Loaded):
+                caller = opened
+            answers.append("-" if isinstance(opened, Missing) else "+")
+
+        lines = ended.stdout.splitlines()
+        assert ended.returncode == 0, ended.stderr
+        assert answers == lines[: len(words)], ended.stderr
+        paths = [line for line in lines[len(words) :] if line and "linux-vdso" not in line]
+        assert without_interpreter([o.path for o in process.objects[1:]]) == without_interpreter(
+            paths
+        )
+
+
+# ------------------------------------------------------------------ objects that gcc has made
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_trees_built_by_gcc_load_what_the_model_says(tmp_path: Path, seed: int):
+    dice = random.Random(seed)
+    variables = {"LD_LIBRARY_PATH": random_path(dice, tmp_path, separators=":;")}
+    built: list[str] = []
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir(parents=True)
+    for name in NAMES[:6]:
+        folder = dice.choice(FOLDERS)
+        _gcc(dice, tmp_path, f"{folder}/{name}", ["-shared", f"-Wl,-soname,{name}"], built)
+        built.append(f"{folder}/{name}")
+    (tmp_path / "bin").mkdir()
+    _gcc(dice, tmp_path, "bin/program", ["-Wl,-e,0"], built)
+
+    assert_same(tmp_path, variables)
+
+
+GCC = ("gcc", "-nostdlib", "-Wl,--no-as-needed", "-Wl,--unresolved-symbols=ignore-all")
+
+
+def _gcc(dice: random.Random, root: Path, output: str, flags: list[str], needs: list[str]) -> None:
+    tags = dice.choice(["--enable-new-dtags", "--disable-new-dtags"])
+    search = [f"-Wl,{tags},-rpath,{random_path(dice, root)}"] if dice.random() < 0.7 else []
+    needed = dice.sample(needs, min(len(needs), dice.randint(1, 3)))
+    subprocess.run(
+        [*GCC, *flags, *search, "-o", output, "-xc", "-", "-xnone", *needed],
+        input=b"",
+        cwd=root,
+        check=True,
+    )

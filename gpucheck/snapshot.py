@@ -392,7 +392,7 @@ class Distribution(Fact, frozen=True, kw_only=True):
     version: str
     location: str = ""  # the site-packages folder
     installer: Maybe[str] = None  # "pip", "conda", "uv"
-    requires: tuple[str, ...] = ()  # of torch alone: its nvidia-* and triton requirements
+    requires: tuple[str, ...] = ()  # of torch, torchvision, torchaudio: torch, triton, nvidia-*
 
 
 class DamagedFile(Fact, frozen=True, kw_only=True):

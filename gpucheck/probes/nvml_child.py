@@ -399,6 +399,8 @@ SECOND: tuple[Query, ...] = (
     ("event_reasons", "nvmlDeviceGetCurrentClocksEventReasons", event_reasons),
     ("performance_state", "nvmlDeviceGetPerformanceState", ()),
     ("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", ()),
+    ("clock_sm", "nvmlDeviceGetClockInfo", (1,)),
+    ("utilization", "nvmlDeviceGetUtilizationRates", utilization),
     ("pcie_replays", "nvmlDeviceGetPcieReplayCounter", ()),
     ("corrected_volatile", "nvmlDeviceGetTotalEccErrors", (0, 0)),
     ("fields", "nvmlDeviceGetFieldValues", second_fields),

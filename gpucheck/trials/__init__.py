@@ -1,0 +1,1 @@
+"""Put the GPUs to work, in a child process with a deadline; what comes back is facts."""

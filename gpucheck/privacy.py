@@ -143,7 +143,7 @@ class Redactor:
         """Return builtins with every text in them replaced."""
         if isinstance(tree, str):
             return self.text(tree)
-        if isinstance(tree, list):
+        if isinstance(tree, (list, tuple)):
             return [self.tree(item) for item in tree]
         if isinstance(tree, dict):
             return {
@@ -202,7 +202,7 @@ def redact_report(report: "Report", whose: Owner | None = None) -> "Report":
 def _texts(tree: object) -> Iterator[str]:
     if isinstance(tree, str):
         yield tree
-    elif isinstance(tree, list):
+    elif isinstance(tree, (list, tuple)):
         for item in tree:
             yield from _texts(item)
     elif isinstance(tree, dict):

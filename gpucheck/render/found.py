@@ -210,7 +210,10 @@ def multi_gpu(machine: Snapshot) -> str:
     if len(ways) == 1:
         text = f"{next(iter(ways))} between {every}"
     else:
-        text = ", ".join(f"{count} pairs by {way}" for way, count in ways.most_common())
+        text = ", ".join(
+            f"{count} {'pair' if count == 1 else 'pairs'} by {way}"
+            for way, count in ways.most_common()
+        )
     direct = sum(1 for pair in pairs if pair.p2p_read == "OK" and pair.p2p_write == "OK")
     if direct == len(pairs):
         return f"{text}, peer-to-peer copies OK"

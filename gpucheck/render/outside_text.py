@@ -86,7 +86,7 @@ def _clean_tree(tree: object) -> object:
     if isinstance(tree, str):
         text = clean(tree)
         return tree if text == tree else text
-    if isinstance(tree, list):
+    if isinstance(tree, (list, tuple)):
         items = [_clean_tree(item) for item in tree]
         return tree if all(a is b for a, b in zip(items, tree, strict=True)) else items
     if isinstance(tree, dict):

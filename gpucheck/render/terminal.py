@@ -221,10 +221,11 @@ def summary(report: Report) -> str:
     left = len({one.code for one in report.not_checked})
     if report.verdict == "broken":
         text = f"Broken: {_count(errors, 'error')}"
-        text += f" and {_count(warnings, 'warning')}" if warnings else ""
         more = len(report.findings) - len(roots)
-        text += f" ({_count(more, 'consequence')} of these stand under them)" if more else ""
-        text += "." if errors else ": see the errors that stand under other findings."
+        text += (
+            f", and {more} more that follow from {'it' if errors == 1 else 'them'}" if more else ""
+        )
+        text += "." if not warnings else f"; besides, {_count(warnings, 'warning')}."
     elif report.verdict == "degraded":
         text = f"Usable, with {_count(warnings, 'warning')}: nothing is broken, but see above."
     elif checks or roots:

@@ -64,24 +64,27 @@ def probe(
 ) -> Nvml:
     """Read all that NVML tells, twice with *deep* or *watch_seconds*.
 
-    Each of the two readings ends within *deadline_seconds*. Between them *before_second* is
-    called, if given: it may take its time, and returns whether the GPUs are under load now; then
-    *watch_seconds* pass (1 s where it is 0). *quick* leaves out what pairs of GPUs can do, but for
-    reading each other's memory. *environment* is the children's; None: this process's own.
+    All of it ends within *deadline_seconds*, and half a second for the second reading where the
+    time was over before. Between the readings *before_second* is called, if given: it may wait,
+    and returns whether the GPUs are under load now; then *watch_seconds* pass (1 s where it is 0).
+    *quick* leaves out whether pairs of GPUs would use
+    NVLink. *environment* is the children's; None: this process's own.
     """
-    capabilities = (P2P_READ,) if quick else (P2P_READ, P2P_WRITE, P2P_NVLINK)
+    capabilities = (P2P_READ, P2P_WRITE) if quick else (P2P_READ, P2P_WRITE, P2P_NVLINK)
+    ends_at = time.monotonic() + deadline_seconds
     talk = _Talk(deep=deep, second=False, capabilities=capabilities, environment=environment)
     talk.run(deadline_seconds)
     since = time.monotonic()
     nvml = _nvml(talk, root)
     if (deep or watch_seconds > 0) and not isinstance(nvml.gpus, Unknown) and nvml.gpus:
         under_load = before_second() if before_second is not None else False
-        time.sleep(watch_seconds if watch_seconds > 0 else WATCH_SECONDS)
+        left = max(0.0, ends_at - time.monotonic())
+        time.sleep(min(left, watch_seconds if watch_seconds > 0 else WATCH_SECONDS))
         nvml = second_reading(
             nvml,
             since=since,
             under_load=under_load,
-            deadline_seconds=deadline_seconds,
+            deadline_seconds=max(0.5, ends_at - time.monotonic()),
             environment=environment,
         )
     return nvml

@@ -598,24 +598,33 @@ def _gpus(nvml: Any, say: Say, count: int, options: dict[str, Any]) -> None:
     def examine(index: int) -> None:
         _gpu(nvml, say, index, queries, handles)
 
-    if options["parallel"] and len(indices) > 1:
-        import threading
-
-        threads = [threading.Thread(target=examine, args=(n,), daemon=True) for n in indices]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    else:
-        for index in indices:
-            examine(index)
+    _each(examine, indices, parallel=options["parallel"])
     if options["second"]:
         return
     for index in options["also"]:
         kind, handle = _answer(nvml, HANDLE[1], None, index)
         if kind == "is":
             handles[index] = handle
-    _pairs(nvml, say, handles, options["capabilities"], deep=options["deep"])
+
+    def examine_pairs(index: int) -> None:
+        _pairs(nvml, say, index, handles, options["capabilities"], deep=options["deep"])
+
+    _each(examine_pairs, sorted(handles), parallel=options["parallel"])
+
+
+def _each(task: Callable[[int], None], indices: list[int], *, parallel: bool) -> None:
+    """Do *task* for every GPU, side by side where *parallel*."""
+    if not parallel or len(indices) < 2:
+        for index in indices:
+            task(index)
+        return
+    import threading
+
+    threads = [threading.Thread(target=task, args=(n,), daemon=True) for n in indices]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def _gpu(
@@ -640,22 +649,28 @@ def _gpu(
 
 
 def _pairs(
-    nvml: Any, say: Say, handles: dict[int, Any], capabilities: tuple[int, ...], *, deep: bool
+    nvml: Any,
+    say: Say,
+    a: int,
+    handles: dict[int, Any],
+    capabilities: list[int],
+    *,
+    deep: bool,
 ) -> None:
-    """Say of every pair what NVML knows: `[other GPU, name, answer]`, the name "p2p N" or "level".
+    """Say of *a* and every later GPU what NVML knows of the way between them.
 
-    One capability of all pairs comes before the next, so that a late end leaves the best part.
+    A value is `[other GPU, name, answer]`, the name "p2p N" or "level".
     """
-    indices = sorted(handles)
-    pairs = [(a, b) for a in indices for b in indices if a < b]
-    for capability in capabilities:
-        for a, b in pairs:
+    for b in sorted(handles):
+        if b <= a:
+            continue
+        for capability in capabilities:
             kind, value = _answer(
                 nvml, "nvmlDeviceGetP2PStatus", None, handles[a], handles[b], capability
             )
             say(a, "pair", kind, [b, f"p2p {capability}", value])
-    for a, b in pairs if deep else ():
-        kind, value = _answer(
-            nvml, "nvmlDeviceGetTopologyCommonAncestor", None, handles[a], handles[b]
-        )
-        say(a, "pair", kind, [b, "level", value])
+        if deep:
+            kind, value = _answer(
+                nvml, "nvmlDeviceGetTopologyCommonAncestor", None, handles[a], handles[b]
+            )
+            say(a, "pair", kind, [b, "level", value])

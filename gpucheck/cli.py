@@ -11,6 +11,8 @@ from gpucheck.refusal import Refusal
 from gpucheck.render import Format
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gpucheck.snapshot import Snapshot
 
 app = typer.Typer(
@@ -123,13 +125,14 @@ def doctor(
         raise typer.Exit
     if as_json and format is Format.MARKDOWN:
         raise Refusal("--json and --format markdown contradict each other")
+    form = Format.JSON if as_json else format
     chosen, left_out = _named("--select", select), _named("--ignore", ignore)
     if stored is None:
-        machine = _collect(python, deep, quick, watch, timeout, expect_gpus)
+        machine = _collect(python, deep, quick, watch, timeout, expect_gpus, lambda: _judge(form))
     else:
         machine = _stored(stored, python, deep, quick, watch, timeout, expect_gpus)
     report = examine(machine, select=chosen, ignore=left_out, strict=strict)
-    write(render(report, Format.JSON if as_json else format, verbose=verbose))
+    write(render(report, form, verbose=verbose))
     raise typer.Exit(report.exit_code)
 
 
@@ -185,6 +188,14 @@ def snapshot(
         stored.save(text, output)
 
 
+def _judge(form: Format) -> None:
+    """Import what judges and prints."""
+    import gpucheck.rules
+
+    if form is Format.TEXT:
+        import gpucheck.render.terminal  # noqa: F401
+
+
 def _named(option: str, values: list[str] | None) -> list[str]:
     """Split lists at commas, and refuse what is neither a rule nor a family of rules."""
     if not values:
@@ -205,12 +216,13 @@ def _collect(
     watch: float | None,
     timeout: float | None,
     expect_gpus: int | None = None,
+    warm_up: "Callable[[], object] | None" = None,
 ) -> "Snapshot":
     if deep and quick:
         raise Refusal("--deep and --quick contradict each other")
-    from gpucheck.probes import collect
+    from gpucheck.probes.apart import Examination
 
-    return collect(
+    examination = Examination(
         python=python,
         deep=deep,
         quick=quick,
@@ -218,6 +230,9 @@ def _collect(
         expect_gpus=expect_gpus,
         timeout_seconds=timeout,
     )
+    if warm_up is not None:
+        warm_up()  # while the other process looks, this one imports what comes after
+    return examination.facts()
 
 
 def _stored(

@@ -84,7 +84,7 @@ def collect(
     *watch_seconds* is the time between two readings of the counters (with *deep*, at least 1).
     """
     if timeout_seconds is None:
-        timeout_seconds = (DEEP_TIMEOUT_SECONDS if deep else TIMEOUT_SECONDS) + watch_seconds
+        timeout_seconds = default_timeout_seconds(deep=deep, watch_seconds=watch_seconds)
     started = time.monotonic()
     until = started + timeout_seconds
     # Facts that build on others' may come a moment after these, and still be told.
@@ -150,6 +150,11 @@ def collect(
             "total": round((time.monotonic() - started) * 1000, 1),
         },
     )
+
+
+def default_timeout_seconds(*, deep: bool, watch_seconds: float) -> float:
+    """Return how long an examination may take where nobody said."""
+    return (DEEP_TIMEOUT_SECONDS if deep else TIMEOUT_SECONDS) + watch_seconds
 
 
 # Each probe is imported in its own thread: reading one module's bytecode overlaps another's wait.

@@ -11,11 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 GRACE_SECONDS = 0.25  # how long a killed child may take to go
 OUTPUT_LIMIT_BYTES = 8 << 20
+
+_living: "weakref.WeakSet[Child]" = weakref.WeakSet()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,7 @@ class Child:
         except (OSError, ValueError) as error:
             self._trouble = f"could not start {command[0]}: {getattr(error, 'strerror', error)}"
             return
+        _living.add(self)
         for name in self._buffers:
             pipe = getattr(self._process, name)
             os.set_blocking(pipe.fileno(), False)
@@ -234,6 +238,16 @@ def python_command(module: str, *arguments: str) -> list[str]:
         "-c",
         f"{start}; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)",
     ]
+
+
+def kill_all() -> None:
+    """Send SIGKILL to every child that is still there, without waiting for any."""
+    for child in list(_living):
+        if child._process is not None and child._process.returncode is None:
+            try:
+                os.killpg(child._process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
 
 
 def _signal_name(number: int) -> str:

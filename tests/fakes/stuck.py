@@ -1,7 +1,7 @@
 """A file system that never answers, for tests of processes that are stuck in the kernel.
 
-Whoever looks into it waits in state D: a request that the server of a FUSE file system has read, and
-does not answer, is waited for even after SIGKILL. Needs root and /dev/fuse.
+Whoever looks into it waits in state D: a request that the server of a FUSE file system has read and
+does not answer is waited for even after SIGKILL. Needs root and /dev/fuse.
 """
 
 import ctypes

@@ -1,0 +1,155 @@
+"""Looks at the machine in a process of its own, so that nothing on it can hold ours up.
+
+A thread that waits for a dead file system can be left behind, but the process that it belongs to
+cannot exit. So the process that reads files is a fork of the one that prints: it sends the facts
+when they are there, and if it is stuck in the kernel by then, it is left behind like any child. The
+parent, meanwhile, is free to import what it will judge and print with.
+"""
+
+import os
+import select
+import signal
+import struct
+import time
+from typing import NoReturn
+
+import msgspec
+
+from gpucheck import __version__
+from gpucheck.probes import child as children
+from gpucheck.probes import collect, default_timeout_seconds
+from gpucheck.snapshot import Fact, Snapshot, unknown_section
+
+#: What the examination may take beyond its own deadline to send what it knows.
+SENDING_SECONDS = 0.6
+_SIZE = struct.Struct("=Q")
+
+
+class Examination:
+    """An examination under way in another process."""
+
+    def __init__(
+        self,
+        *,
+        python: str | None = None,
+        deep: bool = False,
+        quick: bool = False,
+        watch_seconds: float = 0.0,
+        expect_gpus: int | None = None,
+        timeout_seconds: float | None = None,
+    ) -> None:
+        """Start it, with `collect`'s own arguments. The caller must have no threads (it forks)."""
+        if timeout_seconds is None:
+            timeout_seconds = default_timeout_seconds(deep=deep, watch_seconds=watch_seconds)
+        self._until = time.monotonic() + timeout_seconds + SENDING_SECONDS
+        self._expect_gpus = expect_gpus
+        self._pipe, sending = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._pipe)
+            _examine(
+                sending,
+                python=python,
+                deep=deep,
+                quick=quick,
+                watch_seconds=watch_seconds,
+                expect_gpus=expect_gpus,
+                timeout_seconds=timeout_seconds,
+            )
+        os.close(sending)
+
+    def facts(self) -> Snapshot:
+        """Wait for the facts. Where they do not come, everything is unknown, with the reason."""
+        try:
+            data = self._receive()
+        except BaseException:
+            # Ctrl-C: end the examination and all that it started, before we go.
+            os.kill(self._pid, signal.SIGTERM)
+            self._reap(children.GRACE_SECONDS)
+            raise
+        finally:
+            os.close(self._pipe)
+        if data is None:
+            os.kill(self._pid, signal.SIGTERM)
+            return self._nothing("the examination did not end in time")
+        if not data:
+            return self._nothing(f"the examination {self._reap(children.GRACE_SECONDS)}")
+        return msgspec.msgpack.decode(data, type=Snapshot)
+
+    def _receive(self) -> bytes | None:
+        """Return what was sent; None where it did not come in time, b"" where it broke off."""
+        received = bytearray()
+        while len(received) < _SIZE.size or len(received) < self._size(received):
+            left = self._until - time.monotonic()
+            if left <= 0 or not select.select([self._pipe], [], [], left)[0]:
+                return None
+            chunk = os.read(self._pipe, 1 << 16)
+            if not chunk:
+                return b""
+            received += chunk
+        return bytes(received[_SIZE.size :])
+
+    @staticmethod
+    def _size(received: bytearray) -> int:
+        (size,) = _SIZE.unpack_from(received)
+        return _SIZE.size + int(size)
+
+    def _reap(self, seconds: float) -> str:
+        """Say how the process ended, waiting at most *seconds* for that."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                return f"ended with status {code}" if code >= 0 else f"was ended by signal {-code}"
+            time.sleep(0.005)
+        return "broke off"
+
+    def _nothing(self, why: str) -> Snapshot:
+        sections = {
+            name: unknown_section(type(default), why)
+            for name, default in zip(
+                Snapshot.__struct_fields__, Snapshot.__struct_defaults__, strict=True
+            )
+            if isinstance(default, Fact)
+        }
+        return Snapshot(gpucheck=__version__, expected_gpus=self._expect_gpus, **sections)  # type: ignore[arg-type]
+
+
+def _examine(
+    sending: int,
+    *,
+    python: str | None,
+    deep: bool,
+    quick: bool,
+    watch_seconds: float,
+    expect_gpus: int | None,
+    timeout_seconds: float,
+) -> NoReturn:
+    """Be the process that looks; it never returns into its parent's code."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+        signal.signal(signal.SIGTERM, _leave)
+        # Whoever reads the report must not wait for a process that is stuck.
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(null, descriptor)
+        machine = collect(
+            python=python,
+            deep=deep,
+            quick=quick,
+            watch_seconds=watch_seconds,
+            expect_gpus=expect_gpus,
+            timeout_seconds=timeout_seconds,
+        )
+        data = msgspec.msgpack.encode(machine)
+        with os.fdopen(sending, "wb") as pipe:
+            pipe.write(_SIZE.pack(len(data)) + data)
+    except BaseException:  # noqa: BLE001 - a fork must never run on as its parent
+        _leave()
+    os._exit(0)
+
+
+def _leave(*_: object) -> NoReturn:
+    children.kill_all()
+    os._exit(1)

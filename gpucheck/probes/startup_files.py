@@ -679,7 +679,9 @@ class _Reader:
             if not bare or bare.startswith("#"):
                 continue
             words = [w for command in split(bare) for w in command.words]
-            first = words[0] if words else ""
+            first = words[0] if words else ":"
+            if first == ":":
+                continue  # does nothing: gpucheck puts it before the lines that it replaces
             if first in ("end", "endif", "endsw"):
                 depth = max(0, depth - 1)
                 continue

@@ -1,0 +1,393 @@
+"""Edits the text of a shell start-up file: bytes in, bytes out, one marked block.
+
+All that is needed to give back the original bytes stands in the file itself: what the block says
+of how it was put in, and a mark before each line that was put out of use.
+"""
+
+import enum
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+from gpucheck.probes.startup_files import BLOCK_BEGINS, BLOCK_ENDS, Dialect, parse, split
+from gpucheck.refusal import Refusal
+from gpucheck.shellenv.snippet import Shell
+from gpucheck.snapshot import StartupSetting, Unknown
+
+_BEGINS, _ENDS = BLOCK_BEGINS.encode(), BLOCK_ENDS.encode()
+_INTRODUCTION = (
+    b"# Written by `gpucheck env install`; `gpucheck env uninstall` undoes it to the byte."
+)
+_RECORD = b"# record: "
+_CHECKSUM = b"# checksum: "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """How a block was made, and what its removal has to undo besides."""
+
+    shell: str
+    cuda: str | None = None  # --cuda
+    ld_library_path: str = "auto"
+    newline_added: bool = False  # the file's last line had none at its end
+    blank_line_added: bool = False  # the file's last line went on into the next, by a backslash
+    was_absent: bool = False  # there was no such file before
+    replaced: int = 0  # lines put out of use bear mark() of this number; 0: none do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """The marked block of a file: from `start` up to `end`, its last newline included."""
+
+    start: int
+    end: int
+    record: Record | None  # None: it has been edited beyond reading
+    is_edited: bool  # somebody changed it by hand
+    snippet: bytes
+
+
+class State(enum.Enum):
+    """What `gpucheck env status` says of a file."""
+
+    ABSENT = "absent"
+    CURRENT = "current"
+    OUTDATED = "outdated"
+    EDITED = "edited by hand"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OldExport:
+    """A hand-written line that sets CUDA's variables."""
+
+    line: int  # from 1
+    text: str
+    mangled: str | None  # what is wrong with its syntax
+    keeps: str | None  # why it cannot be put out of use by itself; None: it can
+
+
+def find(text: bytes) -> Block | None:
+    """Return gpucheck's block in *text*; None where there is none.
+
+    Raises Refusal where its marks do not stand in one pair.
+    """
+    begins = [found.start() for found in _marks(text, _BEGINS)]
+    ends = [found.end() for found in _marks(text, _ENDS)]
+    if not begins and not ends:
+        return None
+    if len(begins) != 1 or len(ends) != 1 or begins[0] >= ends[0]:
+        raise Refusal(
+            f"its gpucheck marks do not stand in one pair ({len(begins)} begin, {len(ends)} end): "
+            "put them right by hand"
+        )
+    start, end = begins[0], ends[0]
+    lines = [line + b"\n" for line in text[start:end].removesuffix(b"\n").split(b"\n")]
+    record = next((_record(line) for line in lines if line.startswith(_RECORD)), None)
+    checksum = next((line for line in lines if line.startswith(_CHECKSUM)), b"")
+    rest = b"".join(line for line in lines if line is not checksum)
+    is_intact = checksum.strip() == _CHECKSUM + _digest(rest) and record is not None
+    known = (_BEGINS, _ENDS, _INTRODUCTION, _RECORD, _CHECKSUM)
+    snippet = b"".join(line for line in lines if not line.startswith(known))
+    return Block(start=start, end=end, record=record, is_edited=not is_intact, snippet=snippet)
+
+
+def _marks(text: bytes, mark: bytes) -> Iterator[re.Match[bytes]]:
+    return re.finditer(rb"^" + re.escape(mark) + rb"[ \t\r]*(?:\n|\Z)", text, re.MULTILINE)
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        fields = json.loads(line[len(_RECORD) :])
+        record = Record(**fields)
+    except (ValueError, TypeError):
+        return None
+    return record if isinstance(record.replaced, int) else None
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:16].encode()
+
+
+def _block(snippet: str, record: Record) -> bytes:
+    fields = {name: getattr(record, name) for name in record.__slots__}
+    body = snippet.encode("utf-8", "surrogateescape")
+    head = [_BEGINS, _INTRODUCTION, _RECORD + json.dumps(fields).encode()]
+    above, below = b"\n".join(head) + b"\n", body + _ENDS + b"\n"
+    whole = above + _CHECKSUM + _digest(above + below) + b"\n" + below
+    block = find(whole)
+    if block is None or block.is_edited or block.end != len(whole):
+        raise Refusal("the toolkit's path holds gpucheck's own marks")
+    return whole
+
+
+def state(text: bytes | None, snippet: str) -> State:
+    """Tell whether the block of *text* is there, is as *snippet*, or was edited by hand."""
+    block = None if text is None else find(text)
+    if block is None:
+        return State.ABSENT
+    if block.is_edited:
+        return State.EDITED
+    is_current = block.snippet == snippet.encode("utf-8", "surrogateescape")
+    return State.CURRENT if is_current else State.OUTDATED
+
+
+def install(
+    text: bytes | None,
+    snippet: str,
+    record: Record,
+    *,
+    replaced_lines: Collection[int] = (),
+    force: bool = False,
+) -> bytes:
+    """Return *text* (None: no file) with the block for *snippet*, in place of an older one.
+
+    *replaced_lines* are the numbers of lines to put out of use.
+
+    Raises Refusal where the marks are damaged, or the block was edited by hand and not *force*.
+    """
+    before = text or b""
+    block = find(before)
+    if block is not None:
+        _refuse_edited(block, force)
+        old = block.record or record
+        record = replace(
+            record,
+            newline_added=old.newline_added,
+            blank_line_added=old.blank_line_added,
+            was_absent=old.was_absent,
+            replaced=old.replaced,
+        )
+        above, below = before[: block.start], before[block.end :]
+    else:
+        record = replace(record, was_absent=text is None)
+        place = _place(before, dialect_of(record.shell))
+        above, below = before[:place], before[place:]
+        if not below:
+            newline = bool(above) and not above.endswith(b"\n")
+            blank = _is_continued(above.removesuffix(b"\n").rpartition(b"\n")[2])
+            record = replace(record, newline_added=newline, blank_line_added=blank)
+            above += b"\n" * (newline + blank)
+    if replaced_lines:
+        record = replace(record, replaced=record.replaced or _free_mark(above + below))
+        shift = 0 if block is None else before[block.start : block.end].count(b"\n")
+        first_below = above.count(b"\n") + 1
+        numbers = {line for line in replaced_lines if line < first_below}
+        above = _put_out_of_use(above, numbers, mark(record.replaced))
+        numbers = {line - first_below + 1 - shift for line in replaced_lines if line >= first_below}
+        below = _put_out_of_use(below, numbers, mark(record.replaced))
+    return above + _block(snippet, record) + below
+
+
+def uninstall(text: bytes, *, force: bool = False) -> bytes | None:
+    """Return *text* without the block, and as it was before; None where there was no file.
+
+    Raises Refusal where the marks are damaged, or the block was edited by hand and not *force*.
+    """
+    block = find(text)
+    if block is None:
+        return text
+    _refuse_edited(block, force)
+    above, below = text[: block.start], text[block.end :]
+    record = block.record
+    if record is None:
+        return above + below
+    if record.blank_line_added:
+        above = above.removesuffix(b"\n")
+    if record.newline_added and not below:
+        above = above.removesuffix(b"\n")
+    if record.replaced:
+        above, below = (_put_back(part, mark(record.replaced)) for part in (above, below))
+    if record.was_absent and not above and not below:
+        return None
+    return above + below
+
+
+def _refuse_edited(block: Block, force: bool) -> None:
+    if block.is_edited and not force:
+        raise Refusal("gpucheck's block in it was edited by hand: --force overrides that")
+
+
+# --------------------------------------------------------------------- where the block is put in
+
+
+def dialect_of(shell: str) -> Dialect:
+    """Return how to read the start-up files of *shell*."""
+    if shell == Shell.FISH.value:
+        return "fish"
+    return "csh" if shell == Shell.TCSH.value else "sh"
+
+
+_OPENS = re.compile(rb"(?:if|case|\[|\[\[|test|\(\()\b|\[|\(\(")
+_CSH_EXIT = re.compile(rb"\s*if\s*\(.*\$\??prompt.*\)\s*(?:exit\b|then\b)")
+
+
+def _place(text: bytes, dialect: Dialect) -> int:
+    """Return where a new block goes: before the early exit of non-interactive shells, or last."""
+    lines = text.split(b"\n")
+    index = _early_exit(text, lines, dialect)
+    if index is None:
+        return len(text)
+    while index > 0 and lines[index - 1].lstrip().startswith(b"#"):
+        index -= 1  # a comment right above belongs to it
+    if index == 0 and lines[0].startswith(b"#!"):
+        index = 1
+    if index > 0 and _is_continued(lines[index - 1]):
+        index = 0
+    return sum(len(line) + 1 for line in lines[:index])
+
+
+def _early_exit(text: bytes, lines: list[bytes], dialect: Dialect) -> int | None:
+    """Return the index of the line that begins the early exit; None where there is none."""
+    if dialect == "csh":
+        for index, line in enumerate(lines):
+            if _CSH_EXIT.match(line) and b"exit" in line + b"".join(lines[index + 1 : index + 2]):
+                return index
+        return None
+    if dialect != "sh":
+        return None
+    number = parse(text.decode("utf-8", "replace"), "", dialect).early_exit_line
+    if not isinstance(number, int):
+        return None
+    for index in range(min(number, len(lines)) - 1, -1, -1):
+        if _OPENS.match(lines[index]):  # at the margin: nothing surrounds it
+            return index
+    return 0
+
+
+def _is_continued(line: bytes) -> bool:
+    line = line.removesuffix(b"\r")
+    return (len(line) - len(line.rstrip(b"\\"))) % 2 == 1
+
+
+# ------------------------------------------------------------------- lines that are put out of use
+
+
+def mark(number: int) -> bytes:
+    """Return what stands before a line out of use: a command that does nothing, and a comment.
+
+    A comment alone could leave an `if` without a body, which is an error in shells.
+    """
+    return b": #gpucheck-replaced-%d# " % number
+
+
+def _free_mark(text: bytes) -> int:
+    """Return the first number whose mark no line of *text* bears already."""
+    number = 1
+    while re.search(rb"^" + re.escape(mark(number)), text, re.MULTILINE):
+        number += 1
+    return number
+
+
+def _put_out_of_use(text: bytes, numbers: Collection[int], prefix: bytes) -> bytes:
+    if not numbers:
+        return text
+    lines = text.split(b"\n")
+    for number in numbers:
+        if 0 < number <= len(lines):
+            lines[number - 1] = prefix + lines[number - 1]
+    return b"\n".join(lines)
+
+
+def _put_back(text: bytes, prefix: bytes) -> bytes:
+    return re.sub(rb"^" + re.escape(prefix), b"", text, flags=re.MULTILINE)
+
+
+_CUDA = re.compile(r"cuda", re.IGNORECASE)
+_SETTERS = ("export", "declare", "typeset", "readonly", "setenv", "set", "Export", "EXPORT")
+_TESTS = ("[", "[[", "test")
+_CONTROL = frozenset(
+    {"if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac"}
+    | {"select", "function", "{", "}", "begin", "end", "endif", "switch", "foreach", "and", "or"}
+)
+
+
+def old_exports(text: bytes, shell: str) -> tuple[OldExport, ...]:
+    """Return the lines outside of gpucheck's block that set CUDA's variables by hand."""
+    dialect = dialect_of(shell)
+    decoded = text.decode("utf-8", "replace")
+    settings = parse(decoded, "", dialect).settings
+    if isinstance(settings, Unknown):
+        return ()
+    lines = decoded.split("\n")
+    found: dict[int, OldExport] = {}
+    for setting in settings:
+        if setting.line in found or not _is_cuda(setting):
+            continue
+        found[setting.line] = OldExport(
+            line=setting.line,
+            text=setting.text,
+            mangled=setting.mangled if isinstance(setting.mangled, str) else None,
+            keeps=_keeps(lines, setting.line),
+        )
+    return tuple(found.values())
+
+
+def _is_cuda(setting: StartupSetting) -> bool:
+    if setting.variable == "CUDA_HOME":
+        return True
+    value = setting.value if isinstance(setting.value, str) else ""
+    return bool(_CUDA.search(setting.text) or _CUDA.search(value))
+
+
+def _keeps(lines: list[str], number: int) -> str | None:
+    """Say what the line holds that must not be lost; None: nothing but CUDA's settings."""
+    line = lines[number - 1].rstrip("\r")
+    before = lines[number - 2].rstrip("\r") if number > 1 else ""
+    if _is_continued(line.encode()) or _is_continued(before.encode()):
+        return "it is part of a longer line"
+    if before.rstrip().endswith(("&&", "||", "|")) or line.rstrip().endswith(("&&", "||", "|")):
+        return "it is part of a longer command"
+    if not _quotes_close(line):
+        return "it goes on in the next line"
+    for command in split(line):
+        words = command.words
+        if command.before in ("(", ")", "|") or command.after in ("(", "|", "&"):
+            return "it holds more than settings"
+        if not _CONTROL.isdisjoint(words):
+            return "it begins or ends an if, a loop or a function"
+        if not words or words[0] in _TESTS:
+            continue
+        settings = [word for word in words if word not in _SETTERS and not word.startswith("-")]
+        if foreign := _foreign(settings):
+            return f"it holds {foreign} too"
+    return None
+
+
+def _quotes_close(line: str) -> bool:
+    import shlex
+
+    try:
+        shlex.split(line, comments=True)
+    except ValueError:
+        return False
+    return True
+
+
+_PATHS = re.compile(
+    r"\$\{(?:LD_LIBRARY_)?(?:PATH|path)(?:\[[^\]]*\]|:?[-+=?](?:[^{}]|\$\{[^{}]*\})*)?\}"
+    r"|\$(?:LD_LIBRARY_)?(?:PATH|path)\b"
+)
+
+
+def _foreign(words: list[str]) -> str | None:
+    """Return the first word or element that is not CUDA's; None where all are."""
+    if "CUDA_HOME" in words:
+        return None  # set CUDA_HOME /opt/x, export CUDA_HOME = /opt/x
+    for word in words:
+        if word in ("=", ":", "PATH", "LD_LIBRARY_PATH"):
+            continue
+        name, is_setting, value = word.partition("=")
+        name = re.sub(r"^(?:export|Export|EXPORT|setenv|set)(?=[A-Z])", "", name).strip("$+ ")
+        if is_setting and name not in ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME"):
+            if not _CUDA.search(name):
+                return f"{name}="
+            continue
+        if name == "CUDA_HOME":
+            continue
+        elements = _PATHS.sub("", value if is_setting else word).split(":")
+        for element in elements:
+            bare = element.strip("\"'“”‘’ ")
+            if bare and not _CUDA.search(bare):
+                return bare
+    return None

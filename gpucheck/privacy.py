@@ -8,14 +8,14 @@ still share it. A token is itself left alone: redacting twice gives what once do
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 if TYPE_CHECKING:
-    from gpucheck.report import Report
+    from gpucheck.report import Finding, Report, Unchecked
     from gpucheck.snapshot import Snapshot
 
 HOST = "host"
@@ -32,7 +32,9 @@ _COMMON = frozenset(
     {
         *("root", "user", "ubuntu", "debian", "admin", "nvidia", "cuda", "lib", "bin", "usr"),
         *("local", "opt", "python", "torch", "home", "data", "vm", "gpu", "localhost"),
-        *("localdomain", "linux", "docker", "h100", "h200", "a100", "b200", "host"),
+        *("localdomain", "linux", "docker", "h100", "h200", "a100", "b200", "host", "tmp"),
+        *("dev", "proc", "sys", "etc", "run", "mnt", "srv", "var", "share", "lib64", "test"),
+        *("work", "build", "conda", "venv", "site", "include", "kernel", "system", "driver"),
     }
 )
 #: Homes of users who have none, or share them with the system.
@@ -71,7 +73,9 @@ def owner() -> Owner:
 class Redactor:
     """Replaces private names in the texts of one machine."""
 
-    def __init__(self, machine: "Snapshot", owner: Owner, *, home: str = HOME) -> None:
+    def __init__(
+        self, machine: "Snapshot", owner: Owner, *, home: str = HOME, texts: Iterable[str] = ()
+    ) -> None:
         gpus = machine.nvml.gpus if isinstance(machine.nvml.gpus, tuple) else ()
         self._home = home
         self._uuids: dict[str, str] = {}
@@ -88,8 +92,8 @@ class Redactor:
                 # A serial number alone could be found by trying them all; with the UUID it cannot.
                 secret = gpu.uuid if isinstance(gpu.uuid, str) else ""
                 self._serials[gpu.serial] = f"serial-{_hash(gpu.serial + secret)[:8]}"
-        self._homes = self._find_homes(machine, owner)
-        self._user = _word(owner.user, "/")
+        self._homes = self._find_homes((*_texts(msgspec.to_builtins(machine)), *texts), owner)
+        self._user = _word(owner.user)
         hosts = {owner.host, owner.host.partition(".")[0]}
         if isinstance(machine.host.name, str):
             hosts |= {machine.host.name, machine.host.name.partition(".")[0]}
@@ -97,13 +101,13 @@ class Redactor:
             word for host in sorted(hosts, key=len, reverse=True) if (word := _word(host))
         ]
 
-    def _find_homes(self, machine: "Snapshot", owner: Owner) -> list[tuple[re.Pattern[str], str]]:
-        """Number the homes that the snapshot shows: the owner's own has no number."""
+    def _find_homes(self, texts: Iterable[str], owner: Owner) -> list[tuple[re.Pattern[str], str]]:
+        """Give each home that the texts show a number; the owner's own has none."""
         own = owner.home.rstrip("/")
-        homes = [own] if own.count("/") and own not in _NO_HOMES else []
+        homes = [own] if "/" in own and own not in _NO_HOMES else []
         shown = {
             match.group(0)
-            for text in _texts(msgspec.to_builtins(machine))
+            for text in texts
             for match in _HOMES.finditer(text)
             if not match.group(1).startswith("~")
         }
@@ -175,7 +179,15 @@ def redact_report(report: "Report", whose: Owner | None = None) -> "Report":
     from dataclasses import fields, replace
 
     whose = owner() if whose is None else whose
-    redactor = Redactor(report.machine, whose, home="~")
+    entries: tuple[Finding | Unchecked, ...] = (
+        *report.findings,
+        *report.not_checked,
+        *report.not_applicable,
+    )
+    texts = (getattr(entry, field.name) for entry in entries for field in fields(entry))
+    redactor = Redactor(
+        report.machine, whose, home="~", texts=[text for text in texts if isinstance(text, str)]
+    )
 
     def redacted(entry: Node) -> Node:
         changes: dict[str, object] = {}
@@ -210,16 +222,11 @@ def _texts(tree: object) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _word(name: str, before: str = "") -> re.Pattern[str] | None:
+def _word(name: str) -> re.Pattern[str] | None:
     """Return what finds *name* as a whole word; None where it is too common to be private."""
     if len(name) < 3 or name.lower() in _COMMON:
         return None
-    start = re.escape(before) if before else r"(?<![\w.-])"
-    return re.compile(
-        rf"(?<={start}){re.escape(name)}(?![\w.-])"
-        if before
-        else rf"{start}{re.escape(name)}(?![\w-])"
-    )
+    return re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
 
 
 def _token(digits: str) -> str:

@@ -176,7 +176,7 @@ def _malformed(content: bytes, error: Exception) -> str:
         return "is compressed: unpack it first"
     if content.startswith(b"\0"):
         return "is no text: it begins with zero bytes"
-    if str(error) == "Input data was truncated":
+    if str(error) == "Input data was truncated" and not content.rstrip().endswith(b"}"):
         return f"is cut off after {len(content)} bytes"
     reason = str(error).removeprefix("JSON is malformed: ")
     return f"is not JSON: {reason}"

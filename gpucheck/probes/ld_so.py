@@ -493,6 +493,11 @@ class Process:
         except _RefusedError as refused:
             return Missing(name, caller.path, str(refused), refused.path)
 
+    def find_plainly(self, name: str) -> "tuple[str, Elf, str, str] | Missing | None":
+        """Search as `find` does for a program that has neither DT_RPATH nor DT_RUNPATH."""
+        bare = Loaded("", Elf(True, self.program.elf.machine, runpath=""), None)
+        return self.find(name, bare)
+
     # ---- loading
 
     def _load_needed(self, start: list[Loaded]) -> None:

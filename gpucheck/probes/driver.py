@@ -278,7 +278,11 @@ def _examine_module(
     if not is_needed:
         unread = Unknown("not read: the loaded module and the libraries agree")
         return unread, unread
-    ended = run(["modinfo", str(path)], deadline_seconds=deadline_seconds, limit_bytes=1 << 20)
+    # Debian's users do not have /sbin on their PATH.
+    modinfo = next(
+        (p for p in ("/sbin/modinfo", "/usr/sbin/modinfo") if Path(p).exists()), "modinfo"
+    )
+    ended = run([modinfo, str(path)], deadline_seconds=deadline_seconds, limit_bytes=1 << 20)
     if ended.why is not None:
         unread = Unknown(f"modinfo: {ended.why}")
         return unread, unread

@@ -65,13 +65,13 @@ def probe(
     troubles: list[str] = []
     text = _read_kmsg(root / "dev/kmsg", ends_at)
     if isinstance(text, str):
-        return parse(text.splitlines(), source="/dev/kmsg")
+        return parse(text.split("\n"), source="/dev/kmsg")
     troubles.append(f"/dev/kmsg: {text.why}")
     if root == Path("/") or commands is not COMMANDS:
         for source, command in commands:
             text = _ask(command, ends_at)
             if isinstance(text, str):
-                return parse(text.splitlines(), source=source)
+                return parse(text.split("\n"), source=source)
             troubles.append(f"{command[0]}: {text.why}")
     return unknown_section(
         KernelLog,

@@ -988,7 +988,6 @@ def persistence_off(machine: Snapshot) -> Answers:
     "DRV015",
     Severity.ERROR,
     "A GPU is on the PCI bus and the driver does not show it",
-    roots=("DRV012", "DRV004", "DRV017", "DRV007", "DRV008"),
 )
 def gpus_missing(machine: Snapshot) -> Answers:
     """A GPU that NVML does not list cannot be used: the driver failed to start it.
@@ -1026,8 +1025,44 @@ def gpus_missing(machine: Snapshot) -> Answers:
             fix="Look in the kernel log for this bus id; then restart the machine, and check the "
             "board's power cables and seat if it stays away.",
             commands=(f"sudo dmesg | grep -i -e nvrm -e {gpu.bus_id}",),
-            explained_by=("GPU001",) if lost else (),
+            explained_by=(*_causes_of_absence(machine, gpu), *(("GPU001",) if lost else ())),
         )
+
+
+def _causes_of_absence(machine: Snapshot, gpu: PciGpu) -> tuple[str, ...]:
+    """Return what explains that this very GPU is missing: another GPU's trouble does not."""
+    causes: list[str] = []
+    if _is_unsuited(machine, gpu):
+        causes.append("DRV012")
+    if gpu.driver == "nouveau":
+        causes.append("DRV004")
+    if _fell_off(machine, gpu.bus_id):
+        causes.append("GPU001")
+    failures = machine.kernel_log.adapter_failures
+    if not isinstance(failures, Unknown) and gpu.bus_id in failures:
+        causes.append("DRV017")
+    nodes = machine.driver.device_nodes
+    for node in () if isinstance(nodes, Unknown) else nodes:
+        if _is_gpu(node) and not node.exists:
+            causes.append("DRV007")
+        elif _is_gpu(node) and node.can_open is False:
+            causes.append("DRV008")
+    return tuple(causes)
+
+
+def _is_unsuited(machine: Snapshot, gpu: PciGpu) -> bool:
+    version = machine.driver.module_version
+    return isinstance(version, str) and any(
+        isinstance(answer, Symptom) for answer in _judge_family(machine, gpu, version)
+    )
+
+
+def _fell_off(machine: Snapshot, bus_id: str) -> bool:
+    """Whether the kernel logged Xid 79 for this GPU: "fallen off the bus"."""
+    xids = machine.kernel_log.xids
+    return not isinstance(xids, Unknown) and any(
+        xid.number == 79 and xid.bus_id == bus_id for xid in xids
+    )
 
 
 def _missing_in_container(machine: Snapshot, count: int) -> Answers:
@@ -1100,7 +1135,7 @@ def nvml_fails(machine: Snapshot) -> Answers:
     "DRV017",
     Severity.WARNING,
     "The kernel log says that a GPU failed to initialise",
-    roots=("DRV012", "DRV006", "GPU001"),
+    roots=("DRV006",),
 )
 def adapter_failed(machine: Snapshot) -> Answers:
     """A GPU that fails to start may come and go: work that lands on it dies.
@@ -1113,7 +1148,13 @@ def adapter_failed(machine: Snapshot) -> Answers:
         return
     failures = yield from known(machine.kernel_log.adapter_failures)
     gpus = () if isinstance(machine.nvml.gpus, Unknown) else machine.nvml.gpus
-    for name in failures or ():
+    if not failures:
+        return
+    unseen = {gpu.bus_id: gpu for gpu in _unseen_gpus(machine) or ()}
+    for name in failures:
+        causes = ["GPU001"] if _fell_off(machine, name) else []
+        if name in unseen and _is_unsuited(machine, unseen[name]):
+            causes.append("DRV012")
         is_well = any(gpu.bus_id == name and gpu.state == "ok" for gpu in gpus)
         yield Symptom(
             subject=name,
@@ -1122,4 +1163,5 @@ def adapter_failed(machine: Snapshot) -> Answers:
             fix="Read what the driver wrote before that line; restart the machine, and check the "
             "board's power and seat if it happens again.",
             commands=("sudo dmesg | grep -i nvrm",),
+            explained_by=tuple(causes),
         )

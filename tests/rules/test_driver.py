@@ -17,6 +17,7 @@ from gpucheck.snapshot import (
     PciGpu,
     Snapshot,
     Unknown,
+    Xid,
 )
 from machines import (
     BUS_IDS,
@@ -1024,6 +1025,23 @@ def test_a_failed_adapter_explains_the_gpu_that_is_missing():
     )
 
     assert found_in(broken) == {"DRV017": None, "DRV015": "DRV017"}
+
+
+def test_another_gpu_s_failure_does_not_explain_the_one_that_is_missing():
+    broken = machine(
+        nvml={"count": 1, "gpus": (gpu(0),)}, kernel_log={"adapter_failures": (BUS_IDS[0],)}
+    )
+
+    assert found_in(broken) == {"DRV015": None, "DRV017": None}
+
+
+def test_a_gpu_that_fell_off_the_bus_is_the_cause_of_its_absence_and_no_other_s():
+    off = Xid(bus_id=BUS_IDS[1], number=79, count=1)
+    gone = machine(nvml={"count": 1, "gpus": (gpu(0),)}, kernel_log={"xids": (off,)})
+    other = machine(nvml={"count": 1, "gpus": (gpu(1),)}, kernel_log={"xids": (off,)})
+
+    assert "GPU001" in only(rules.gpus_missing, gone).explained_by
+    assert "GPU001" not in only(rules.gpus_missing, other).explained_by
 
 
 def test_without_nvml_the_count_is_not_checked():

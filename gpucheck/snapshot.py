@@ -745,7 +745,7 @@ class WatchedGpu(Fact, frozen=True, kw_only=True):
     utilization_maximum_percent: Reading[int] = NOT_EXAMINED
     temperature_maximum_celsius: Reading[int] = NOT_EXAMINED
     power_maximum_watts: Reading[float] = NOT_EXAMINED
-    clocks_event_reasons: Reading[int] = NOT_EXAMINED  # all masks seen, joined by "or"
+    clocks_event_reasons: Reading[int] = NOT_EXAMINED  # mask of those seen twice or more
     corrected_ecc_added: Reading[int] = NOT_EXAMINED
     uncorrected_ecc_added: Reading[int] = NOT_EXAMINED
 
@@ -819,6 +819,7 @@ class Training(Fact, frozen=True, kw_only=True):
     torch: Known[str] = NOT_EXAMINED  # version
     cuda_unavailable: Maybe[str] = NOT_EXAMINED  # why torch has no CUDA; None: it has
     gpus_visible: Known[int] = NOT_EXAMINED  # to torch
+    gpus_missing: Known[tuple[int, ...]] = NOT_EXAMINED  # CUDA's numbers: asked for, not there
     gpus: Known[tuple[TrainingGpu, ...]] = NOT_EXAMINED
     replicas: Known[tuple[Replica, ...]] = NOT_EXAMINED
     data: Maybe[Literal["mnist", "synthetic"]] = NOT_EXAMINED

@@ -109,7 +109,7 @@ def _spoil_alone(gpu: int) -> None:
 
 def _nan_at_step(step: int, tell: Tell) -> Tell:
     forward = training.Classifier.forward
-    now = [0]
+    now, phase = [0], [""]
 
     def spoiled(self: training.Classifier, images: torch.Tensor) -> torch.Tensor:
         scores = forward(self, images)
@@ -118,10 +118,11 @@ def _nan_at_step(step: int, tell: Tell) -> Tell:
     training.Classifier.forward = spoiled  # type: ignore[method-assign]
 
     def telling(event: str, **facts: object) -> None:
-        if event == "step":
+        if event == "step" and phase[0] == "training":
             now[0] = int(str(facts["step"]))
         elif event == "phase":
             now[0] = 0
+            phase[0] = str(facts["name"])
         tell(event, **facts)
 
     return telling

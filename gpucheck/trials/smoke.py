@@ -431,17 +431,24 @@ def _ask_for_the_stack(pid: int | None) -> str | None:
 
 
 def _stack(stderr: bytes) -> tuple[str, ...]:
-    """Return the main thread's frames out of what faulthandler wrote, innermost last."""
+    """Return the frames of the thread in question out of what faulthandler wrote, innermost last.
+
+    That is the current thread of a crash, and else the main thread, which comes last.
+    """
     text = stderr.decode(errors="replace")
-    blocks = re.split(
-        r"^(?:Current thread|Thread) .*\(most recent call first\):$", text, flags=re.M
-    )
-    if len(blocks) < 2:
+    header = re.compile(r"^(Current thread|Thread) 0x.*\(most recent call first\):$", flags=re.M)
+    parts = header.split(text)
+    blocks = list(zip(parts[1::2], parts[2::2], strict=True))
+    if not blocks:
         return ()
-    crashed = re.search(r"^Current thread", text, flags=re.M) and "Fatal Python error" in text
-    block = blocks[1] if crashed else blocks[-1]
+    current = [block for name, block in blocks if name == "Current thread"]
+    block = current[0] if current and "Fatal Python error" in text else blocks[-1][1]
     frames = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', block, flags=re.M)
-    return tuple(f"{Path(file).name}:{line} {name}" for file, line, name in reversed(frames))
+    return tuple(
+        f"{Path(file).name}:{line} {name}"
+        for file, line, name in reversed(frames)
+        if not file.startswith("<")
+    )
 
 
 def _last_lines(ended: Ended) -> tuple[str, ...]:
@@ -547,9 +554,8 @@ class _Watch:
         during = [gpu for at, gpu in mine if since <= at <= until]
         seen = during or [mine[-1][1]]
         reasons = [g["clocks_event_reasons"] for g in seen if g["clocks_event_reasons"] is not None]
-        mask = 0
-        for reason in reasons:
-            mask |= reason
+        # Hardware slowdown flashes up when clocks change: a reason has to be seen twice.
+        seen_twice = [bit for bit in range(64) if sum(r >> bit & 1 for r in reasons) > 1]
         return WatchedGpu(
             index=mine[0][1]["index"],
             samples=len(during),
@@ -558,7 +564,7 @@ class _Watch:
             utilization_maximum_percent=_highest(seen, "utilization_percent"),
             temperature_maximum_celsius=_highest(seen, "temperature_celsius"),
             power_maximum_watts=_highest(seen, "power_watts"),
-            clocks_event_reasons=mask if reasons else NOT_SUPPORTED,
+            clocks_event_reasons=sum(1 << b for b in seen_twice) if reasons else NOT_SUPPORTED,
             corrected_ecc_added=_added(mine, "corrected_ecc"),
             uncorrected_ecc_added=_added(mine, "uncorrected_ecc"),
         )
@@ -607,6 +613,7 @@ class _Facts:
             self._told |= {
                 "replicas_wanted": event["wanted"],
                 "gpus_visible": event["visible"],
+                "gpus_missing": tuple(event["missing"]),
             }
             if self._plan.device == "cuda":
                 self._told["cuda_unavailable"] = event["unavailable"]
@@ -678,6 +685,10 @@ class _Facts:
             )
         elif "gpus_visible" in told:
             told["gpus"] = ()
+        for field in msgspec.structs.fields(Training):
+            if field.default is NOT_EXAMINED and field.name not in told:
+                told[field.name] = Unknown(self._why_unknown())
+        told |= {"failure": self.failure, "new_xids": self.new_xids}
         return Training(
             strategy=plan.strategy,
             device=plan.device,
@@ -687,11 +698,14 @@ class _Facts:
             seed=plan.seed,
             log_interval=plan.log_interval,
             gpus_wanted=plan.wanted,
-            new_xids=self.new_xids,
-            failure=self.failure,
             phases_ms=self.phases.milliseconds(),
             **told,
         )
+
+    def _why_unknown(self) -> str:
+        if self.failure is not None and self.failure.kind == "blocked":
+            return "the training was not begun"
+        return "the training did not come so far"
 
     def _watched(self, gpu: Event) -> Known[WatchedGpu]:
         return self.watch.of(gpu["uuid"], gpu["bus_id"], self._from, self._until)

@@ -85,7 +85,8 @@ def choose_gpus(plan: Plan, tell: Tell) -> list[torch.device]:
     tell("phase", name="CUDA start", torch=str(torch.__version__))
     if plan.device == "cpu":
         visible = 1 if plan.joined else len(chosen_gpus(plan.wanted, int(DEFAULT_GPUS)))
-        tell("gpus", visible=0, wanted=plan.world if plan.joined else visible, gpus=[])
+        wanted_ranks = plan.world if plan.joined else visible
+        tell("gpus", visible=0, wanted=wanted_ranks, missing=[], gpus=[])
         return [torch.device("cpu")] * visible
     why = why_no_cuda()
     visible = 0 if why else torch.cuda.device_count()
@@ -102,6 +103,7 @@ def choose_gpus(plan: Plan, tell: Tell) -> list[torch.device]:
         visible=visible,
         wanted=plan.world if plan.joined else len(wanted),
         unavailable=why,
+        missing=sorted({number for number in wanted if number >= visible}),
         gpus=[describe(number) for number in mine if number in numbers],
     )
     if not wanted or any(number >= visible for number in wanted):
@@ -361,7 +363,7 @@ def find_the_odd_one(
     devices: Sequence[torch.device], digits: mnist.Digits, plan: Plan, tell: Tell
 ) -> None:
     """Train on each GPU alone, and on the CPU as the arbiter."""
-    for device in (*dict.fromkeys(devices), torch.device("cpu")):
+    for device in dict.fromkeys((*devices, torch.device("cpu"))):
         where = "cpu" if device.type == "cpu" else f"gpu {device.index}"
         tell("phase", name="parity", alone=where)
         try:

@@ -1,0 +1,307 @@
+"""Rules about the host: the system, its limits, and what surrounds it."""
+
+from gpucheck.rule import Answers, NotApplicable, NotChecked, Severity, Symptom, known, rule
+from gpucheck.snapshot import DriverLibrary, Snapshot, Unknown
+
+SHM = "/dev/shm"  # noqa: S108 - what is meant is the mount point
+SHM_LEAST_BYTES = 512 << 20
+LOCKED_MEMORY_LEAST_BYTES = 16 << 30
+CPUS_PER_GPU = 2
+WSL_LIBRARY = "/usr/lib/wsl/lib/libcuda.so.1"
+
+
+def gpu_count(machine: Snapshot) -> int | Unknown:
+    """Return how many GPUs NVML shows, else how many the PCI bus shows."""
+    count = machine.nvml.count
+    if isinstance(count, int) and count > 0:
+        return count
+    gpus = machine.host.pci_gpus
+    if isinstance(gpus, tuple) and gpus:
+        return len(gpus)
+    host = machine.host
+    if host.is_wsl is True or isinstance(host.tegra, str):
+        return count if isinstance(count, Unknown) else Unknown("the GPUs could not be counted")
+    return gpus if isinstance(gpus, Unknown) else 0
+
+
+@rule("HST001", Severity.ERROR, "This system is not Linux")
+def not_linux(machine: Snapshot) -> Answers:
+    """gpucheck, and the CUDA that PyTorch is built for, are for Linux; here they see nothing.
+
+    NVIDIA dropped CUDA for macOS after version 10.2, and no Mac of today holds an NVIDIA GPU. On
+    Windows, CUDA works natively, but gpucheck does not look there: run it inside WSL 2, which is
+    Linux and shares the Windows driver.
+    """
+    system = yield from known(machine.host.system)
+    if system is None or system == "Linux":
+        return
+    if system == "Windows":
+        fix = "Run gpucheck inside WSL 2, where the Windows driver serves Linux programs."
+        commands: tuple[str, ...] = ("wsl --install",)
+    else:
+        fix, commands = "Run gpucheck on the Linux machine that holds the GPU.", ()
+    yield Symptom(saw=f"The system is {system}.", fix=fix, commands=commands)
+
+
+@rule("HST002", Severity.WARNING, f"{SHM} is small", roots=("HST001",))
+def shared_memory_is_small(machine: Snapshot) -> Answers:
+    """DataLoader workers and NCCL pass data through /dev/shm, and die of SIGBUS when it is full.
+
+    Docker gives a container 64 MiB unless told otherwise, which a few batches of images fill. The
+    error then reads "DataLoader worker is killed by signal: Bus error", "unable to write to file
+    </torch_…>" or, from NCCL, "unable to open shared memory file".
+
+    It can only be changed from outside the container, when it is started: with Docker by
+    `--shm-size=8g` or `--ipc=host`, in Kubernetes by an emptyDir volume of medium Memory mounted
+    at /dev/shm. On a machine of your own, remount it larger.
+    """
+    gpus = gpu_count(machine)
+    if gpus == 0:
+        yield NotApplicable(why="no NVIDIA GPU here")
+        return
+    size = machine.host.shm_bytes
+    if isinstance(size, Unknown):
+        yield NotChecked(why=size.why, subject=SHM)
+        return
+    if size is not None and size >= SHM_LEAST_BYTES:
+        return
+    container = machine.host.container
+    if container == "kubernetes":
+        fix = "Mount an emptyDir volume with `medium: Memory` at /dev/shm in the pod."
+        commands: tuple[str, ...] = ()
+    elif isinstance(container, str):
+        fix = "Start the container again with more: `--shm-size=8g` (or `--ipc=host`)."
+        commands = ("docker run --gpus all --shm-size=8g …",)
+    elif size is None:
+        fix = "Mount a tmpfs there."
+        commands = ("sudo mount -t tmpfs -o rw,nosuid,nodev,size=50% tmpfs /dev/shm",)
+    else:
+        fix = "Remount it with half of the memory, which is Linux's own default."
+        commands = ("sudo mount -o remount,size=50% /dev/shm",)
+    yield Symptom(
+        saw=f"There is no {SHM}." if size is None else f"{SHM} holds {_size(size)}.",
+        fix=fix,
+        subject=SHM,
+        commands=commands,
+    )
+
+
+def _size(count: int) -> str:
+    if count >= 10 << 30:
+        return f"{count >> 30} GiB"
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
+
+
+@rule("HST003", Severity.WARNING, "The limit of locked memory is low for RDMA")
+def locked_memory_is_limited(machine: Snapshot) -> Answers:
+    """InfiniBand and RoCE pin the memory that they move, and fail at the locked-memory limit.
+
+    NCCL then says "ibv_reg_mr failed" or "Cannot allocate memory", often only with many GPUs or
+    large messages. `ulimit -l` shows the limit, in KiB. Give the users of RDMA no limit: by a file
+    in /etc/security/limits.d and a new login; for a service, by `LimitMEMLOCK=infinity` in its
+    unit (Slurm's slurmd hands its own limit on to jobs); for a container, by `--ulimit memlock=-1`.
+    """
+    devices = yield from known(machine.host.rdma_devices)
+    if devices is None:
+        return
+    if not devices:
+        yield NotApplicable(why="no RDMA device here")
+        return
+    limit = yield from known(machine.host.locked_memory_limit_bytes)
+    if limit is None or limit >= LOCKED_MEMORY_LEAST_BYTES:
+        return
+    if isinstance(machine.host.container, str):
+        fix = "Start the container again with `--ulimit memlock=-1`."
+        commands: tuple[str, ...] = ("docker run --gpus all --ulimit memlock=-1 …",)
+    else:
+        fix = "Lift the limit for all users, then log in again."
+        commands = (
+            (
+                r"printf '* soft memlock unlimited\n* hard memlock unlimited\n'"
+                " | sudo tee /etc/security/limits.d/90-memlock.conf"
+            ),
+        )
+    yield Symptom(
+        saw=f"This process may lock {_size(limit)}; RDMA devices are here: {', '.join(devices)}.",
+        fix=fix,
+        commands=commands,
+    )
+
+
+@rule("HST004", Severity.ERROR, "This container was started without its GPUs", roots=("ENV022",))
+def container_without_gpus(machine: Snapshot) -> Answers:
+    """The host has NVIDIA GPUs, but this container was given neither their devices nor the driver.
+
+    A container shares the host's kernel, so the host's GPUs show on the bus. Their device files
+    and the driver's libraries have to be put into it when it is started; nothing that is installed
+    inside can replace that, and no driver belongs into an image.
+
+    Docker: install the NVIDIA Container Toolkit on the host, then `docker run --gpus all`. Podman:
+    `--device nvidia.com/gpu=all`. Kubernetes: ask for `nvidia.com/gpu` in the pod's limits.
+    Apptainer: `--nv`.
+    """
+    container = yield from known(machine.host.container)
+    if container is None:
+        if machine.host.container is None:
+            yield NotApplicable(why="not in a container")
+        return
+    gpus, driver = machine.host.pci_gpus, machine.driver
+    on_host = isinstance(driver.module_version, str) or (isinstance(gpus, tuple) and bool(gpus))
+    if not on_host:
+        if isinstance(gpus, Unknown):
+            yield NotChecked(why=gpus.why)
+        elif isinstance(driver.module_version, Unknown):
+            yield NotChecked(why=driver.module_version.why)
+        else:
+            yield NotApplicable(why="the host has no NVIDIA GPU")
+        return
+    nodes = yield from known(driver.device_nodes)
+    libraries = yield from known(driver.libraries)
+    if nodes is None or libraries is None:
+        return
+    if any(node.exists for node in nodes) or any(_is_driver(library) for library in libraries):
+        return
+    if isinstance(driver.module_version, str):
+        saw = f"The host runs driver {driver.module_version}"
+    else:
+        saw = f"The bus shows {len(gpus) if isinstance(gpus, tuple) else 0} NVIDIA GPU(s)"
+    fix, commands = {
+        "kubernetes": ("Ask for `nvidia.com/gpu: 1` (or more) in the pod's resource limits.", ()),
+        "apptainer": ("Start it with --nv.", ("apptainer exec --nv IMAGE …",)),
+        "podman": ("Start it with its GPUs.", ("podman run --device nvidia.com/gpu=all …",)),
+    }.get(
+        container,
+        (
+            "Start it with its GPUs; the host needs the NVIDIA Container Toolkit.",
+            ("docker run --gpus all …",),
+        ),
+    )
+    yield Symptom(
+        saw=f"{saw}; this {container} container has no /dev/nvidia* and no driver library.",
+        fix=fix,
+        commands=commands,
+    )
+
+
+def _is_driver(library: DriverLibrary) -> bool:
+    return library.is_stub is not True and not library.is_compat
+
+
+@rule("HST005", Severity.ERROR, "WSL's driver library is missing or shadowed")
+def wsl_library_is_shadowed(machine: Snapshot) -> Answers:
+    """Under WSL 2 the only right libcuda is the one that Windows puts into /usr/lib/wsl/lib.
+
+    It talks to the Windows driver through /dev/dxg. A libcuda of a Linux driver package looks for
+    a kernel module that WSL does not have, and CUDA then finds no device. Such a package often
+    comes along with `cuda` or `nvidia-driver-…` metapackages: install `cuda-toolkit-X-Y` instead.
+
+    Where the library is missing, the Windows side has no driver for WSL, or an old WSL: install
+    the current NVIDIA driver on Windows, run `wsl --update` and then `wsl --shutdown`.
+    """
+    is_wsl = yield from known(machine.host.is_wsl)
+    if is_wsl is None:
+        return
+    if not is_wsl or isinstance(machine.host.container, str):
+        yield NotApplicable(why="not WSL" if not is_wsl else "in a container")
+        return
+    libraries = yield from known(machine.driver.libraries)
+    if libraries is None:
+        return
+    copies = [library for library in libraries if library.soname == "libcuda.so.1"]
+    if not any(_is_windows(library) for library in copies):
+        yield Symptom(
+            saw=f"{WSL_LIBRARY} is not there.",
+            fix="Install the current NVIDIA driver on Windows, then update and restart WSL.",
+            subject=WSL_LIBRARY,
+            commands=("wsl.exe --update", "wsl.exe --shutdown"),
+        )
+        return
+    for library in copies:
+        if library.wins and not _is_windows(library) and _is_driver(library):
+            yield Symptom(
+                saw=f"{library.path} is loaded in place of {WSL_LIBRARY}.",
+                fix="Remove the Linux driver's packages; the toolkit's packages may stay.",
+                subject=library.path,
+                commands=(
+                    "sudo apt-get purge 'libnvidia-compute-*' 'nvidia-driver-*'",
+                    "sudo ldconfig",
+                ),
+            )
+
+
+def _is_windows(library: DriverLibrary) -> bool:
+    return library.path.startswith("/usr/lib/wsl/") or library.real_path.startswith("/usr/lib/wsl/")
+
+
+@rule("HST006", Severity.WARNING, "The IOMMU translates between GPUs on bare metal")
+def iommu_translates(machine: Snapshot) -> Answers:
+    """With the IOMMU translating, peer copies over PCIe can hang, crawl, or give wrong data.
+
+    Each access of one GPU to another's memory is then sent up to the IOMMU and looked up there.
+    NCCL's own guide asks for it to be off or in pass-through on bare metal. Add `iommu=pt` to the
+    kernel's command line and reboot: devices then use real addresses, and virtual machines can
+    still be given devices. (In the firmware's setup it is called VT-d or AMD-Vi.)
+
+    Copies between GPUs over NVLink do not pass the IOMMU; where every pair has it, only copies to
+    network cards are concerned, and this is a remark. Inside a virtual machine the guest cannot
+    change it, and gpucheck says nothing.
+    """
+    if isinstance(machine.host.hypervisor, str):
+        yield NotApplicable(why="a virtual machine")
+        return
+    gpus = gpu_count(machine)
+    if isinstance(gpus, int) and gpus < 2:
+        yield NotApplicable(why="fewer than two GPUs")
+        return
+    for fact in (machine.host.hypervisor, gpus, machine.host.iommu):
+        if isinstance(fact, Unknown):
+            yield NotChecked(why=fact.why)
+            return
+    if machine.host.iommu != "translating":
+        return
+    copies = machine.deep.copies if machine.deep is not None else ()
+    if isinstance(copies, tuple) and copies and all(copy.error is None for copy in copies):
+        return  # seen to work
+    pairs = machine.nvml.pairs
+    by_nvlink = isinstance(pairs, tuple) and bool(pairs)
+    if by_nvlink and isinstance(pairs, tuple):
+        by_nvlink = all(pair.p2p_nvlink == "OK" for pair in pairs)
+    yield Symptom(
+        saw=f"{gpus} GPUs on bare metal, and the kernel's IOMMU translates their addresses"
+        + ("; they are joined by NVLink, which does not pass it." if by_nvlink else "."),
+        fix="Add iommu=pt to the kernel's command line, then reboot.",
+        commands=(
+            r"sudo sed -i 's/^GRUB_CMDLINE_LINUX=\"/&iommu=pt /' /etc/default/grub",
+            "sudo update-grub",
+            "sudo reboot",
+        ),
+        severity=Severity.INFO if by_nvlink else None,
+    )
+
+
+@rule("HST007", Severity.INFO, "The container has few CPUs for its GPUs")
+def few_cpus(machine: Snapshot) -> Answers:
+    """A GPU wants at least two CPUs: one drives it, the others load and prepare its data.
+
+    With fewer, GPUs wait for data and training is slow for no visible reason. The limit is the
+    container's: its CPU set, or its quota of CPU time, which Python's `os.cpu_count()` does not
+    show (so that a DataLoader may start far too many workers). Ask for more when you start it:
+    `--cpus` or `--cpuset-cpus` with Docker, `resources.limits.cpu` in Kubernetes.
+    """
+    container = yield from known(machine.host.container)
+    if container is None:
+        if machine.host.container is None:
+            yield NotApplicable(why="not in a container")
+        return
+    gpus = yield from known(gpu_count(machine))
+    if gpus == 0:
+        yield NotApplicable(why="no NVIDIA GPU here")
+    if not gpus:
+        return
+    cpus = yield from known(machine.host.cpus_usable)
+    if cpus is None or cpus >= CPUS_PER_GPU * gpus:
+        return
+    yield Symptom(
+        saw=f"{cpus} CPU(s) may be used for {gpus} GPU(s).",
+        fix=f"Start the container with at least {CPUS_PER_GPU * gpus} CPUs.",
+    )

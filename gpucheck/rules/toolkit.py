@@ -113,12 +113,7 @@ def toolkit_outruns_driver(machine: Snapshot) -> Answers:
             )
 
 
-@rule(
-    "CUD003",
-    Severity.WARNING,
-    "The toolkit that builds would use is of another CUDA than torch",
-    roots=("CUD002",),
-)
+@rule("CUD003", Severity.WARNING, "The toolkit that builds would use is of another CUDA than torch")
 def toolkit_differs_from_torch(machine: Snapshot) -> Answers:
     """Extensions are compiled by the toolkit and run inside torch: both must be one CUDA major.
 
@@ -163,7 +158,7 @@ def toolkit_differs_from_torch(machine: Snapshot) -> Answers:
         "extensions.",
         commands=() if same_major or not fitting else (f"export CUDA_HOME={fitting.home}",),
         why="The major version is the same, and that is what counts." if same_major else "",
-        explained_by=_hidden(toolkit),
+        explained_by=(*_hidden(toolkit), *_outruns(machine, version)),
     )
 
 
@@ -437,6 +432,12 @@ def _driver_unknown(machine: Snapshot) -> NotChecked | NotApplicable:
 def _hidden(toolkit: Toolkit) -> tuple[str, ...]:
     """Name the rule that explains why builds take this toolkit, where one may."""
     return ("CUD007",) if toolkit.origin == "distribution" else ()
+
+
+def _outruns(machine: Snapshot, version: str) -> tuple[str, ...]:
+    newest = reach.newest_cuda(machine)
+    outruns = newest is not None and numbers(version)[:1] > numbers(newest)[:1]
+    return ("CUD002",) if outruns else ()
 
 
 def _installed_with_major(machine: Snapshot, major: tuple[int, ...]) -> Toolkit | None:

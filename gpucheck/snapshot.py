@@ -368,6 +368,7 @@ class CudnnOpened(Fact, frozen=True, kw_only=True):
 
     path: str
     version: Maybe[str] = None
+    cuda: Maybe[str] = None  # the CUDA it was built with, by cudnnGetCudartVersion: "13.1"
     error: Maybe[str] = None  # the loader's message
 
 

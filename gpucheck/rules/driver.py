@@ -46,6 +46,11 @@ CAUSES_OF_NVML_ERRORS: dict[int, tuple[str, ...]] = {
     28: ("DRV012", "DRV017"),
     999: ("DRV008", "DRV007", "GPU001"),
 }
+HANGING_FIX = (
+    "Look for Xid errors in the kernel log, and restart the machine: a driver that hangs or "
+    "crashes does not mend itself."
+)
+HANGING_COMMANDS = ("sudo dmesg | grep -i -e xid -e nvrm", "sudo reboot")
 Doubts = Generator[NotChecked | NotApplicable, None, bool]
 
 
@@ -206,13 +211,11 @@ def no_gpu(machine: Snapshot) -> Answers:
     if isinstance(machine.nvml.count, Unknown) and not isinstance(machine.nvml.error, NvmlError):
         yield NotChecked(why=f"the bus shows no GPU, and NVML: {machine.nvml.count.why}")
         return
-    where = (
-        f"this {host.hypervisor} virtual machine was given no GPU by its host"
-        if isinstance(host.hypervisor, str)
-        else "no device on the PCI bus is an NVIDIA GPU"
-    )
+    saw = "no device on the PCI bus is an NVIDIA GPU"
+    if isinstance(host.hypervisor, str):
+        saw += ": this virtual machine was given none by its host"
     yield Symptom(
-        saw=where,
+        saw=saw,
         fix="Use a machine that has an NVIDIA GPU; where one is built in, check that it is seated, "
         "powered and switched on in the firmware set-up.",
         commands=("lspci -nn | grep -i nvidia",),
@@ -316,6 +319,13 @@ def _not_loaded(machine: Snapshot) -> Symptom:
                 if driver.dkms_kernels
                 else ", built for no kernel"
             )
+    if is_dkms and not isinstance(driver.dkms_kernels, Unknown) and kernel in driver.dkms_kernels:
+        return Symptom(
+            saw=f"DKMS has built driver {driver.dkms_version} for the running kernel {kernel}, and "
+            "no nvidia module is installed for it",
+            fix="Install what DKMS has built, and load it.",
+            commands=(f"sudo dkms autoinstall -k {kernel}", load),
+        )
     build = (f"sudo dkms autoinstall -k {kernel}", load) if is_dkms else _install_commands(machine)
     if driver.has_kernel_headers is False:
         return Symptom(
@@ -844,10 +854,9 @@ def _interrupted(
         )
     return Symptom(
         saw=f"{trouble}{where}",
-        fix="Look for Xid errors in the kernel log, and restart the machine: a driver that hangs "
-        "or crashes does not mend itself.",
-        commands=("sudo dmesg | grep -i -e xid -e nvrm", "sudo reboot"),
-        explained_by=("GPU001", "GPU002", "GPU003", "DRV017", "DRV006"),
+        fix=HANGING_FIX,
+        commands=HANGING_COMMANDS,
+        explained_by=("GPU001", "GPU002", "GPU003", "DRV017", "DRV006", "DRV016"),
     )
 
 
@@ -1110,6 +1119,14 @@ def nvml_fails(machine: Snapshot) -> Answers:
         yield NotApplicable(why="Jetson boards have no NVML before JetPack 7")
         return
     code = error.code if isinstance(error.code, int) else None
+    if code is None and error.call != "open":
+        yield Symptom(
+            saw=f"{error.call}: {error.message}",
+            fix=HANGING_FIX,
+            commands=HANGING_COMMANDS,
+            explained_by=("GPU001", "DRV017"),
+        )
+        return
     if code is None:
         yield Symptom(
             saw=f"libnvidia-ml.so.1 does not load: {error.message}",

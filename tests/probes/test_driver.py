@@ -326,6 +326,23 @@ def test_a_copy_that_says_nothing_of_its_version_is_unknown(root: Path):
     assert isinstance(library.version, Unknown)
 
 
+@needs_gcc
+def test_equal_copies_in_the_system_and_in_a_mounted_folder_are_of_one_version(root: Path):
+    """A managed machine: LD_LIBRARY_PATH leads to a mount, and the system has a nameless copy."""
+    mounted = root / "usr/local/nvidia/lib64"
+    compile_library(mounted / "libcuda.so.580.159.04", "-Wl,--build-id=0x580")
+    (mounted / "libcuda.so.1").symlink_to("libcuda.so.580.159.04")
+    compile_library(root / "usr/lib/libcuda.so.1", "-Wl,--build-id=0x580")
+    compile_library(root / "usr/local/cuda-13.0/compat/libcuda.so.1")
+
+    found = copies(root, "/usr/local/nvidia/lib64:/usr/local/nvidia/lib")
+
+    assert [(each.path, each.version, each.wins) for each in found] == [
+        ("/usr/local/nvidia/lib64/libcuda.so.1", "580.159.04", True),
+        ("/usr/lib/libcuda.so.1", "580.159.04", False),
+    ]
+
+
 @pytest.mark.skipif(shutil.which("ldconfig") is None, reason="needs ldconfig")
 @needs_gcc
 def test_the_loader_s_cache_is_asked(root: Path):

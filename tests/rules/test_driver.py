@@ -1,3 +1,5 @@
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -231,7 +233,9 @@ def test_a_machine_that_lends_all_its_gpus_to_virtual_machines_is_well():
 def test_no_gpu_on_the_bus_is_an_error():
     symptom = only(rules.no_gpu, NO_GPU)
 
-    assert symptom.saw == "this kvm virtual machine was given no GPU by its host"
+    assert symptom.saw == (
+        "no device on the PCI bus is an NVIDIA GPU: this virtual machine was given none by its host"
+    )
 
 
 def test_no_gpu_on_bare_metal_says_so():
@@ -327,6 +331,13 @@ def test_missing_headers_come_first():
 
     assert "the kernel's headers are missing" in symptom.saw
     assert symptom.commands[0] == "sudo apt install linux-headers-6.8.0-50-generic"
+
+
+def test_a_build_of_dkms_that_was_never_installed_is_told():
+    assert only(rules.module_not_loaded, NOT_LOADED).saw == (
+        "DKMS has built driver 580.159.04 for the running kernel 6.8.0-50-generic, and no nvidia "
+        "module is installed for it"
+    )
 
 
 def test_a_module_that_is_built_needs_only_loading():
@@ -1076,6 +1087,18 @@ def test_a_library_of_nvml_that_does_not_load_is_an_error():
     assert "does not load" in only(rules.nvml_fails, machine(nvml=BLIND)).saw
 
 
+@pytest.mark.parametrize("message", ["no answer in 30 s", "crashed with SIGSEGV"])
+def test_an_nvml_that_hangs_or_crashes_is_an_error(message: str):
+    error = NvmlError(call="nvmlInitWithFlags", message=message)
+    stuck = machine(
+        driver={"cuda_init": CudaInit(library="/l", trouble="no answer in 30 s to cuInit")},
+        nvml={**BLIND, "error": error},
+    )
+
+    assert only(rules.nvml_fails, stuck).saw == f"nvmlInitWithFlags: {message}"
+    assert found_in(stuck) == {"DRV016": None, "DRV009": "DRV016"}
+
+
 def test_a_jetson_without_nvml_is_fine():
     jetson = machine(host={"tegra": "NVIDIA Jetson AGX Orin", "pci_gpus": ()}, nvml=BLIND)
 
@@ -1122,6 +1145,35 @@ def test_no_rule_finds_fault_with_a_section_of_which_nothing_is_known(rule: Rule
 
     assert not [answer for answer in answers if isinstance(answer, Symptom)]
     assert all(isinstance(answer, NotChecked | NotApplicable) for answer in answers)
+
+
+def with_one_fact_changed(base: Snapshot, fact: Any) -> Iterator[Snapshot]:
+    """Every snapshot that differs from *base* in one field, where its type takes *fact*."""
+    for section in ("host", "driver", "nvml", "kernel_log"):
+        for field in getattr(base, section).__struct_fields__:
+            changed = machine(base, **{section: {field: fact}})
+            with contextlib.suppress(msgspec.ValidationError):
+                yield msgspec.json.decode(msgspec.json.encode(changed), type=Snapshot)
+
+
+@pytest.mark.parametrize("base", [HEALTHY, WSL], ids=["healthy", "wsl"])
+def test_one_fact_that_nobody_knows_is_no_fault(base: Snapshot):
+    for changed in with_one_fact_changed(base, UNREAD):
+        report = examine(changed, rules=DRV)
+
+        assert not report.findings
+        assert not [n for n in report.not_checked if "gpucheck's own" in n.why]
+
+
+@pytest.mark.parametrize("fact", [None, UNREAD], ids=["none", "unknown"])
+@pytest.mark.parametrize(
+    "base", [NO_GPU, NO_DRIVER, NOT_LOADED, WSL], ids=["no gpu", "no driver", "not loaded", "wsl"]
+)
+def test_no_rule_stumbles_over_a_fact_that_is_missing(base: Snapshot, fact: Any):
+    for changed in with_one_fact_changed(base, fact):
+        report = examine(changed, rules=DRV)
+
+        assert not [n for n in report.not_checked if "gpucheck's own" in n.why]
 
 
 def test_codes_run_from_drv001_to_drv017():

@@ -1,5 +1,6 @@
 """The commands: each collects, judges, prints and leaves. Heavy imports stand inside them."""
 
+import enum
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gpucheck.snapshot import Snapshot
+
+
+class Strategy(str, enum.Enum):
+    """How several GPUs train one model."""
+
+    DP = "dp"
+    DDP = "ddp"
+
+
+class Device(str, enum.Enum):
+    """On what to train."""
+
+    CUDA = "cuda"
+    CPU = "cpu"
+
 
 app = typer.Typer(
     add_completion=False,
@@ -117,10 +133,9 @@ def doctor(
     ] = False,
 ) -> None:
     """Examine this machine: what is wrong, how we know, how to mend it."""
-    from gpucheck.render import json_schema, render
-    from gpucheck.report import examine
-
     if schema:
+        from gpucheck.render import json_schema
+
         write(json_schema())
         raise typer.Exit
     if as_json and format is Format.MARKDOWN:
@@ -131,6 +146,9 @@ def doctor(
         machine = _collect(python, deep, quick, watch, timeout, expect_gpus, lambda: _judge(form))
     else:
         machine = _stored(stored, python, deep, quick, watch, timeout, expect_gpus)
+    from gpucheck.render import render
+    from gpucheck.report import examine
+
     report = examine(machine, select=chosen, ignore=left_out, strict=strict)
     write(render(report, form, verbose=verbose))
     raise typer.Exit(report.exit_code)
@@ -150,13 +168,91 @@ def explain(
 ) -> None:
     """Say what a rule means and how to mend it, or what an error message means."""
     from gpucheck.explain import explanation, rule_list
+    from gpucheck.render.style import of_standard_output
 
-    if list_all and not what:
-        write(rule_list())
-    elif what and not list_all:
-        write(explanation(sys.stdin.read(1 << 20) if what == ["-"] else " ".join(what)))
-    else:
+    if bool(what) == list_all:
         raise Refusal("name either a rule, an error message, or --list")
+    if list_all:
+        text = rule_list()
+    else:
+        text = explanation(_pasted() if what == ["-"] else " ".join(what or ()))
+    write(of_standard_output().finish(text))
+
+
+@app.command()
+def smoke(
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="4|0,2,5|all",
+            help="A count, or CUDA's numbers: one replica each, a number may come twice; 3, is "
+            "GPU 3 alone. Default: 4, or what the job of torchrun or srun gives.",
+        ),
+    ] = None,
+    strategy: Annotated[
+        Strategy,
+        typer.Option(help="dp: DataParallel in one process. ddp: a process for each GPU."),
+    ] = Strategy.DP,
+    epochs: Annotated[int, typer.Option(min=1, max=10_000)] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, max=60_000)] = 256,
+    lr: Annotated[float, typer.Option(min=1e-9, max=1e9, help="The learning rate.")] = 0.01,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|download|synthetic",
+            help="Where the MNIST files are. Default: the cache, else a download by torchvision, "
+            "else synthetic digits.",
+        ),
+    ] = None,
+    device: Annotated[
+        Device, typer.Option(help="cpu is a rehearsal, and proves no GPU.")
+    ] = Device.CUDA,
+    seed: Annotated[int, typer.Option(min=0, max=1 << 40)] = 0,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=1, max=86400, help="The longest wait for a sign of progress."
+        ),
+    ] = 60.0,
+    python: PythonOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: the report, and the training.")
+    ] = False,
+    snapshot_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--snapshot",
+            metavar="FILE",
+            help="Write the facts here too, private details removed, for doctor --from.",
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what passed and what was not checked too.")
+    ] = False,
+) -> None:
+    """Train MNIST on the GPUs, and judge the machine by what comes out."""
+    from gpucheck import privacy, stored
+    from gpucheck.render import render
+    from gpucheck.smoke import prove
+    from gpucheck.trials.plan import Plan
+
+    plan = Plan(
+        gpus=gpus,
+        strategy=strategy.value,
+        device=device.value,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=lr,
+        seed=seed,
+        data=data,
+        timeout_seconds=timeout,
+    )
+    report, speaks = prove(plan, python=python, quiet=as_json)
+    if speaks:
+        if snapshot_file is not None:
+            stored.save(stored.as_json(privacy.redact(report.machine)), snapshot_file)
+        write(render(report, Format.JSON if as_json else Format.TEXT, verbose=verbose))
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
@@ -253,6 +349,11 @@ def _stored(
 
     machine = stored.read(file, patience_seconds=timeout)
     return machine if expect_gpus is None else replace(machine, expected_gpus=expect_gpus)
+
+
+def _pasted() -> str:
+    """Return the start of stdin, whatever bytes it holds."""
+    return sys.stdin.buffer.read(1 << 20).decode("utf-8", "replace") if sys.stdin else ""
 
 
 def write(text: str) -> None:

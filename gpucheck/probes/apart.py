@@ -4,6 +4,9 @@ A thread that waits for a dead file system can be left behind, but the process t
 cannot exit. So the process that reads files is a fork of the one that prints: it sends the facts
 when they are there, and if it is stuck in the kernel by then, it is left behind like any child. The
 parent, meanwhile, is free to import what it will judge and print with.
+
+The fork comes before nearly all imports, and the child that asks cuInit right after it: nobody gets
+an answer from CUDA sooner than cuInit gives it, so it has to be asked first.
 """
 
 import os
@@ -11,17 +14,19 @@ import select
 import signal
 import struct
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import msgspec
+if TYPE_CHECKING:
+    from gpucheck.snapshot import Snapshot
 
-from gpucheck import __version__
-from gpucheck.probes import child as children
-from gpucheck.probes import collect, default_timeout_seconds
-from gpucheck.snapshot import Fact, Snapshot, unknown_section
+#: How long the whole examination may take, where nobody says. A driver without persistence may need
+#: seconds a GPU to wake eight of them, and a machine that is slow is not a machine that hangs.
+TIMEOUT_SECONDS = 30.0
+DEEP_TIMEOUT_SECONDS = 300.0
 
 #: What the examination may take beyond its own deadline to send what it knows.
 SENDING_SECONDS = 0.6
+_GRACE_SECONDS = 0.25
 _SIZE = struct.Struct("=Q")
 
 
@@ -40,7 +45,7 @@ class Examination:
     ) -> None:
         """Start it, with `collect`'s own arguments. The caller must have no threads (it forks)."""
         if timeout_seconds is None:
-            timeout_seconds = default_timeout_seconds(deep=deep, watch_seconds=watch_seconds)
+            timeout_seconds = (DEEP_TIMEOUT_SECONDS if deep else TIMEOUT_SECONDS) + watch_seconds
         self._until = time.monotonic() + timeout_seconds + SENDING_SECONDS
         self._expect_gpus = expect_gpus
         self._pipe, sending = os.pipe()
@@ -58,14 +63,18 @@ class Examination:
             )
         os.close(sending)
 
-    def facts(self) -> Snapshot:
+    def facts(self) -> "Snapshot":
         """Wait for the facts. Where they do not come, everything is unknown, with the reason."""
+        import msgspec
+
+        from gpucheck.snapshot import Snapshot
+
         try:
             data = self._receive()
         except BaseException:
             # Ctrl-C: end the examination and all that it started, before we go.
             os.kill(self._pid, signal.SIGTERM)
-            self._reap(children.GRACE_SECONDS)
+            self._reap(_GRACE_SECONDS)
             raise
         finally:
             os.close(self._pipe)
@@ -73,7 +82,7 @@ class Examination:
             os.kill(self._pid, signal.SIGTERM)
             return self._nothing("the examination did not end in time")
         if not data:
-            return self._nothing(f"the examination {self._reap(children.GRACE_SECONDS)}")
+            return self._nothing(f"the examination {self._reap(_GRACE_SECONDS)}")
         return msgspec.msgpack.decode(data, type=Snapshot)
 
     def _receive(self) -> bytes | None:
@@ -105,7 +114,10 @@ class Examination:
             time.sleep(0.005)
         return "broke off"
 
-    def _nothing(self, why: str) -> Snapshot:
+    def _nothing(self, why: str) -> "Snapshot":
+        from gpucheck import __version__
+        from gpucheck.snapshot import Fact, Snapshot, unknown_section
+
         sections = {
             name: unknown_section(type(default), why)
             for name, default in zip(
@@ -134,6 +146,14 @@ def _examine(
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):
             os.dup2(null, descriptor)
+        from gpucheck.probes import cuda_init
+
+        cuda_child = None if quick else cuda_init.start(timeout_seconds)
+
+        import msgspec
+
+        from gpucheck.probes.everything import collect
+
         machine = collect(
             python=python,
             deep=deep,
@@ -141,6 +161,7 @@ def _examine(
             watch_seconds=watch_seconds,
             expect_gpus=expect_gpus,
             timeout_seconds=timeout_seconds,
+            cuda_child=cuda_child,
         )
         data = msgspec.msgpack.encode(machine)
         with os.fdopen(sending, "wb") as pipe:
@@ -151,5 +172,7 @@ def _examine(
 
 
 def _leave(*_: object) -> NoReturn:
-    children.kill_all()
+    from gpucheck.probes import child
+
+    child.kill_all()
     os._exit(1)

@@ -1,9 +1,12 @@
 """Asks CUDA whether it works: `cuInit(0)` in a bare child process."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from gpucheck.probes.child import Child
-from gpucheck.snapshot import CudaInit, Unknown
+
+if TYPE_CHECKING:
+    from gpucheck.snapshot import CudaInit, Unknown
 
 LIMIT_BYTES = 1 << 20
 
@@ -82,7 +85,7 @@ def start(deadline_seconds: float) -> Child:
     )
 
 
-def finish(child: Child) -> CudaInit | Unknown:
+def finish(child: Child) -> "CudaInit | Unknown":
     """Return what the child found out, at the latest when its deadline is over.
 
     A call that did not come back, or that killed the child, is a fact of its own
@@ -98,8 +101,11 @@ def finish(child: Child) -> CudaInit | Unknown:
         return parse(lines, child.end().why)
 
 
-def parse(lines: list[bytes], why: str | None) -> CudaInit | Unknown:
+def parse(lines: list[bytes], why: str | None) -> "CudaInit | Unknown":
     """Read the child's answers; *why* says how the child ended where it did not end well."""
+    # Not above: the child is started before anything that takes time to import.
+    from gpucheck.snapshot import CudaInit, Unknown
+
     answers: dict[str, str] = {}
     step = ""
     for line in lines:

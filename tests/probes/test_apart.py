@@ -70,7 +70,7 @@ def test_whoever_reads_our_output_does_not_wait_for_what_is_stuck(tmp_path: Path
 
 
 def test_an_examination_that_crashes_is_unknown_and_never_healthy():
-    crash = "import gpucheck.probes.apart as a, os; a.collect = lambda **_: os.abort()"
+    crash = "import gpucheck.probes.everything as e, os; e.collect = lambda **_: os.abort()"
     program = f"{crash}\n{PROGRAM.format(options='')}"
 
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)

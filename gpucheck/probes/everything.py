@@ -1,0 +1,241 @@
+"""Looks at the whole machine at once: every probe side by side, none able to hold up the others."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from gpucheck import __version__
+from gpucheck.snapshot import (
+    Cudnn,
+    Deep,
+    Driver,
+    Environment,
+    Fact,
+    Host,
+    KernelLog,
+    Libraries,
+    MappedLibrary,
+    Nvml,
+    PyTorch,
+    Snapshot,
+    StartupFiles,
+    Toolkits,
+    Unknown,
+    replace,
+    unknown_section,
+)
+
+if TYPE_CHECKING:
+    from gpucheck.probes.child import Child
+
+Section = TypeVar("Section", bound=Fact)
+
+
+class _Look(Generic[Section]):
+    """One probe at work in a thread of its own.
+
+    The thread is a daemon, so that a file system that never answers (a dead NFS server) keeps
+    neither the report nor the exit waiting.
+    """
+
+    def __init__(self, name: str, section: type[Section], probe: Callable[[], Section]) -> None:
+        self.name = name
+        self.elapsed_ms: float | None = None
+        self._section = section
+        self._probe = probe
+        self._facts: Section | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        try:
+            facts = self._probe()
+        except Exception as error:  # noqa: BLE001 - a probe that fails must not cost the report
+            facts = unknown_section(self._section, f"gpucheck's own probe failed: {error!r}")
+        self._facts = facts
+        self.elapsed_ms = (time.monotonic() - started) * 1000
+
+    def facts(self, until: float) -> Section:
+        """Wait for the facts to *until* (of the monotonic clock); late ones are unknown."""
+        self._thread.join(max(0.0, until - time.monotonic()))
+        if self._facts is None:
+            return unknown_section(self._section, f"the {self.name} probe did not end in time")
+        return self._facts
+
+
+def collect(
+    *,
+    python: str | None = None,
+    deep: bool = False,
+    quick: bool = False,
+    watch_seconds: float = 0.0,
+    expect_gpus: int | None = None,
+    timeout_seconds: float = 30.0,
+    cuda_child: "Child | None" = None,
+) -> Snapshot:
+    """Return the facts of this machine, within *timeout_seconds* and half a second.
+
+    *python* is the interpreter whose torch is examined (None: the active environment's). *deep*
+    imports torch in a child and puts every GPU to work; *quick* reads files and NVML alone.
+    *watch_seconds* is the time between two readings of the counters (with *deep*, at least 1).
+    *cuda_child* is the child that asks cuInit, where the caller started it already.
+    """
+    started = time.monotonic()
+    until = started + timeout_seconds
+    # Facts that build on others' may come a moment after these, and still be told.
+    early = until - min(0.2, timeout_seconds / 10)
+    variables = dict(os.environ)
+
+    def left() -> float:
+        return max(0.1, early - time.monotonic())
+
+    # The slowest first: the children work while this process reads files.
+    from gpucheck.probes import cuda_init
+
+    if cuda_child is None and not quick:
+        cuda_child = cuda_init.start(left())
+    looks: list[_Look[Fact]] = []
+
+    def look(name: str, section: type[Section], probe: Callable[[], Section]) -> _Look[Section]:
+        started_look = _Look(name, section, probe)
+        looks.append(started_look)  # type: ignore[arg-type]
+        return started_look
+
+    nvml = look("nvml", Nvml, lambda: _nvml(deep, quick, left(), watch_seconds))
+    pytorch = look("pytorch", PyTorch, lambda: _pytorch(python, variables, left()))
+    toolkits = look("toolkits", Toolkits, lambda: _toolkits(variables, left()))
+    libraries = look("libraries", Libraries, lambda: _libraries(pytorch.facts(early), variables))
+    cudnn = look(
+        "cudnn",
+        Cudnn,
+        lambda: _cudnn(
+            pytorch.facts(early), libraries.facts(early), toolkits.facts(early), variables, left()
+        ),
+    )
+    host = look("host", Host, _host)
+    driver = look("driver", Driver, lambda: _driver(variables))
+    environment = look("environment", Environment, lambda: _environment(variables))
+    startup_files = look("startup files", StartupFiles, lambda: _startup_files(variables))
+    kernel_log = look("kernel log", KernelLog, lambda: _kernel_log(left()))
+
+    worked = _deep(pytorch.facts(early), left()) if deep else None
+    driver_facts = driver.facts(until)
+    if cuda_child is None:
+        driver_facts = replace(driver_facts, cuda_init=None)
+    else:
+        driver_facts = replace(driver_facts, cuda_init=cuda_init.finish(cuda_child))
+    libraries_facts = libraries.facts(until)
+    if worked is not None:
+        libraries_facts = replace(libraries_facts, mapped=worked[1])
+    return Snapshot(
+        gpucheck=__version__,
+        host=host.facts(until),
+        environment=environment.facts(until),
+        startup_files=startup_files.facts(until),
+        driver=driver_facts,
+        toolkits=toolkits.facts(until),
+        libraries=libraries_facts,
+        cudnn=cudnn.facts(until),
+        pytorch=pytorch.facts(until),
+        nvml=nvml.facts(until),
+        kernel_log=kernel_log.facts(until),
+        deep=None if worked is None else worked[0],
+        expected_gpus=expect_gpus,
+        elapsed_ms={
+            **{each.name: round(each.elapsed_ms, 1) for each in looks if each.elapsed_ms},
+            "total": round((time.monotonic() - started) * 1000, 1),
+        },
+    )
+
+
+# Each probe is imported in its own thread: reading one module's bytecode overlaps another's wait.
+
+
+def _host() -> Host:
+    from gpucheck.probes import host
+
+    return host.probe()
+
+
+def _environment(variables: dict[str, str]) -> Environment:
+    from gpucheck.probes import environment
+
+    return environment.probe(variables)
+
+
+def _startup_files(variables: dict[str, str]) -> StartupFiles:
+    from pathlib import Path
+
+    from gpucheck.probes import startup_files
+
+    home = variables.get("HOME")
+    return startup_files.probe(Path(home) if home else None)
+
+
+def _driver(variables: dict[str, str]) -> Driver:
+    from gpucheck.probes import driver
+
+    return driver.probe(library_path=variables.get("LD_LIBRARY_PATH"))
+
+
+def _toolkits(variables: dict[str, str], deadline_seconds: float) -> Toolkits:
+    from gpucheck.probes import toolkit
+
+    return toolkit.probe(variables, deadline_seconds=deadline_seconds)
+
+
+def _pytorch(python: str | None, variables: dict[str, str], deadline_seconds: float) -> PyTorch:
+    from gpucheck.probes import pytorch
+
+    return pytorch.probe(python, variables, deadline_seconds=deadline_seconds)
+
+
+def _libraries(pytorch: PyTorch, variables: dict[str, str]) -> Libraries:
+    from gpucheck.probes import loader
+
+    return loader.probe(pytorch, variables)
+
+
+def _cudnn(
+    pytorch: PyTorch,
+    libraries: Libraries,
+    toolkits: Toolkits,
+    variables: dict[str, str],
+    deadline_seconds: float,
+) -> Cudnn:
+    from gpucheck.probes import cudnn
+
+    return cudnn.probe(pytorch, libraries, toolkits, variables, deadline_seconds=deadline_seconds)
+
+
+def _nvml(deep: bool, quick: bool, deadline_seconds: float, watch_seconds: float) -> Nvml:
+    from gpucheck.probes import nvml
+
+    return nvml.probe(
+        deep=deep, quick=quick, deadline_seconds=deadline_seconds, watch_seconds=watch_seconds
+    )
+
+
+def _kernel_log(deadline_seconds: float) -> KernelLog:
+    from gpucheck.probes import kernel_log
+
+    return kernel_log.probe(deadline_seconds=deadline_seconds)
+
+
+def _deep(
+    pytorch: PyTorch, deadline_seconds: float
+) -> tuple[Deep, tuple[MappedLibrary, ...] | Unknown]:
+    from gpucheck.snapshot import Python
+    from gpucheck.trials import deep
+
+    match pytorch.python:
+        case Python(path=path):
+            return deep.run(path, deadline_seconds=deadline_seconds)
+        case Unknown(why=why):
+            return unknown_section(Deep, why), Unknown(why)
+        case _:
+            why = "there is no Python with torch"
+            return unknown_section(Deep, why), Unknown(why)

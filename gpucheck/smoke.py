@@ -1,0 +1,102 @@
+"""Runs a smoke training from its start to the verdict on it."""
+
+import dataclasses
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from gpucheck.refusal import Refusal
+from gpucheck.report import Report, examine
+from gpucheck.rule import Severity
+from gpucheck.snapshot import Snapshot, Training, replace
+from gpucheck.trials.plan import Plan, PlanError
+from gpucheck.trials.smoke import Listener, Smoke
+
+#: With one of these errors no GPU can train: nobody waits for torch to find that out.
+BLOCKERS = (
+    "HST004",
+    "DRV001",
+    "DRV002",
+    "DRV003",
+    "DRV004",
+    "DRV005",
+    "DRV006",
+    "DRV007",
+    "DRV008",
+    "DRV012",
+    "TOR001",
+    "TOR002",
+    "TOR003",
+    "TOR004",
+)
+
+
+def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]:
+    """Train as *plan* says, and judge the machine with what happened.
+
+    The machine is examined while the children import torch. A rehearsal on the CPU is judged by
+    the training's own rules alone: it asks nothing of a GPU. While it trains, progress is shown,
+    unless *quiet*. Beside the report comes whether to print it: of the processes of a job rank 0
+    alone speaks. Raises Refusal where the plan makes no sense.
+    """
+    from gpucheck.probes.apart import Examination
+
+    if plan.data not in (None, "download", "synthetic"):
+        plan = dataclasses.replace(plan, data=str(Path(str(plan.data)).absolute()))
+    with ExitStack() as stack:
+        relay = _Relay()
+        try:
+            trial = Smoke(plan, python=python, listener=relay)
+        except PlanError as error:
+            raise Refusal(str(error)) from None
+        speaks = trial.plan.rank == 0
+        examination = Examination(python=python, quick=True)  # it forks: before there are threads
+        if speaks:
+            relay.listener = _progress(plan.epochs, quiet, trial, stack)
+        stack.enter_context(trial)
+        machine = examination.facts()
+        blockers = _blockers(machine) if plan.device == "cuda" else ()
+        if blockers:
+            training = trial.give_up(f"see {', '.join(blockers)}")
+        else:
+            training = trial.finish(machine.kernel_log)
+    if not speaks:
+        _say_what_failed(training)
+    machine = replace(
+        machine,
+        training=training,
+        elapsed_ms={**machine.elapsed_ms, "total": training.phases_ms["total"]},
+    )
+    return examine(machine, select=("TRN",) if plan.device == "cpu" else ()), speaks
+
+
+class _Relay:
+    """Passes events on to a listener that may be chosen later."""
+
+    listener: Listener | None = None
+
+    def __call__(self, event: object) -> None:
+        if self.listener is not None:
+            self.listener(event)  # type: ignore[arg-type]
+
+
+def _progress(epochs: int, quiet: bool, trial: Smoke, stack: ExitStack) -> Listener | None:
+    """Choose how progress is shown: a bar where a terminal is, log lines elsewhere."""
+    from gpucheck.render import progress
+
+    if sys.stderr.isatty() and (quiet or sys.stdout.isatty()):
+        return stack.enter_context(progress.Live(epochs, trial.gpus_now))
+    return None if quiet else progress.write_log
+
+
+def _blockers(machine: Snapshot) -> tuple[str, ...]:
+    report = examine(machine, select=BLOCKERS)
+    codes = [found.code for found in report.roots if found.severity is Severity.ERROR]
+    return tuple(dict.fromkeys(codes))
+
+
+def _say_what_failed(training: Training) -> None:
+    """Let a rank that is not the first say in a line on stderr why it failed."""
+    report = examine(Snapshot(training=training), select=("TRN",))
+    for finding in report.roots:
+        sys.stderr.write(f"gpucheck: {finding.code} {finding.subject}: {finding.saw}\n")

@@ -18,6 +18,7 @@ import msgspec
 
 from gpucheck.probes import nvml_child
 from gpucheck.probes.child import Child
+from gpucheck.probes.nvml_child import MOST_GPUS
 from gpucheck.snapshot import (
     NOT_SUPPORTED,
     Fabric,
@@ -38,7 +39,6 @@ from gpucheck.snapshot import (
     Unknown,
 )
 
-MOST_GPUS = 1024  # a library that lies about their number must not cost us our memory
 QUERY_SECONDS = 5.0  # a query that takes longer does not come back
 WATCH_SECONDS = 1.0  # between the two readings of --deep
 CORRUPTED_INFOROM = 14  # NVML_ERROR_CORRUPTED_INFOROM
@@ -46,7 +46,10 @@ P2P_READ, P2P_WRITE, P2P_NVLINK = 0, 1, 2
 P2P_STATUS = ("OK", "CNS", "GNS", "TNS", "DR", "NS", "U")  # in nvidia-smi's words
 LEVELS = {0: "PSB", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
 LINK_ENDS: dict[int, Literal["gpu", "cpu", "switch"]] = {0: "gpu", 1: "cpu", 2: "switch"}
-DEEP_ONLY = Unknown("read with --deep only")
+LEFT_OUT = {
+    "inforom_check": Unknown("read with --deep only"),
+    "nvlink_errors": Unknown("read with --deep or --watch only"),
+}
 
 State = Literal["ok", "lost", "hung", "crashed", "failed"]
 T = TypeVar("T")
@@ -67,16 +70,19 @@ def probe(
     All of it ends within *deadline_seconds*, and half a second for the second reading where the
     time was over before. Between the readings *before_second* is called, if given: it may wait,
     and returns whether the GPUs are under load now; then *watch_seconds* pass (1 s where it is 0).
-    *quick* leaves out whether pairs of GPUs would use
-    NVLink. *environment* is the children's; None: this process's own.
+    *quick* leaves out whether pairs of GPUs would use NVLink. *environment* is the children's;
+    None: this process's own.
     """
     capabilities = (P2P_READ, P2P_WRITE) if quick else (P2P_READ, P2P_WRITE, P2P_NVLINK)
     ends_at = time.monotonic() + deadline_seconds
-    talk = _Talk(deep=deep, second=False, capabilities=capabilities, environment=environment)
+    watch = deep or watch_seconds > 0
+    talk = _Talk(
+        deep=deep, watch=watch, second=False, capabilities=capabilities, environment=environment
+    )
     talk.run(deadline_seconds)
     since = time.monotonic()
     nvml = _nvml(talk, root)
-    if (deep or watch_seconds > 0) and not isinstance(nvml.gpus, Unknown) and nvml.gpus:
+    if watch and not isinstance(nvml.gpus, Unknown) and nvml.gpus:
         under_load = before_second() if before_second is not None else False
         left = max(0.0, ends_at - time.monotonic())
         time.sleep(min(left, watch_seconds if watch_seconds > 0 else WATCH_SECONDS))
@@ -108,7 +114,9 @@ def second_reading(
     sound = [gpu.index for gpu in nvml.gpus if gpu.state == "ok"]
     if not sound:
         return nvml
-    talk = _Talk(deep=True, second=True, capabilities=(), environment=environment, only=sound)
+    talk = _Talk(
+        deep=False, watch=True, second=True, capabilities=(), environment=environment, only=sound
+    )
     talk.run(deadline_seconds)
     after_seconds = time.monotonic() - since
     gpus = tuple(
@@ -126,6 +134,7 @@ class _Talk:
     """All that the children said, and what became of them."""
 
     deep: bool
+    watch: bool  # a second reading follows, or this is it
     second: bool
     capabilities: Sequence[int]
     environment: Mapping[str, str] | None
@@ -138,7 +147,7 @@ class _Talk:
     pairs_trouble: str | None = None
 
     def __post_init__(self) -> None:
-        self._plan = nvml_child.plan(deep=self.deep, second=self.second)
+        self._plan = nvml_child.plan(deep=self.deep, watch=self.watch, second=self.second)
 
     def run(self, deadline_seconds: float) -> None:
         """Ask until every GPU has answered or is known to be in trouble, or the time is over."""
@@ -186,6 +195,7 @@ class _Talk:
             self.gpus.pop(index, None)
         options = {
             "deep": self.deep,
+            "watch": self.watch,
             "second": self.second,
             "parallel": parallel,
             "only": only,
@@ -224,11 +234,14 @@ class _Talk:
             self.system[key] = kind, value
             if key in ("open", "init", "count") and kind != "is":
                 self.error = _error(key, kind, value)
+            elif key == "count" and not (isinstance(value, int) and value <= MOST_GPUS):
+                self.error = _error(key, "error", [None, f"it counts {value} GPUs"])
         elif not 0 <= gpu < MOST_GPUS:
             pass
-        elif key == "pair" and isinstance(value, list) and len(value) == 3:
-            other, name, answer = value
-            self.pairs.setdefault((gpu, other), {})[str(name)] = kind, answer
+        elif key == "pair":
+            if isinstance(value, list) and len(value) == 3:
+                other, name, answer = value
+                self.pairs.setdefault((gpu, other), {})[str(name)] = kind, answer
         else:
             self.gpus.setdefault(gpu, {})[key] = kind, value
             if kind == "lost":
@@ -240,7 +253,7 @@ class _Talk:
 
     def _count(self) -> int:
         kind, value = self.system.get("count", ("", 0))
-        return min(value, MOST_GPUS) if kind == "is" and isinstance(value, int) else 0
+        return value if kind == "is" and isinstance(value, int) and value <= MOST_GPUS else 0
 
     def _unfinished(self) -> list[int]:
         asked = range(self._count()) if self.only is None else self.only
@@ -363,7 +376,7 @@ class _Answers:
     def get(self, key: str, convert: Callable[[Any], T]) -> Reading[T]:
         """Return the answer to *key*, put through *convert*."""
         if key not in self._said:
-            return self._trouble if key in self._symbols else DEEP_ONLY
+            return self._trouble if key in self._symbols else LEFT_OUT[key]
         kind, value = self._said[key]
         if kind == "is":
             return self._converted(key, value, convert)
@@ -400,7 +413,7 @@ class _Answers:
     ) -> Reading[T]:
         try:
             return convert(value)
-        except (TypeError, ValueError, IndexError, AttributeError):
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
             return Unknown(f"{self._symbols.get(key, key)}: {str(value)[:80]} makes no sense")
 
 
@@ -409,7 +422,9 @@ def _watts(milliwatts: int) -> float:
 
 
 def _text(value: str) -> str:
-    return str(value).strip()
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value.strip()
 
 
 def bus_id(text: str) -> str:
@@ -630,17 +645,12 @@ def _fabric(value: list[int | None]) -> Fabric:
 def _processes(answers: _Answers, root: Path) -> Reading[tuple[GpuProcess, ...]]:
     """Put the three lists of processes together; one that computes and draws computes."""
     found: dict[int, GpuProcess] = {}
-    compute = answers.get("compute", list)
-    graphics = answers.get("graphics", list)
-    mps = answers.get("mps", list)
+    compute = answers.get("compute", _process_sizes)
     if isinstance(compute, Unknown | NotSupported):
         return compute
-    kinds: tuple[tuple[Literal["compute", "graphics", "mps"], Reading[list[Any]]], ...] = (
-        ("compute", compute),
-        ("mps", mps),
-        ("graphics", graphics),
-    )
-    for kind, listed in kinds:
+    kinds: tuple[Literal["compute", "mps", "graphics"], ...] = ("compute", "mps", "graphics")
+    for kind in kinds:
+        listed = answers.get(kind, _process_sizes)
         for process, used_bytes in () if isinstance(listed, Unknown | NotSupported) else listed:
             if process in found:
                 continue
@@ -653,6 +663,13 @@ def _processes(answers: _Answers, root: Path) -> Reading[tuple[GpuProcess, ...]]
                 is_zombie=is_zombie,
             )
     return tuple(found[process] for process in sorted(found))
+
+
+def _process_sizes(value: list[list[int | None]]) -> list[tuple[int, int | None]]:
+    return [
+        (int(process or 0), None if used_bytes is None else int(used_bytes))
+        for process, used_bytes in value
+    ]
 
 
 def process_name(process: int, root: Path = Path("/")) -> tuple[str | None, bool]:

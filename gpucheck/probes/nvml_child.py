@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 NO_GPU = -1
 NOT_SUPPORTED, FUNCTION_NOT_FOUND, GPU_IS_LOST = 3, 13, 15
 INVALID_ARGUMENT, NOT_FOUND, VERSION_MISMATCH = 2, 6, 25
+MOST_GPUS = 256  # a library that lies about their number must not cost us our memory
 MOST_LINKS = 36  # NVML_NVLINK_MAX_LINKS
 SWITCH = 2  # NVML_NVLINK_DEVICE_TYPE_SWITCH
 
@@ -388,11 +389,11 @@ GPU: tuple[Query, ...] = (
     ("memory_affinity", "nvmlDeviceGetMemoryAffinity", memory_affinity),
 )
 
-#: what costs tens of milliseconds a GPU: only with --deep
-DEEP: tuple[Query, ...] = (
-    ("nvlink_errors", "nvmlDeviceGetNvLinkErrorCounter", nvlink_errors),
-    ("inforom_check", "nvmlDeviceValidateInforom", ()),
-)
+#: 55 ms on an H200: only where a second reading will follow
+NVLINK_ERRORS: Query = ("nvlink_errors", "nvmlDeviceGetNvLinkErrorCounter", nvlink_errors)
+
+#: 70 ms on an H200: only with --deep
+INFOROM_CHECK: Query = ("inforom_check", "nvmlDeviceValidateInforom", ())
 
 #: what is read a second time
 SECOND: tuple[Query, ...] = (
@@ -404,24 +405,25 @@ SECOND: tuple[Query, ...] = (
     ("pcie_replays", "nvmlDeviceGetPcieReplayCounter", ()),
     ("corrected_volatile", "nvmlDeviceGetTotalEccErrors", (0, 0)),
     ("fields", "nvmlDeviceGetFieldValues", second_fields),
-    ("nvlink_errors", "nvmlDeviceGetNvLinkErrorCounter", nvlink_errors),
+    NVLINK_ERRORS,
 )
 
 HANDLE: Query = ("handle", "nvmlDeviceGetHandleByIndex", ())
 
 
-def plan(*, deep: bool, second: bool) -> tuple[Query, ...]:
+def plan(*, deep: bool, watch: bool, second: bool) -> tuple[Query, ...]:
     """Return the queries of each GPU, in their order."""
     if second:
         return (HANDLE, *SECOND)
-    return (HANDLE, *GPU, *DEEP) if deep else (HANDLE, *GPU)
+    more = ((NVLINK_ERRORS,) if watch else ()) + ((INFOROM_CHECK,) if deep else ())
+    return (HANDLE, *GPU, *more)
 
 
 # ---------------------------------------------------------------------------------- the program
 
 
 def main(options: dict[str, Any]) -> None:
-    """Ask as *options* say: `deep`, `second`, `parallel`, `only`, `also`, `capabilities`.
+    """Ask as *options* say: `deep`, `watch`, `second`, `parallel`, `only`, `also`, `capabilities`.
 
     *only*: these GPUs (None: all). *parallel*: a thread for each GPU. After them, the way between
     every two GPUs that answered or are in *also*: its peer-to-peer *capabilities*, and NVML's
@@ -584,14 +586,14 @@ def _system(nvml: Any, say: Say) -> int:
     ):
         kind, value = _answer(nvml, SYSTEM_SYMBOLS[key], ask)
         say(NO_GPU, key, kind, value)
-        if key == "count" and kind == "is":
+        if key == "count" and kind == "is" and value <= MOST_GPUS:
             count = value
     return count
 
 
 def _gpus(nvml: Any, say: Say, count: int, options: dict[str, Any]) -> None:
     """Ask every GPU that was asked for, and then every pair of those that answered."""
-    queries = plan(deep=options["deep"], second=options["second"])
+    queries = plan(deep=options["deep"], watch=options["watch"], second=options["second"])
     indices = [n for n in range(count) if options["only"] is None or n in options["only"]]
     handles: dict[int, Any] = {}
 

@@ -233,6 +233,7 @@ int nvmlShutdown(void) { return initialise("nvmlShutdown"); }
 const char *nvmlErrorString(int code)
 {
     static char text[64];
+    if (code == 27) return "System is not in ready state";
     snprintf(text, sizeof text, "Fake error %d", code);
     return text;
 }
@@ -415,7 +416,6 @@ PLAIN(nvmlDeviceGetPerformanceState)
 PLAIN(nvmlDeviceGetFanSpeed)
 PLAIN(nvmlDeviceGetAdaptiveClockInfoStatus)
 TWO(nvmlDeviceGetPowerManagementLimitConstraints, "nvmlDeviceGetPowerManagementLimitConstraints")
-TWO(nvmlDeviceGetUtilizationRatesPair, "nvmlDeviceGetUtilizationRates")
 int nvmlDeviceGetUtilizationRates(void *device, uint *to)
 { QUERY("nvmlDeviceGetUtilizationRates", 2, NULL); to[0] = v[0]; to[1] = v[1]; return 0; }
 
@@ -581,3 +581,104 @@ int nvmlDeviceGetCpuAffinity(void *device, uint count, ull *to)
 { return mask(device, "nvmlDeviceGetCpuAffinity", count, to); }
 int nvmlDeviceGetMemoryAffinity(void *device, uint count, ull *to, uint scope)
 { (void)scope; return mask(device, "nvmlDeviceGetMemoryAffinity", count, to); }
+
+/* ------------------------------- what gpucheck does not ask, but the recorded machine answered */
+
+/* queries that answer with an error, NOT_SUPPORTED where nothing else was told */
+#define REFUSED(symbol) \
+    int symbol(void *device) { int code; ask(gpu_of(device), #symbol, &code, NULL); return code; }
+REFUSED(nvmlDeviceGetActiveVgpus)
+REFUSED(nvmlDeviceGetAttributes_v2)
+REFUSED(nvmlDeviceGetAutoBoostedClocksEnabled)
+REFUSED(nvmlDeviceGetBridgeChipInfo)
+REFUSED(nvmlDeviceGetClkMonStatus)
+REFUSED(nvmlDeviceGetComputeInstanceId)
+REFUSED(nvmlDeviceGetConfComputeGpuCertificate)
+REFUSED(nvmlDeviceGetCoolerInfo)
+REFUSED(nvmlDeviceGetCreatableVgpus)
+REFUSED(nvmlDeviceGetDramEncryptionMode)
+REFUSED(nvmlDeviceGetGpuOperationMode)
+REFUSED(nvmlDeviceGetDriverModel)
+REFUSED(nvmlDeviceGetDriverModel_v2)
+REFUSED(nvmlDeviceGetFanSpeedRPM)
+REFUSED(nvmlDeviceGetGpuInstanceId)
+REFUSED(nvmlDeviceGetHostVgpuMode)
+REFUSED(nvmlDeviceGetHostname_v1)
+REFUSED(nvmlDeviceGetLastBBXFlushTime)
+REFUSED(nvmlDeviceGetMinMaxFanSpeed)
+REFUSED(nvmlDeviceGetPgpuMetadataString)
+REFUSED(nvmlDeviceGetSupportedVgpus)
+REFUSED(nvmlDeviceGetVgpuHeterogeneousMode)
+REFUSED(nvmlDeviceGetVgpuMetadata)
+REFUSED(nvmlDeviceGetVgpuSchedulerCapabilities)
+REFUSED(nvmlDeviceGetVgpuSchedulerLog)
+REFUSED(nvmlDeviceGetVgpuSchedulerState)
+
+PLAIN(nvmlDeviceGetGpcClkVfOffset)
+PLAIN(nvmlDeviceGetMemClkVfOffset)
+TWO(nvmlDeviceGetGpcClkMinMaxVfOffset, "nvmlDeviceGetGpcClkMinMaxVfOffset")
+TWO(nvmlDeviceGetMemClkMinMaxVfOffset, "nvmlDeviceGetMemClkMinMaxVfOffset")
+TWO(nvmlDeviceGetDecoderUtilization, "nvmlDeviceGetDecoderUtilization")
+TWO(nvmlDeviceGetEncoderUtilization, "nvmlDeviceGetEncoderUtilization")
+TWO(nvmlDeviceGetJpgUtilization, "nvmlDeviceGetJpgUtilization")
+TWO(nvmlDeviceGetOfaUtilization, "nvmlDeviceGetOfaUtilization")
+VERSIONED(nvmlDeviceGetAddressingMode, 1)
+ULL(nvmlDeviceGetSupportedEventTypes, "nvmlDeviceGetSupportedEventTypes")
+int nvmlDeviceGetPdi(void *device, ull *to)
+{ QUERY("nvmlDeviceGetPdi", 1, NULL); to[1] = v[0]; return 0; }
+int nvmlDeviceGetEncoderStats(void *device, ull *a, ull *b, ull *c)
+{ QUERY("nvmlDeviceGetEncoderStats", 3, NULL); *a = v[0]; *b = v[1]; *c = v[2]; return 0; }
+int nvmlDeviceGetFBCStats(void *device, uint *to)
+{ QUERY("nvmlDeviceGetFBCStats", 3, NULL); for (int i = 0; i < 3; i++) to[i] = v[i]; return 0; }
+int nvmlDeviceGetConfComputeMemSizeInfo(void *device, ull *to)
+{ QUERY("nvmlDeviceGetConfComputeMemSizeInfo", 2, NULL); to[0] = v[0]; to[1] = v[1]; return 0; }
+int nvmlDeviceGetConfComputeProtectedMemoryUsage(void *device, ull *to)
+{
+    QUERY("nvmlDeviceGetConfComputeProtectedMemoryUsage", 3, NULL);
+    for (int i = 0; i < 3; i++) to[i] = v[i];
+    return 0;
+}
+/* lists: the value is their numbers; "" is an empty one */
+static int list(void *device, const char *function, uint *count, uint *to)
+{
+    int code;
+    const char *value = ask(gpu_of(device), function, &code, NULL);
+    if (!value) return code;
+    uint n = *value != 0, room = *count;
+    for (const char *c = value; *c; c++) n += *c == ' ';
+    *count = n;
+    if (n > room || (n && !to)) return INSUFFICIENT_SIZE;
+    ull v[64];
+    parse(value, v, n < 64 ? n : 64);
+    for (uint i = 0; i < n && i < 64; i++) to[i] = v[i];
+    return SUCCESS;
+}
+#define LIST(symbol) \
+    int symbol(void *device, uint *count, uint *to) { return list(device, #symbol, count, to); }
+LIST(nvmlDeviceGetAccountingPids)
+LIST(nvmlDeviceGetEncoderSessions)
+LIST(nvmlDeviceGetFBCSessions)
+LIST(nvmlDeviceGetSupportedMemoryClocks)
+int nvmlDeviceGetSupportedPerformanceStates(void *device, uint *to, uint size)
+{
+    for (uint i = 0; i < size / sizeof *to; i++) to[i] = 32;  /* NVML_PSTATE_UNKNOWN */
+    uint count = size / sizeof *to;
+    return list(device, "nvmlDeviceGetSupportedPerformanceStates", &count, to);
+}
+struct versioned_text { uint version; char text[2048]; };
+int nvmlDeviceGetCurrentClockFreqs(void *device, struct versioned_text *to)
+{ return text(gpu_of(device), "nvmlDeviceGetCurrentClockFreqs", to->text, sizeof to->text); }
+int nvmlDeviceGetPerformanceModes(void *device, struct versioned_text *to)
+{ return text(gpu_of(device), "nvmlDeviceGetPerformanceModes", to->text, sizeof to->text); }
+/* all zeros, where anything was told */
+static int zeros(void *device, const char *function, void *to, uint size)
+{
+    int code;
+    if (!ask(gpu_of(device), function, &code, NULL)) return code;
+    memset(to, 0, size);
+    return SUCCESS;
+}
+int nvmlDeviceGetDynamicPstatesInfo(void *device, void *to)
+{ return zeros(device, "nvmlDeviceGetDynamicPstatesInfo", to, 4 + 8 * 16); }
+int nvmlDeviceGetGridLicensableFeatures_v4(void *device, void *to)
+{ return zeros(device, "nvmlDeviceGetGridLicensableFeatures", to, 8); }

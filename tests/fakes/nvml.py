@@ -152,8 +152,8 @@ class FakeGpu:
 
     answers: Mapping[str, Any]
     faults: tuple[Fault, ...] = ()
-    #: what it answers of every other GPU: P2P read, write, NVLink; common ancestor
-    p2p: tuple[int, int, int] = (0, 0, 0)
+    #: what it answers of every other GPU: P2P read, write, NVLink, atomics, PCI; common ancestor
+    p2p: tuple[int, ...] = (0, 0, 0, 0, 5)
     topology: int = 30
 
     def but(self, *, answers: Mapping[str, Any] | None = None, **changes: Any) -> "FakeGpu":
@@ -239,6 +239,14 @@ def h200(**changes: Any) -> FakeGpu:
             links[f"nvmlDeviceGetNvLinkErrorCounter.{link}.{counter}"] = value
     for link in range(len(CRC_DATA), 36):
         links[f"nvmlDeviceGetNvLinkState.{link}"] = Error(2)
+    recorded_fields = dict.fromkeys((138, 139, 142, 143, 144, 145, 146, 161, 162, 163), 0)
+    recorded_fields |= {140: 424, 141: 543, 164: 26562}
+    for number, value in recorded_fields.items():
+        links[f"nvmlDeviceGetFieldValues.{number}.0"] = f"{UNSIGNED} {value}"
+    links["nvmlDeviceGetCurrentClockFreqs"] = _clocks(780, 345, 3201)
+    links["nvmlDeviceGetPerformanceModes"] = (
+        f"perf=0, {_clocks(345, 345, 2201)} ; perf=1, {_clocks(345, 345, 3201)}"
+    )
     return FakeGpu(links).but(
         name="NVIDIA H200",
         vbios="96.00.A5.00.1A",
@@ -307,6 +315,34 @@ def h200(**changes: Any) -> FakeGpu:
         answers={
             "nvmlDeviceGetAccountingBufferSize": 4000,
             "nvmlDeviceGetAccountingMode": 0,
+            "nvmlDeviceGetAccountingPids": "",
+            "nvmlDeviceGetAddressingMode": 0,
+            "nvmlDeviceGetComputeInstanceId": Error(2),
+            "nvmlDeviceGetConfComputeGpuCertificate": Error(999),
+            "nvmlDeviceGetConfComputeMemSizeInfo": "0 146591680",
+            "nvmlDeviceGetConfComputeProtectedMemoryUsage": "0 0 0",
+            "nvmlDeviceGetDecoderUtilization": "0 100000",
+            "nvmlDeviceGetDynamicPstatesInfo": 0,
+            "nvmlDeviceGetEncoderSessions": "",
+            "nvmlDeviceGetEncoderStats": "0 0 0",
+            "nvmlDeviceGetEncoderUtilization": "0 100000",
+            "nvmlDeviceGetFBCSessions": "",
+            "nvmlDeviceGetFBCStats": "0 0 0",
+            "nvmlDeviceGetFanSpeedRPM": Error(2),
+            "nvmlDeviceGetGpcClkMinMaxVfOffset": "0 0",
+            "nvmlDeviceGetGpcClkVfOffset": 0,
+            "nvmlDeviceGetGpuInstanceId": Error(2),
+            "nvmlDeviceGetGridLicensableFeatures": 0,
+            "nvmlDeviceGetJpgUtilization": "0 100000",
+            "nvmlDeviceGetLastBBXFlushTime": Error(27),
+            "nvmlDeviceGetMemClkMinMaxVfOffset": "0 0",
+            "nvmlDeviceGetMemClkVfOffset": 0,
+            "nvmlDeviceGetMinMaxFanSpeed": Error(2),
+            "nvmlDeviceGetOfaUtilization": "0 100000",
+            "nvmlDeviceGetPdi": 14845668391640686147,
+            "nvmlDeviceGetSupportedEventTypes": 65439,
+            "nvmlDeviceGetSupportedMemoryClocks": "3201 2201",
+            "nvmlDeviceGetSupportedPerformanceStates": "2 0",
             "nvmlDeviceGetAdaptiveClockInfoStatus": 1,
             "nvmlDeviceGetArchitecture": 9,
             "nvmlDeviceGetBoardId": 6,
@@ -337,6 +373,16 @@ def h200(**changes: Any) -> FakeGpu:
             "nvmlDeviceGetVirtualizationMode": 1,
         },
     ).but(**changes)  # fmt: skip
+
+
+def _clocks(core: int, core_least: int, memory: int) -> str:
+    """Write clocks in MHz as NVML does; an H200 runs its memory at one of two."""
+    return (
+        f"nvclock={core}, nvclockmin={core_least}, nvclockmax=1980, nvclockeditable=0, "
+        f"memclock={memory}, memclockmin={memory}, memclockmax={memory}, memclockeditable=0, "
+        f"memTransferRate={2 * memory}, memTransferRatemin={2 * memory}, "
+        f"memTransferRatemax={2 * memory}, memTransferRateeditable=0"
+    )
 
 
 def a100_pcie(**changes: Any) -> FakeGpu:

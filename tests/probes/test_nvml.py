@@ -1,0 +1,960 @@
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import msgspec
+import pytest
+from fakes.nvml import (
+    Error,
+    FakeGpu,
+    FakeNvml,
+    Fault,
+    System,
+    a100_pcie,
+    geforce_laptop,
+    h200,
+    mig,
+    old_driver,
+)
+
+from gpucheck.probes import nvml, nvml_child
+from gpucheck.probes.nvml import bus_id, pcie_level, process_name, ranges
+from gpucheck.snapshot import (
+    NOT_SUPPORTED,
+    Fabric,
+    Gpu,
+    GpuProcess,
+    GpuSample,
+    Memory,
+    NotSupported,
+    Nvml,
+    NvmlError,
+    RemapHistogram,
+    RemappedRows,
+    RetiredPages,
+    ThermalThresholds,
+    Unknown,
+)
+
+RECORDED = Path(__file__).parents[1] / "recorded" / "h200_nvml.json"
+
+
+def look(directory, gpus, *, fake=None, deadline_seconds=20.0, **options) -> Nvml:
+    built = FakeNvml(directory, gpus, **(fake or {}))
+    return nvml.probe(
+        deadline_seconds=deadline_seconds,
+        environment=os.environ | built.environment(),
+        **options,
+    )
+
+
+def unknown_facts(gpu: Gpu) -> dict[str, str]:
+    values = msgspec.structs.asdict(gpu)
+    return {name: value.why for name, value in values.items() if isinstance(value, Unknown)}
+
+
+# ------------------------------------------------------------------------------- the recording
+
+
+ASK_ALL = """
+import json, sys, pynvml
+pynvml.nvmlInit()
+handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+def plain(value):
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if hasattr(value, "_fields_"):
+        return {name: plain(getattr(value, name)) for name, *_ in value._fields_}
+    if isinstance(value, (int, str, type(None))):
+        return value
+    return getattr(value, "value", "an object")
+answers = {}
+for name in json.load(sys.stdin):
+    try:
+        answers[name] = plain(getattr(pynvml, name)(handle))
+    except pynvml.NVMLError as error:
+        answers[name] = f"{type(error).__name__}: {error}"
+print(json.dumps(answers))
+"""
+
+
+def test_the_fake_h200_answers_all_that_the_real_one_was_asked_and_the_same(tmp_path):
+    recorded = json.loads(RECORDED.read_text())["calls"]
+    fake = FakeNvml(tmp_path, [h200(serial="0000000000000")])
+
+    answered = subprocess.run(
+        [sys.executable, "-c", ASK_ALL],
+        input=json.dumps(list(recorded)),
+        env=os.environ | fake.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    answers = json.loads(answered.stdout)
+    for name, was in recorded.items():
+        if isinstance(was, dict):
+            plain = {key: value for key, value in was.items() if "object at" not in str(value)}
+            assert {key: answers[name][key] for key in plain} == plain, name
+        else:
+            assert answers[name] == was, name
+
+
+def test_a_recorded_h200_is_read_whole(tmp_path):
+    found = look(tmp_path, [h200(), h200()], deep=True, watch_seconds=0.01)
+
+    assert found.error is None
+    assert found.nvml_version == "13.580.159.04"
+    assert found.driver_version == "580.159.04"
+    assert found.cuda_version == "13.0"
+    assert found.count == 2
+    gpu = found.gpus[0]
+    assert unknown_facts(gpu) == {}
+    assert gpu.state == "ok"
+    assert gpu.trouble is None
+    assert msgspec.structs.asdict(gpu) | {"nvlinks": (), "second": None} == {
+        "index": 0,
+        "state": "ok",
+        "trouble": None,
+        "name": "NVIDIA H200",
+        "uuid": "GPU-00000000-0000-0000-0000-000000000000",
+        "serial": "1650923000000",
+        "bus_id": "0000:00:06.0",
+        "pci_device_id": "0x2335",
+        "minor_number": 0,
+        "compute_capability": "9.0",
+        "vbios_version": "96.00.A5.00.1A",
+        "inforom_version": "G520.0282.02.02",
+        "inforom_is_valid": True,
+        "gsp_firmware_version": "580.159.04",
+        "memory": Memory(
+            total_bytes=150754820096,
+            used_bytes=0,
+            free_bytes=150109880320,
+            reserved_bytes=644939776,
+        ),
+        "bar1_total_bytes": 274877906944,
+        "processes": (),
+        "temperature_celsius": 37,
+        "memory_temperature_celsius": 41,
+        "temperature_margin_celsius": 50,
+        "thresholds": ThermalThresholds(
+            shutdown_celsius=95, slowdown_celsius=89, memory_max_celsius=95, gpu_max_celsius=87
+        ),
+        "power_watts": 82.22,
+        "power_limit_enforced_watts": 700.0,
+        "power_limit_default_watts": 700.0,
+        "power_limit_minimum_watts": 200.0,
+        "power_limit_maximum_watts": 700.0,
+        "clock_sm_mhz": 780,
+        "clock_memory_mhz": 3201,
+        "clock_sm_max_mhz": 1980,
+        "clock_memory_max_mhz": 3201,
+        "application_clock_sm_mhz": 1980,
+        "application_clock_sm_default_mhz": 1980,
+        "performance_state": 0,
+        "utilization_percent": 0,
+        "clocks_event_reasons": 1,
+        "software_power_cap_ns": 0,
+        "hardware_thermal_slowdown_ns": 0,
+        "power_brake_slowdown_ns": 0,
+        "software_thermal_slowdown_ns": 0,
+        "ecc_is_on": True,
+        "ecc_is_on_after_reboot": True,
+        "ecc_default": True,
+        "corrected_ecc_volatile": 0,
+        "uncorrected_ecc_volatile": 0,
+        "corrected_ecc_aggregate": 0,
+        "uncorrected_ecc_aggregate": 0,
+        "sram_threshold_exceeded": False,
+        "sram_corrected_volatile": 0,
+        "sram_uncorrected_volatile": 0,
+        "sram_uncorrected_aggregate": 0,
+        "remapped_rows": RemappedRows(
+            correctable=0, uncorrectable=0, is_pending=False, has_failed=False
+        ),
+        "remap_histogram": RemapHistogram(maximum=3072, high=0, partial=0, low=0, none=0),
+        "retired_pages": NOT_SUPPORTED,
+        "recovery_action": 0,
+        "has_unrepairable_memory": False,
+        "repair_is_pending": False,
+        "pcie_generation": 5,
+        "pcie_generation_gpu_max": 5,
+        "pcie_generation_max": 5,
+        "pcie_width": 16,
+        "pcie_width_max": 16,
+        "pcie_replays": 0,
+        "nvlinks": (),
+        "nvlink_count": 18,
+        "fabric": Fabric(state=3, status=0, health=0, health_summary=0),
+        "c2c_is_on": False,
+        "persistence": True,
+        "display_active": False,
+        "compute_mode": 0,
+        "mig_is_on": False,
+        "mig_is_on_after_reset": False,
+        "mig_devices": (),
+        "numa_node": NOT_SUPPORTED,
+        "cpu_affinity": "0-31",
+        "numa_affinity": "0",
+        "second": None,
+    }
+
+
+def test_the_nvlinks_of_a_recorded_h200_keep_their_crc_counts(tmp_path):
+    recorded = json.loads(RECORDED.read_text())["more"]
+
+    found = look(tmp_path, [h200(), h200()], deep=True, watch_seconds=0.01)
+
+    links = found.gpus[0].nvlinks
+    assert len(links) == 18
+    for link in links:
+        assert link.is_up is True
+        assert link.version == recorded[f"nvlink_ver_{link.index}"] == 6
+        assert link.remote_kind == "switch"
+        assert link.replay_errors == recorded[f"nvlink_err_{link.index}_0"]
+        assert link.recovery_errors == recorded[f"nvlink_err_{link.index}_1"]
+        assert link.crc_flit_errors == recorded[f"nvlink_err_{link.index}_2"]
+        assert link.crc_data_errors == recorded[f"nvlink_err_{link.index}_3"]
+
+
+def test_the_pair_of_recorded_h200s_is_joined_by_18_links(tmp_path):
+    found = look(tmp_path, [h200(), h200()])
+
+    [pair] = found.pairs
+    assert (pair.a, pair.b, pair.topology) == (0, 1, "NV18")
+    assert (pair.p2p_read, pair.p2p_write, pair.p2p_nvlink) == ("OK", "OK", "OK")
+
+
+def test_the_path_of_the_library_is_the_one_that_was_mapped(tmp_path):
+    found = look(tmp_path, [h200()])
+
+    linked = tmp_path / "nvml-library" / "libnvidia-ml.so.1"
+    assert found.library == str(linked.resolve())
+
+
+def test_a_first_reading_leaves_out_what_takes_long(tmp_path):
+    found = look(tmp_path, [h200(), h200()], quick=True)
+
+    gpu = found.gpus[0]
+    assert gpu.inforom_is_valid == Unknown("read with --deep only")
+    assert gpu.nvlinks[0].crc_data_errors == Unknown("read with --deep or --watch only")
+    assert gpu.second is None
+    assert found.pairs[0].p2p_read == found.pairs[0].p2p_write == "OK"
+    assert found.pairs[0].p2p_nvlink == Unknown("left out by --quick")
+
+
+# ------------------------------------------------------------------------------- other machines
+
+
+def test_what_a_laptop_has_not_is_not_supported_rather_than_unknown(tmp_path):
+    found = look(tmp_path, [geforce_laptop()])
+
+    [gpu] = found.gpus
+    assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep only"}
+    for name in ("ecc_is_on", "nvlinks", "fabric", "mig_is_on", "remapped_rows", "retired_pages"):
+        assert isinstance(getattr(gpu, name), NotSupported), name
+    assert gpu.bus_id == "0000:01:00.0"
+    assert gpu.thresholds.memory_max_celsius == NOT_SUPPORTED
+    assert gpu.display_active is True
+    assert gpu.performance_state == 8
+    assert gpu.power_limit_maximum_watts == NOT_SUPPORTED
+
+
+def test_an_a100_with_no_bridge_has_links_that_are_down(tmp_path):
+    found = look(tmp_path, [a100_pcie(), a100_pcie()], deep=True, watch_seconds=0.01)
+
+    gpu = found.gpus[0]
+    assert [link.is_up for link in gpu.nvlinks] == [False] * 12
+    assert gpu.nvlinks[0].remote_kind == Unknown("the link is down")
+    assert gpu.nvlinks[0].crc_data_errors == Unknown("the link is down")
+    assert gpu.fabric == Fabric(state=0, health=0, health_summary=0)
+    assert found.pairs[0].topology == "PXB"
+    assert found.pairs[0].p2p_nvlink == "NS"
+
+
+def test_the_mig_devices_of_a_cut_gpu_are_named(tmp_path):
+    found = look(tmp_path, [mig(), mig(mig_devices=(Error(6), Error(6)))])
+
+    cut, empty = found.gpus
+    assert cut.mig_is_on is True
+    assert cut.mig_devices == (
+        "MIG-aaaaaaaa-0000-0000-0000-000000000000",
+        "MIG-bbbbbbbb-0000-0000-0000-000000000000",
+    )
+    assert empty.mig_devices == ()
+
+
+def test_pages_retired_on_an_older_gpu_are_counted(tmp_path):
+    found = look(
+        tmp_path, [a100_pcie(retired_single_bit=61, retired_double_bit=2, retired_pending=1)]
+    )
+
+    assert found.gpus[0].retired_pages == RetiredPages(single_bit=61, double_bit=2, is_pending=True)
+
+
+def test_links_straight_to_a_neighbour_are_counted_and_named(tmp_path):
+    def bridged(other: str) -> FakeGpu:
+        answers = {}
+        for link in range(12):
+            answers[f"nvmlDeviceGetNvLinkState.{link}"] = 1 if link < 4 else 0
+            answers[f"nvmlDeviceGetNvLinkVersion.{link}"] = 3
+            answers[f"nvmlDeviceGetNvLinkRemoteDeviceType.{link}"] = 0
+            answers[f"nvmlDeviceGetNvLinkRemotePciInfo.{link}"] = other
+        return a100_pcie(answers=answers)
+
+    found = look(tmp_path, [bridged("0000:00:07.0"), bridged("0000:00:06.0"), a100_pcie()])
+
+    link = found.gpus[0].nvlinks[0]
+    assert (link.is_up, link.remote_kind, link.remote_bus_id) == (True, "gpu", "0000:00:07.0")
+    assert found.pairs[0].topology == "NV4"
+
+
+# --------------------------------------------------------------------------------- old drivers
+
+
+def test_an_old_driver_is_asked_by_the_older_names(tmp_path):
+    holds = {os.getpid(): 1 << 20}
+
+    found = look(
+        tmp_path,
+        [a100_pcie(processes=holds, graphics_processes={1: 7}, event_reasons=5)],
+        fake=old_driver(),
+    )
+
+    [gpu] = found.gpus
+    assert found.cuda_version == "11.0"
+    assert gpu.clocks_event_reasons == 5
+    assert gpu.memory == Memory(
+        total_bytes=85899345920,
+        used_bytes=647299072,
+        free_bytes=85252046848,
+        reserved_bytes=NOT_SUPPORTED,
+    )
+    assert {one.pid: one.used_bytes for one in gpu.processes} == holds | {1: 7}
+
+
+def test_what_an_old_driver_does_not_know_is_unknown_with_the_name_of_what_it_lacks(tmp_path):
+    found = look(tmp_path, [a100_pcie()], fake=old_driver())
+
+    unknown = unknown_facts(found.gpus[0])
+    assert unknown["temperature_margin_celsius"] == (
+        "driver too old: nvmlDeviceGetMarginTemperature missing"
+    )
+    assert unknown["recovery_action"] == "driver too old: field 230 missing"
+    assert unknown["fabric"] == "driver too old: nvmlDeviceGetGpuFabricInfoV missing"
+    assert found.gpus[0].state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("newest", "fabric"),
+    [
+        (3, Fabric(state=3, status=0, health=5, health_summary=2)),
+        (2, Fabric(state=3, status=0, health=5)),
+        (1, Fabric(state=3, status=0)),
+    ],
+)
+def test_the_fabric_is_read_by_the_newest_struct_that_the_driver_knows(tmp_path, newest, fabric):
+    found = look(tmp_path, [h200(fabric="3 0 5 2")], fake={"system": System(fabric_version=newest)})
+
+    assert found.gpus[0].fabric == fabric
+
+
+# --------------------------------------------------------------------------------------- errors
+
+
+def test_one_error_costs_one_fact(tmp_path):
+    found = look(tmp_path, [h200(name=Error(999), serial=Error(4), temperature=Error(27))])
+
+    [gpu] = found.gpus
+    assert gpu.state == "ok"
+    assert unknown_facts(gpu) == {
+        "name": "nvmlDeviceGetName: Unknown Error",
+        "serial": "nvmlDeviceGetSerial: Insufficient Permissions",
+        "temperature_celsius": "nvmlDeviceGetTemperature: System is not in ready state",
+        "inforom_is_valid": "read with --deep only",
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (9, "Driver Not Loaded"),
+        (18, "RM has detected an NVML/RM version mismatch."),
+        (4, "Insufficient Permissions"),
+        (999, "Unknown Error"),
+    ],
+)
+def test_a_library_that_does_not_initialise_says_why(tmp_path, code, message):
+    found = look(tmp_path, [h200()], fake={"init_error": code})
+
+    assert found.error == NvmlError(call="nvmlInitWithFlags", code=code, message=message)
+    assert isinstance(found.library, str)
+    assert found.gpus == Unknown(f"nvmlInitWithFlags: {message}")
+
+
+def test_no_library_is_a_fact_with_the_loader_s_own_words(tmp_path):
+    found = look(tmp_path, fake={"installed": False}, gpus=[])
+
+    assert found.library is None
+    assert found.error.call == "open"
+    assert found.error.code is None
+    assert "libnvidia-ml.so.1" in found.error.message
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "said"),
+    [
+        ("nvmlInit", "hang", "nvmlInitWithFlags did not answer in 0.5 s"),
+        ("nvmlInit", "crash", "NVML crashed with SIGSEGV in nvmlInitWithFlags"),
+        ("nvmlDeviceGetCount", "exit", "NVML ended the process with status 0 in"),
+    ],
+)
+def test_a_library_that_falls_silent_before_it_counts_gpus_is_an_error(
+    tmp_path, function, kind, said
+):
+    system = System(faults=(Fault(function, kind, "0"),))
+
+    found = look(tmp_path, [h200()], fake={"system": system}, deadline_seconds=1)
+
+    assert found.error.message.startswith(said)
+    assert found.error.code is None
+
+
+def test_a_machine_without_gpus_is_no_error(tmp_path):
+    found = look(tmp_path, [])
+
+    assert found.error is None
+    assert (found.count, found.gpus, found.pairs) == (0, (), ())
+
+
+def test_a_corrupt_inforom_is_told_from_one_that_could_not_be_checked(tmp_path):
+    gpus = [h200(inforom_check=Error(14)), h200(inforom_check=Error(999)), h200()]
+
+    found = look(tmp_path, gpus, deep=True, watch_seconds=0.01)
+
+    assert found.gpus[0].inforom_is_valid is False
+    assert found.gpus[1].inforom_is_valid == Unknown("nvmlDeviceValidateInforom: Unknown Error")
+    assert found.gpus[2].inforom_is_valid is True
+
+
+def test_a_name_that_is_not_text_costs_that_fact_alone(tmp_path):
+    fake = FakeNvml(tmp_path, [h200()])
+    fake.told.write_bytes(fake.told.read_bytes().replace(b"NVIDIA H200", b"NVIDIA \xff\xfe"))
+
+    found = nvml.probe(deadline_seconds=20, environment=os.environ | fake.environment())
+
+    assert found.gpus[0].name == Unknown("nvmlDeviceGetName: the answer is not text")
+    assert found.gpus[0].temperature_celsius == 37
+
+
+# ------------------------------------------------------------------------------------ isolation
+
+
+def test_a_lost_a_hung_and_a_crashing_gpu_leave_five_full_rows_in_time(tmp_path):
+    gpus = [
+        h200(),
+        h200().lost(),
+        h200(),
+        h200().hangs("*", after=2),
+        h200(),
+        h200().crashes("nvmlDeviceGetTemperature"),
+        h200(),
+        h200(),
+    ]
+
+    started = time.monotonic()
+    found = look(tmp_path, gpus, deadline_seconds=8)
+    took = time.monotonic() - started
+
+    assert took < 9
+    assert [gpu.state for gpu in found.gpus] == [
+        *("ok", "lost", "ok", "hung", "ok", "crashed", "ok", "ok")
+    ]
+    assert found.count == 8
+    whole = [gpu for gpu in found.gpus if gpu.state == "ok"]
+    assert len(whole) == 5
+    for gpu in whole:
+        assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep only"}
+    assert found.gpus[1].trouble == "GPU_IS_LOST from nvmlDeviceGetHandleByIndex"
+    assert found.gpus[3].trouble.startswith("nvmlDeviceGetUUID did not answer in ")
+    assert found.gpus[3].bus_id == "0000:00:09.0"
+    assert found.gpus[5].trouble == "NVML crashed with SIGSEGV in nvmlDeviceGetTemperature"
+    assert found.gpus[5].temperature_celsius == Unknown(found.gpus[5].trouble)
+    ways = {(pair.a, pair.b): pair.topology for pair in found.pairs}
+    assert len(ways) == 28
+    assert ways[0, 7] == "NV18"
+    assert ways[0, 3] == Unknown(f"gpu 3: {found.gpus[3].trouble}")
+
+
+def test_a_gpu_that_falls_off_the_bus_on_the_way_keeps_what_it_said(tmp_path):
+    found = look(tmp_path, [h200().lost(after=5), h200()])
+
+    lost, other = found.gpus
+    assert lost.state == "lost"
+    assert lost.name == "NVIDIA H200"
+    assert lost.temperature_celsius == Unknown(lost.trouble)
+    assert other.state == "ok"
+
+
+def test_a_gpu_whose_handle_is_refused_is_recorded_with_the_reason(tmp_path):
+    found = look(tmp_path, [h200(), h200().fails("nvmlDeviceGetHandleByIndex", 4)])
+
+    assert found.gpus[1].state == "failed"
+    assert found.gpus[1].trouble == "nvmlDeviceGetHandleByIndex: Insufficient Permissions"
+    assert found.gpus[0].state == "ok"
+
+
+def test_a_hang_that_holds_nvml_s_own_lock_is_traced_to_its_gpu(tmp_path):
+    gpus = [h200(), h200().hangs("nvmlDeviceGetPowerUsage", locked=True), h200(), h200()]
+
+    found = look(tmp_path, gpus, deadline_seconds=6)
+
+    assert [gpu.state for gpu in found.gpus] == ["ok", "hung", "ok", "ok"]
+    assert found.gpus[1].trouble.startswith("nvmlDeviceGetPowerUsage did not answer in ")
+
+
+def test_a_child_that_only_kill_ends_holds_nobody_up(tmp_path):
+    started = time.monotonic()
+    found = look(tmp_path, [h200().hangs("nvmlDeviceGetName", deaf=True)], deadline_seconds=1)
+
+    assert time.monotonic() - started < 2
+    assert found.gpus[0].state == "hung"
+
+
+def test_a_library_that_ends_the_process_costs_one_gpu(tmp_path):
+    found = look(tmp_path, [h200(), h200().exits("nvmlDeviceGetSerial", 4), h200()])
+
+    assert [gpu.state for gpu in found.gpus] == ["ok", "crashed", "ok"]
+    assert found.gpus[1].trouble == "NVML ended the process with status 4 in nvmlDeviceGetSerial"
+
+
+def test_a_library_that_prints_megabytes_spoils_nothing(tmp_path):
+    gpus = [
+        h200().prints("nvmlDeviceGetName", 20 << 20).prints("nvmlDeviceGetSerial", 20 << 20, fd=2),
+        h200(),
+    ]
+
+    found = look(tmp_path, gpus)
+
+    for gpu in found.gpus:
+        assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep only"}
+
+
+def test_garbage_among_the_answers_costs_at_most_the_answer_it_hit(tmp_path):
+    # the child's stdout is a copy of its own: a library would have to guess its number
+    found = look(tmp_path, [h200().prints("nvmlDeviceGetName", 100, fd=3), h200()])
+
+    assert [gpu.state for gpu in found.gpus] == ["ok", "ok"]
+    assert len(unknown_facts(found.gpus[0])) <= 2
+    assert found.gpus[1].name == "NVIDIA H200"
+
+
+def test_a_flood_in_place_of_answers_is_stopped(tmp_path):
+    found = look(tmp_path, [h200().prints("*", 64 << 20, after=20, fd=3)], deadline_seconds=5)
+
+    assert found.gpus[0].state != "ok"
+
+
+def test_slow_answers_up_to_the_deadline_leave_what_came(tmp_path):
+    started = time.monotonic()
+    found = look(tmp_path, [h200().sleeps("*", 300), h200()], deadline_seconds=2)
+
+    assert time.monotonic() - started < 3
+    slow, quick = found.gpus
+    assert quick.state == "ok"
+    assert slow.state == "hung"
+    assert slow.bus_id == "0000:00:06.0"
+    assert "was under way when NVML's 2 s were over" in slow.trouble
+
+
+def test_a_crash_among_the_pairs_costs_only_pairs(tmp_path):
+    found = look(tmp_path, [h200().crashes("nvmlDeviceGetP2PStatus"), h200()])
+
+    assert [gpu.state for gpu in found.gpus] == ["ok", "ok"]
+    assert found.pairs[0].p2p_read == Unknown("NVML crashed with SIGSEGV in nvmlDeviceGetP2PStatus")
+    assert found.pairs[0].topology == "NV18"
+
+
+def test_a_library_that_lies_about_the_number_of_gpus_costs_no_memory(tmp_path):
+    found = look(tmp_path, [h200()], fake={"system": System(count=2_000_000_000)})
+
+    assert found.error == NvmlError(
+        call="nvmlDeviceGetCount_v2", message="it counts 2000000000 GPUs"
+    )
+
+
+def test_probes_in_threads_do_not_disturb_each_other(tmp_path):
+    found = {}
+
+    def examine(number: int) -> None:
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        found[number] = look(directory, [h200(temperature=number)])
+
+    threads = [threading.Thread(target=examine, args=(n,)) for n in (41, 42, 43)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert {n: one.gpus[0].temperature_celsius for n, one in found.items()} == {
+        41: 41,
+        42: 42,
+        43: 43,
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"nvml: loading",
+        b"[0]",
+        b'[0,"name"]',
+        b'["0","name","is","x"]',
+        b'[99999999999999999999,"name","is","x"]',
+        b'[257,"name","lost","x"]',
+        b'[-5,"name","lost","x"]',
+        b'[0,"pair","is",[1]]',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+    ],
+)
+def test_a_line_that_makes_no_sense_is_passed_over(line):
+    talk = nvml._Talk(deep=False, watch=False, second=False, capabilities=(), environment=None)
+
+    assert talk._take(line) is False
+    assert (talk.gpus, talk.pairs, talk.troubles, talk.error) == ({}, {}, {}, None)
+
+
+@pytest.mark.parametrize("value", [None, "x", [], [None], {"a": 1}, [[1, 2]], 1e308, -1])
+def test_answers_that_make_no_sense_are_unknown_and_never_an_exception(value):
+    talk = nvml._Talk(deep=True, watch=True, second=False, capabilities=(0,), environment=None)
+    talk.system = {"count": ("is", 1)}
+    talk.gpus = {0: {query[0]: ("is", value) for query in talk._plan}}
+
+    found = nvml._nvml(talk, Path("/"))
+
+    assert len(found.gpus) == 1
+
+
+# ---------------------------------------------------------------------------- two readings
+
+
+def test_the_second_reading_counts_on(tmp_path):
+    gpu = h200(
+        pcie_replays=[3, 503],
+        corrected_volatile=[0, 40],
+        crc_data=[15, 90015],
+        hardware_thermal_ns=[0, 1000],
+        event_reasons=[1, 0x48],
+        pcie_generation=[1, 5],
+    )
+
+    found = look(tmp_path, [gpu], watch_seconds=0.1)
+
+    [read] = found.gpus
+    second = read.second
+    assert second.after_seconds >= 0.1
+    assert second.under_load is False
+    assert (read.pcie_replays, second.pcie_replays) == (3, 503)
+    assert (read.corrected_ecc_volatile, second.corrected_ecc_volatile) == (0, 40)
+    assert (read.clocks_event_reasons, second.clocks_event_reasons) == (1, 0x48)
+    assert (read.pcie_generation, second.pcie_generation) == (1, 5)
+    assert (read.hardware_thermal_slowdown_ns, second.hardware_thermal_slowdown_ns) == (0, 1000)
+    before = sum(link.crc_data_errors + link.crc_flit_errors for link in read.nvlinks)
+    assert second.nvlink_crc_errors - before == 90000
+    assert second.nvlink_replay_errors == second.nvlink_recovery_errors == 0
+    assert second.utilization_percent == 0
+    assert not any(isinstance(value, Unknown) for value in msgspec.structs.astuple(second))
+
+
+def test_the_load_is_on_when_the_caller_says_so(tmp_path):
+    asked = []
+
+    def before_second() -> bool:
+        asked.append(time.monotonic())
+        return True
+
+    found = look(tmp_path, [h200()], deep=True, watch_seconds=0.01, before_second=before_second)
+
+    assert len(asked) == 1
+    assert found.gpus[0].second.under_load is True
+
+
+def test_a_gpu_that_is_lost_between_the_readings_keeps_its_first(tmp_path):
+    built = FakeNvml(tmp_path, [h200(), h200()])
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    later = FakeNvml(broken, [h200(), h200().lost(after=2)])
+    environment = os.environ | built.environment()
+    first = nvml.probe(deadline_seconds=20, environment=environment)
+
+    found = nvml.second_reading(
+        first,
+        since=time.monotonic(),
+        under_load=True,
+        deadline_seconds=20,
+        environment=environment | later.environment(),
+    )
+
+    assert found.gpus[0].state == "ok"
+    assert found.gpus[1].state == "lost"
+    assert found.gpus[1].trouble.endswith("in the second reading")
+    assert found.gpus[1].temperature_celsius == 37
+    assert isinstance(found.gpus[1].second, GpuSample)
+
+
+def test_links_that_a_gpu_has_not_are_not_supported_in_the_second_reading_too(tmp_path):
+    found = look(tmp_path, [geforce_laptop()], watch_seconds=0.01)
+
+    assert found.gpus[0].second.nvlink_crc_errors == NOT_SUPPORTED
+
+
+# ------------------------------------------------------------------------------------ processes
+
+
+@contextlib.contextmanager
+def zombie():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        yield process.pid
+    finally:
+        process.wait()
+
+
+def test_processes_carry_their_names_and_whether_they_are_dead(tmp_path):
+    with zombie() as dead:
+        holds = {os.getpid(): 5 << 30, dead: 1 << 30, 4_000_000_000: -1}
+
+        found = look(tmp_path, [h200(processes=holds, graphics_processes={os.getpid(): 1})])
+
+    by_id = {one.pid: one for one in found.gpus[0].processes}
+    assert len(by_id) == 3
+    assert by_id[os.getpid()].name == Path("/proc/self/comm").read_text().strip()
+    assert by_id[os.getpid()].used_bytes == 5 << 30
+    assert by_id[os.getpid()].kind == "compute"
+    assert by_id[dead].is_zombie is True
+    assert by_id[4_000_000_000] == GpuProcess(
+        pid=4_000_000_000, name=None, used_bytes=NOT_SUPPORTED
+    )
+
+
+def test_a_process_name_may_hold_brackets_and_blanks(tmp_path):
+    (tmp_path / "proc/42").mkdir(parents=True)
+    (tmp_path / "proc/42/stat").write_text("42 (a ) Z (b) S 1 42 42 0\n")
+
+    assert process_name(42, tmp_path) == ("a ) Z (b", False)
+    assert process_name(43, tmp_path) == (None, False)
+
+
+# ------------------------------------------------------------------------------- pure functions
+
+
+def test_bus_ids_are_written_as_linux_writes_them():
+    assert bus_id("00000000:0A:00.0") == "0000:0a:00.0"
+    assert bus_id("00010000:00:06.0") == "10000:00:06.0"
+
+
+def test_masks_are_written_as_ranges():
+    assert ranges([0b1011]) == "0-1,3"
+    assert ranges([1 << 63, 1]) == "63-64"
+    assert ranges([]) == ""
+
+
+def device(root: Path, way: str, node: int = 0) -> str:
+    home = root / "sys/devices" / way
+    home.mkdir(parents=True)
+    (home / "numa_node").write_text(f"{node}\n")
+    link = root / "sys/bus/pci/devices" / home.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(home)
+    return home.name
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "nodes", "word"),
+    [
+        ("pci0000:00/0000:00:06.0", "pci0000:00/0000:00:07.0", (0, 0), "PHB"),
+        (
+            "pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:00.0/0000:03:00.0",
+            "pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:01.0/0000:04:00.0",
+            (0, 0),
+            "PIX",
+        ),
+        (
+            "pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:00.0/0000:03:00.0/0000:05:00.0/0000:06:00.0",
+            "pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:01.0/0000:04:00.0",
+            (0, 0),
+            "PXB",
+        ),
+        ("pci0000:00/0000:00:06.0", "pci0000:40/0000:40:07.0", (0, 0), "NODE"),
+        ("pci0000:00/0000:00:06.0", "pci0000:80/0000:80:07.0", (0, 1), "SYS"),
+    ],
+)
+def test_the_way_through_pcie_is_read_from_the_kernel_s_tree(tmp_path, first, second, nodes, word):
+    a = device(tmp_path, first, nodes[0])
+    b = device(tmp_path, second, nodes[1])
+
+    assert pcie_level(a, b, tmp_path) == word
+
+
+def test_a_kernel_that_hides_its_devices_gives_no_way(tmp_path):
+    assert pcie_level("0000:00:06.0", "0000:00:07.0", tmp_path) is None
+
+
+def test_every_query_has_a_key_of_its_own():
+    for second in (False, True):
+        keys = [query[0] for query in nvml_child.plan(deep=True, watch=True, second=second)]
+        assert len(keys) == len(set(keys))
+
+
+# ---------------------------------------------------------------------------------- real GPUs
+
+
+def number(text: str) -> int:
+    return int(text.partition(" ")[0])
+
+
+def watts(text: str) -> float:
+    return float(text.partition(" ")[0])
+
+
+def yes(text: str) -> bool:
+    return {"Yes": True, "Enabled": True, "No": False, "Disabled": False}[text]
+
+
+def mebibytes(size: int) -> int:
+    return round(size / (1 << 20))
+
+
+#: nvidia-smi's element, how to read it, and the same out of our row
+SAME = {
+    "product_name": (str, lambda gpu: gpu.name),
+    "uuid": (str, lambda gpu: gpu.uuid),
+    "serial": (str, lambda gpu: gpu.serial),
+    "minor_number": (int, lambda gpu: gpu.minor_number),
+    "vbios_version": (str, lambda gpu: gpu.vbios_version),
+    "inforom_version/img_version": (str, lambda gpu: gpu.inforom_version),
+    "gsp_firmware_version": (str, lambda gpu: gpu.gsp_firmware_version),
+    "pci/pci_bus_id": (bus_id, lambda gpu: gpu.bus_id),
+    "pci/pci_device_id": (lambda t: f"0x{t[2:6].lower()}", lambda gpu: gpu.pci_device_id),
+    "pci/pci_gpu_link_info/pcie_gen/max_link_gen": (int, lambda gpu: gpu.pcie_generation_max),
+    "pci/pci_gpu_link_info/pcie_gen/max_device_link_gen": (
+        int,
+        lambda gpu: gpu.pcie_generation_gpu_max,
+    ),
+    "pci/pci_gpu_link_info/link_widths/max_link_width": (
+        lambda t: int(t.rstrip("x")),
+        lambda gpu: gpu.pcie_width_max,
+    ),
+    "pci/pci_gpu_link_info/link_widths/current_link_width": (
+        lambda t: int(t.rstrip("x")),
+        lambda gpu: gpu.pcie_width,
+    ),
+    "pci/replay_counter": (int, lambda gpu: gpu.pcie_replays),
+    "fb_memory_usage/total": (number, lambda gpu: mebibytes(gpu.memory.total_bytes)),
+    "bar1_memory_usage/total": (number, lambda gpu: mebibytes(gpu.bar1_total_bytes)),
+    "persistence_mode": (yes, lambda gpu: gpu.persistence),
+    "display_active": (yes, lambda gpu: gpu.display_active),
+    "compute_mode": (
+        lambda t: {"Default": 0, "Prohibited": 2, "Exclusive_Process": 3}[t],
+        lambda gpu: gpu.compute_mode,
+    ),
+    "ecc_mode/current_ecc": (yes, lambda gpu: gpu.ecc_is_on),
+    "ecc_mode/pending_ecc": (yes, lambda gpu: gpu.ecc_is_on_after_reboot),
+    "ecc_errors/volatile/sram_correctable": (int, lambda gpu: gpu.sram_corrected_volatile),
+    "ecc_errors/aggregate/sram_threshold_exceeded": (
+        yes,
+        lambda gpu: gpu.sram_threshold_exceeded,
+    ),
+    "mig_mode/current_mig": (yes, lambda gpu: gpu.mig_is_on),
+    "mig_mode/pending_mig": (yes, lambda gpu: gpu.mig_is_on_after_reset),
+    "remapped_rows/remapped_row_corr": (int, lambda gpu: gpu.remapped_rows.correctable),
+    "remapped_rows/remapped_row_unc": (int, lambda gpu: gpu.remapped_rows.uncorrectable),
+    "remapped_rows/remapped_row_pending": (yes, lambda gpu: gpu.remapped_rows.is_pending),
+    "remapped_rows/remapped_row_failure": (yes, lambda gpu: gpu.remapped_rows.has_failed),
+    "remapped_rows/row_remapper_histogram/row_remapper_histogram_max": (
+        number,
+        lambda gpu: gpu.remap_histogram.maximum,
+    ),
+    "remapped_rows/row_remapper_histogram/row_remapper_histogram_none": (
+        number,
+        lambda gpu: gpu.remap_histogram.none,
+    ),
+    "gpu_power_readings/current_power_limit": (watts, lambda gpu: gpu.power_limit_enforced_watts),
+    "gpu_power_readings/default_power_limit": (watts, lambda gpu: gpu.power_limit_default_watts),
+    "gpu_power_readings/min_power_limit": (watts, lambda gpu: gpu.power_limit_minimum_watts),
+    "gpu_power_readings/max_power_limit": (watts, lambda gpu: gpu.power_limit_maximum_watts),
+    "max_clocks/sm_clock": (number, lambda gpu: gpu.clock_sm_max_mhz),
+    "max_clocks/mem_clock": (number, lambda gpu: gpu.clock_memory_max_mhz),
+    "applications_clocks/graphics_clock": (number, lambda gpu: gpu.application_clock_sm_mhz),
+    "gpu_recovery_action": (
+        lambda t: {"None": 0, "Reset": 1, "Reboot": 2, "Drain P2P": 3, "Drain and Reset": 4}[t],
+        lambda gpu: gpu.recovery_action,
+    ),
+    "fabric/state": (
+        lambda t: {"Not Started": 1, "In Progress": 2, "Completed": 3}[t],
+        lambda gpu: gpu.fabric.state,
+    ),
+}
+
+#: readings that move: nvidia-smi's element, how to read it, ours, and how far they may differ
+NEAR = {
+    "temperature/gpu_temp": (number, lambda gpu: gpu.temperature_celsius, 5),
+    "temperature/memory_temp": (number, lambda gpu: gpu.memory_temperature_celsius, 5),
+    "temperature/gpu_temp_tlimit": (number, lambda gpu: gpu.temperature_margin_celsius, 5),
+    "fb_memory_usage/used": (number, lambda gpu: mebibytes(gpu.memory.used_bytes), 64),
+    "fb_memory_usage/reserved": (number, lambda gpu: mebibytes(gpu.memory.reserved_bytes), 16),
+    "gpu_power_readings/instant_power_draw": (watts, lambda gpu: gpu.power_watts, 100),
+}
+
+
+@pytest.mark.gpu
+def test_the_rows_of_real_gpus_equal_nvidia_smi_s_field_by_field():
+    if shutil.which("nvidia-smi") is None:
+        pytest.skip("no nvidia-smi here")
+    answered = subprocess.run(["nvidia-smi", "-q", "-x"], capture_output=True, timeout=60)
+    if answered.returncode != 0:
+        pytest.skip(f"nvidia-smi ends with {answered.returncode}")
+    log = ET.fromstring(answered.stdout)
+
+    found = nvml.probe(deep=True, deadline_seconds=60)
+
+    assert found.driver_version == log.findtext("driver_version")
+    assert found.cuda_version == log.findtext("cuda_version")
+    assert found.count == int(log.findtext("attached_gpus"))
+    compared = 0
+    differ = []
+    for element, gpu in zip(log.findall("gpu"), found.gpus, strict=True):
+        for path, (read, ours) in SAME.items():
+            text = element.findtext(path)
+            if text is None or text.startswith(("N/A", "[N/A]", "Requested", "Unknown")):
+                continue
+            compared += 1
+            if ours(gpu) != read(text):
+                differ.append((gpu.index, path, text, ours(gpu)))
+        for path, (read, ours, most) in NEAR.items():
+            text = element.findtext(path)
+            if text is None or text.startswith("N/A"):
+                continue
+            compared += 1
+            if abs(ours(gpu) - read(text)) > most:
+                differ.append((gpu.index, path, text, ours(gpu)))
+    assert differ == []
+    assert compared >= 20 * found.count
+    for gpu in found.gpus:
+        assert gpu.state == "ok"
+        too_old = {name: why for name, why in unknown_facts(gpu).items() if "too old" not in why}
+        assert too_old == {}

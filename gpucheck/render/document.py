@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gpucheck import __version__
 from gpucheck.render.rows import GpuRow, PairRow, gpu_rows, pair_rows
+from gpucheck.render.training import TrainingEntry, entry
 from gpucheck.report import Finding, Report, Unchecked, Verdict
 from gpucheck.snapshot import PciGpu, Python, Snapshot, Torch, Unknown
 
@@ -76,6 +78,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     not_checked: tuple[UncheckedEntry, ...]
     passed: tuple[str, ...]
     elapsed_ms: Mapping[str, float]
+    training: TrainingEntry | UnsetType = UNSET  # there where `gpucheck smoke` was run
 
 
 def as_json(report: Report) -> str:
@@ -98,6 +101,7 @@ def document(report: Report) -> Document:
         not_checked=tuple(_unchecked(unchecked) for unchecked in report.not_checked),
         passed=report.passed,
         elapsed_ms={"total": 0.0, **report.machine.elapsed_ms},
+        training=UNSET if report.machine.training is None else entry(report.machine.training),
     )
 
 

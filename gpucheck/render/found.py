@@ -224,8 +224,9 @@ def multi_gpu(machine: Snapshot) -> str:
 
 def training(machine: Snapshot) -> str:
     """What the smoke training did, in one line."""
-    del machine
-    return "the smoke training"
+    from gpucheck.render.training import line
+
+    return line(machine)
 
 
 #: Sections in the order in which a machine comes up: name, families of rules, what was found.

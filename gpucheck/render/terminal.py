@@ -111,6 +111,11 @@ def _section(
         pairs = pair_rows(report)
         if (verbose and len(pairs) > 1) or len({pair.topology for pair in pairs}) > 1:
             yield from pair_matrix(pairs, style)
+    if "TRN" in families and report.machine.training is not None:
+        from gpucheck.render import training
+
+        for text in training.details(report.machine.training):
+            yield from _block(text, style, "  ", "    ")
     for group in here:
         yield from _group(group, style, verbose)
     if verbose:

@@ -191,6 +191,10 @@ class Smoke:
         ended = watcher.end()
         self._facts.watch.close(ended.why or "NVML's child ended")
 
+    def gpus_now(self) -> list[Event]:
+        """Return NVML's newest reading of each GPU."""
+        return self._facts.watch.newest()
+
     # -------------------------------------------------------------------------- the training
 
     def finish(self, kernel_log: KernelLog | None = None) -> Training:

@@ -473,8 +473,8 @@ def _with_versions(
 ) -> tuple[DriverLibrary, ...]:
     """Find out the version of the copies whose name does not say it.
 
-    First by the build id: a copy of a file is the same file. Then by looking for the versions that
-    are known here in its bytes: the driver's libraries carry their own.
+    First by the build id: a copy of a file is the same file. Then by looking in its bytes for the
+    versions that are known here: the driver's libraries carry their own.
     """
     by_build: dict[bytes, str] = {}
     versions = [module_version] if isinstance(module_version, str) else []
@@ -491,7 +491,8 @@ def _with_versions(
         file = root / library.real_path.lstrip("/")
         build = _build_id(file)
         version = by_build.get(build) if build else None
-        version = version or _find_version(file, tuple(dict.fromkeys(versions)))
+        likely = dict.fromkeys((*versions, *_versions_beside(file)))
+        version = version or _find_version(file, tuple(likely))
         if version:
             known[library.real_path] = version
     return tuple(
@@ -500,6 +501,17 @@ def _with_versions(
         else replace(library, version=known[library.real_path])
         for library in libraries
     )
+
+
+def _versions_beside(path: Path) -> tuple[str, ...]:
+    """Return the versions that the names of the driver's other libraries in that folder carry."""
+    names = names_in(path.parent)
+    found = (
+        _LIBRARY_NAME.search(name)
+        for name in (names if isinstance(names, tuple) else ())
+        if name.startswith(("libnvidia-", "libcuda"))
+    )
+    return tuple(dict.fromkeys(match["version"] for match in found if match))[:8]
 
 
 def _build_id(path: Path) -> bytes | None:

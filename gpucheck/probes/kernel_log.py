@@ -28,7 +28,9 @@ _XID = re.compile(
 _PROCESS = re.compile(r"pid='?(?P<pid>[0-9]+|<unknown>)'?(?:, name=(?P<name>[^,]*))?")
 _UNITS = (
     re.compile(r"GPC (?P<gpc>[0-9]+), TPC (?P<tpc>[0-9]+)(?:, SM (?P<sm>[0-9]+))?"),
-    re.compile(r"ENGINE (?P<engine>\w+)(?: (?P<client>(?:GPC|HUB)CLIENT_\w+))?"),
+    re.compile(
+        r"ENGINE (?P<engine>\w+)(?: (?P<part>GPC[0-9]+))?(?: (?P<client>(?:GPC|HUB)CLIENT_\w+))?"
+    ),
     re.compile(r"\b[Ll]ink (?P<link>-?[0-9]{1,4})\b"),
 )
 _ADAPTER = re.compile(r"RmInitAdapter failed|rm_init_adapter failed")
@@ -45,7 +47,8 @@ _REFUSED = re.compile(
 )
 _NAMED_MODULE = re.compile(r"(?:insert|module) '(?P<module>[^']+)'")
 _TIMESTAMPS = (
-    re.compile(r"(?:<[0-9]+>)?\[ *(?P<seconds>[0-9]{1,12}\.[0-9]{1,9})\]"),  # dmesg, journal
+    # dmesg and the journal, and syslog's files, where it stands behind "kernel: "
+    re.compile(r"(?:<[0-9]+>|.{0,300}?kernel: )?\[ *(?P<seconds>[0-9]{1,12}\.[0-9]{1,9})\]"),
     re.compile(r"[0-9]+,[0-9]+,(?P<microseconds>[0-9]{1,18}),[^;]*;"),  # /dev/kmsg
 )
 _INTERESTING = ("Xid", "nit_adapter", "InitAdapter", "rejected", "restricted")

@@ -317,6 +317,18 @@ def test_a_copy_that_carries_the_loaded_module_s_version_is_of_that_version(root
 
 
 @needs_gcc
+def test_a_stray_copy_is_of_the_version_that_its_neighbours_and_its_bytes_name(root: Path):
+    write(root / "sys/module/nvidia/version", "999.99.99\n")
+    compile_library(root / "opt/old/libcuda.so.1")
+    write(root / "opt/old/libnvidia-ptxjitcompiler.so.580.159.04")
+    write(root / "opt/old/libnvidia-nvvm.so.570.86.10")
+
+    [library] = copies(root, "/opt/old")
+
+    assert library.version == "580.159.04"
+
+
+@needs_gcc
 def test_a_copy_that_says_nothing_of_its_version_is_unknown(root: Path):
     write(root / "sys/module/nvidia/version", "999.99.99\n")
     compile_library(root / "usr/lib/libcuda.so.1")

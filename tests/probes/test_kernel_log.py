@@ -59,6 +59,10 @@ def test_the_same_xid_of_one_gpu_is_counted_together():
         ("4,1,5,-,caller=T12;NVRM: Xid (PCI:0000:3b:00): 79, gone", 0.000005),
         ("<4>[   98.765432] NVRM: Xid (PCI:0000:3b:00): 79, gone", 98.765432),
         ("[   98.765432] node1 kernel: NVRM: Xid (PCI:0000:3b:00): 79, gone", 98.765432),
+        (
+            "Apr 16 15:29:33 n1 kernel: [   98.765432] NVRM: Xid (PCI:0000:3b:00): 79, gone",
+            98.765432,
+        ),
     ],
 )
 def test_every_source_of_the_log_gives_the_seconds_since_boot(line: str, seconds: float):
@@ -110,13 +114,13 @@ def test_the_parts_of_the_gpu_that_lines_name_are_collected():
     lines = [
         "[1.0] NVRM: Xid (PCI:0000:3b:00): 13, SM Warp Exception on (GPC 1, TPC 2, SM 0): Range",
         "[2.0] NVRM: Xid (PCI:0000:3b:00): 13, Graphics Exception: ESR 0x514730=0x201000e",
-        "[3.0] NVRM: Xid (PCI:0000:3b:00): 31, MMU Fault: ENGINE GRAPHICS GPCCLIENT_T1_0 faulted",
+        "[3.0] NVRM: Xid (PCI:0000:3b:00): 31, MMU Fault: ENGINE GRAPHICS GPC2 GPCCLIENT_T1_0",
         "[4.0] NVRM: Xid (PCI:0000:3b:00): 149, NETIR_LINK_EVT Fatal XC0 i0 Link 09 (0x4 0x6)",
     ]
 
     units = [xid.units for xid in parse(lines).xids]
 
-    assert units == [("GPC 1 TPC 2 SM 0",), ("GRAPHICS GPCCLIENT_T1_0",), ("link 9",)]
+    assert units == [("GPC 1 TPC 2 SM 0",), ("GRAPHICS GPC2 GPCCLIENT_T1_0",), ("link 9",)]
 
 
 def test_the_driver_s_own_verdict_is_kept_word_for_word():

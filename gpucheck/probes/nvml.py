@@ -388,7 +388,12 @@ class _Answers:
 
     def field(self, number: int, fields: Sequence[int], convert: Callable[[Any], T]) -> Reading[T]:
         """Return the field *number* out of the one call that asked for all *fields*."""
-        found: Reading[Any] = self.get("fields", lambda value: value[fields.index(number)])
+
+        def pick(value: list[list[Any]]) -> tuple[int, Any]:
+            code, answer = value[fields.index(number)]
+            return int(code), answer
+
+        found = self.get("fields", pick)
         if isinstance(found, Unknown | NotSupported):
             return found
         code, value = found

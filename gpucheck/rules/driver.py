@@ -39,10 +39,11 @@ CAUSES_OF_CUDA_ERRORS: dict[int, tuple[str, ...]] = {
 }
 CAUSES_OF_NVML_ERRORS: dict[int, tuple[str, ...]] = {
     4: ("DRV008",),
-    9: ("DRV002", "DRV003", "DRV004"),
-    12: ("DRV002", "DRV003", "ENV022"),
+    9: ("DRV007", "DRV008"),
+    12: ("ENV022",),
     15: ("GPU001",),
-    NVML_VERSION_MISMATCH: ("DRV006", "DRV011"),
+    17: ("DRV007", "DRV008"),
+    NVML_VERSION_MISMATCH: ("DRV011",),
     28: ("DRV012", "DRV017"),
     999: ("DRV008", "DRV007", "GPU001"),
 }
@@ -567,6 +568,8 @@ def wrong_driver_for_gpu(machine: Snapshot) -> Answers:
     if isinstance(driver.module_version, Unknown):
         yield NotChecked(why=driver.module_version.why)
         return
+    if _is_container(machine) and _nvml_works(machine):
+        return  # the others were not given to this container
     unseen = _unseen_gpus(machine)
     if unseen is None:
         count = machine.nvml.count
@@ -803,10 +806,7 @@ def device_forbidden(machine: Snapshot) -> Answers:
     "DRV009",
     Severity.ERROR,
     "CUDA does not start: cuInit fails",
-    roots=(
-        *("DRV001", "DRV002", "DRV003", "HST004", "HST005", "DRV006", "DRV013", "DRV007"),
-        *("DRV008", "ENV022", "DRV012"),
-    ),
+    roots=("DRV001", "DRV002", "DRV003", "HST004", "HST005", "DRV006", "DRV013"),
 )
 def cuinit_fails(machine: Snapshot) -> Answers:
     """cuInit is the first call of every CUDA program: where it fails, none of them can start.
@@ -1094,10 +1094,7 @@ def _missing_in_container(machine: Snapshot, count: int) -> Answers:
     "DRV016",
     Severity.ERROR,
     "NVML does not work",
-    roots=(
-        *("DRV001", "DRV002", "DRV003", "HST004", "HST005", "DRV006", "DRV007", "DRV008"),
-        *("DRV004", "DRV005", "DRV013", "ENV022"),
-    ),
+    roots=("DRV001", "DRV002", "DRV003", "DRV004", "HST004", "HST005", "DRV006", "DRV013"),
 )
 def nvml_fails(machine: Snapshot) -> Answers:
     """NVML is how nvidia-smi, PyTorch and every monitor ask about GPUs: they are all blind now.

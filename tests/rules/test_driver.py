@@ -893,6 +893,15 @@ def test_a_gpu_that_nvml_lists_is_driven_whatever_the_table_says():
     assert is_content(rules.wrong_driver_for_gpu, works)
 
 
+def test_a_gpu_that_a_container_was_not_given_is_not_judged():
+    inside = machine(
+        host={"container": "docker", "pci_gpus": (card(BUS_IDS[0]), card(device_id="0x102d"))},
+        nvml={"count": 1, "gpus": (gpu(0),)},
+    )
+
+    assert is_content(rules.wrong_driver_for_gpu, inside)
+
+
 def test_a_gpu_that_the_driver_suits_is_some_other_trouble_s():
     assert is_content(rules.wrong_driver_for_gpu, unseen("0x2335"))
 

@@ -1,0 +1,223 @@
+"""Puts torch and every GPU to work, and writes what happens as it happens, one JSON line a step.
+
+This is a whole program: `deep` hands its text to the Python that is examined, in which gpucheck
+is not installed. It runs under Python 3.8 and newer, and imports nothing but torch and the
+standard library.
+"""
+
+# It stands alone: what fails must be told whatever it is, and nothing runs before the first line.
+# ruff: noqa: E402, BLE001, ANN401, PTH123
+
+from __future__ import annotations
+
+import sys
+
+sys.path = [entry for entry in sys.path if entry]  # not from the current directory
+
+import ctypes
+import json
+import os
+import re
+import time
+import traceback
+import warnings
+from typing import Any, Callable  # noqa: UP035 - Python 3.8
+
+DEVICE = "cuda"
+STARTED = time.monotonic()
+HOLD_SECONDS = float(os.environ.get("GPUCHECK_HOLD_SECONDS", "0"))
+
+# What torch and its libraries print must not stand among our lines.
+REPORT = os.dup(1)
+os.dup2(2, 1)
+
+
+def tell(**facts: Any) -> None:
+    """Write one line of facts."""
+    facts["at"] = round(time.monotonic() - STARTED, 3)
+    os.write(REPORT, b"gpucheck:" + json.dumps(facts).encode() + b"\n")
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()
+    # CUDA errors go on for lines of advice; import errors have their cause in the last.
+    line = lines[0] if type(error).__name__ in {"RuntimeError", "AcceleratorError"} else lines[-1]
+    return line.strip()[:1000]
+
+
+def attempt(work: Callable[[], str | None]) -> str | None:
+    """Return what went wrong in a piece of work; None where nothing did."""
+    try:
+        return work()
+    except Exception as error:
+        return text_of(error)
+
+
+tell(step="importing torch")
+try:
+    import torch
+    import torch.nn.functional
+except BaseException as error:
+    tell(import_error=text_of(error))
+    sys.exit(0)
+tell(
+    import_error=None,
+    torch_cuda=getattr(torch.version, "cuda", None),
+    version=str(torch.__version__),
+)
+
+tell(step="asking torch for GPUs")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    available = torch.cuda.is_available()
+    count = torch.cuda.device_count() if available else 0
+warning = next((str(each.message) for each in caught), None)
+if not available and warning is None:
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        warning = text_of(error)
+tell(is_available=available, device_count=count, warning=warning)
+try:
+    tell(architectures=list(torch.cuda.get_arch_list()))
+except Exception as error:
+    tell(architectures_error=text_of(error))
+try:
+    tell(cudnn=torch.backends.cudnn.version())
+except Exception as error:
+    tell(cudnn_error=text_of(error))
+
+
+def bus_id(index: int) -> str | None:
+    """Ask the CUDA driver, which torch has initialised, where on the PCI bus a GPU is."""
+    if DEVICE != "cuda":
+        return None
+    driver = ctypes.CDLL("libcuda.so.1")
+    handle = ctypes.c_int()
+    name = ctypes.create_string_buffer(32)
+    if driver.cuDeviceGet(ctypes.byref(handle), index):
+        return None
+    if driver.cuDeviceGetPCIBusId(name, len(name), handle):
+        return None
+    return name.value.decode().lower()
+
+
+def integers(*shape: int, reach: int, seed: int) -> torch.Tensor:
+    """Return whole numbers from -reach to reach: their sums and products are exact."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-reach, reach + 1, shape, generator=generator)
+
+
+def compare(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 0.0) -> str | None:
+    """Return how many numbers differ; None where none does."""
+    difference = (found.cpu().double() - expected.double()).abs()
+    wrong = int((~(difference <= tolerance)).sum())
+    if not wrong:
+        return None
+    return (
+        f"wrong result: {wrong} of {expected.numel()} numbers differ, by up to {difference.max():g}"
+    )
+
+
+def small_kernel(device: str) -> str | None:
+    """Multiply and add whole numbers."""
+    numbers = torch.arange(1 << 20)
+    return compare(numbers.to(device) * 3 + 1, numbers * 3 + 1)
+
+
+def matrix_product(device: str) -> str | None:
+    """Multiply matrices of small whole numbers: exact in float32, and in TF32 and half too."""
+    left = integers(1024, 1024, reach=8, seed=1).double()
+    right = integers(1024, 1024, reach=8, seed=2).double()
+    wrong = compare(left.float().to(device) @ right.float().to(device), left @ right)
+    if wrong is not None:
+        return "in float32: " + wrong
+    left, right = left.clamp(-1, 1)[:512, :512], right.clamp(-1, 1)[:512, :512]
+    wrong = compare(left.half().to(device) @ right.half().to(device), left @ right)
+    return None if wrong is None else "in float16: " + wrong
+
+
+def convolution(device: str) -> str | None:
+    """Convolve whole numbers by cuDNN: whatever algorithm it takes is right to a small fraction."""
+    if DEVICE == "cuda" and not torch.backends.cudnn.is_available():
+        return "cuDNN is not available to torch"
+    torch.backends.cudnn.enabled = True
+    torch.backends.cudnn.benchmark = False
+    image = integers(8, 16, 32, 32, reach=4, seed=3).float()
+    weight = integers(32, 16, 3, 3, reach=4, seed=4).float()
+    with torch.no_grad():
+        found = torch.nn.functional.conv2d(image.to(device), weight.to(device), padding=1)
+        expected = torch.nn.functional.conv2d(image.double(), weight.double(), padding=1)
+    return compare(found, expected, tolerance=0.05)
+
+
+STEPS = (
+    ("kernel", "a small kernel", small_kernel),
+    ("matrix_product", "a matrix product", matrix_product),
+    ("convolution", "a cuDNN convolution", convolution),
+)
+sound = []
+for index in range(count):
+    tell(step=f"waking gpu {index}", gpu=index)
+    try:
+        tell(gpu=index, bus_id=bus_id(index))
+    except Exception as error:
+        tell(gpu=index, bus_id=None, why=text_of(error))
+    failed = False
+    for name, words, work in STEPS:
+        tell(step=f"{words} on gpu {index}", gpu=index, what=name)
+
+        def run(work: Callable[[str], str | None] = work, index: int = index) -> str | None:
+            """Do one piece of work to its end, so that its errors are its own."""
+            wrong = work(f"{DEVICE}:{index}")
+            torch.cuda.synchronize(index)
+            return wrong
+
+        error_text = attempt(run)
+        failed = failed or error_text is not None
+        tell(gpu=index, what=name, error=error_text)
+    if not failed:
+        sound.append(index)
+
+bits = integers(4 << 20, reach=(1 << 31) - 1, seed=5).int()
+for source in sound:
+    for target in sound:
+        if source == target:
+            continue
+        tell(step=f"a copy from gpu {source} to gpu {target}", source=source, target=target)
+
+        def copy(source: int = source, target: int = target) -> str | None:
+            """Send 16 MiB of every pattern, and hold what arrives against what was sent."""
+            arrived = bits.to(f"{DEVICE}:{source}").to(f"{DEVICE}:{target}").cpu()
+            differ = int((arrived != bits).sum())
+            return f"{differ} of {bits.numel()} words came back different" if differ else None
+
+        tell(source=source, target=target, error=attempt(copy))
+tell(worked=True)
+
+mapped = set()
+try:
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            fields = line.rstrip("\n").split(None, 5)
+            path = fields[5].replace(" (deleted)", "") if len(fields) == 6 else ""
+            file = path.rpartition("/")[2]
+            if re.match(r"lib(cu|nv|nccl)[\w.+-]*\.so", file) and path.startswith("/"):
+                mapped.add(path)
+    tell(mapped=sorted(mapped))
+except OSError as error:
+    tell(mapped_error=text_of(error))
+
+if HOLD_SECONDS > 0 and sound:
+    # The counters that are worth reading under load are read now, by another process.
+    loads = [torch.ones(4096, 4096, device=f"{DEVICE}:{index}").half() for index in sound]
+    tell(loaded=True)
+    until = time.monotonic() + HOLD_SECONDS
+    while time.monotonic() < until:
+        for load in loads:
+            for _ in range(8):
+                torch.mm(load, load)
+        for index in sound:
+            torch.cuda.synchronize(index)
+tell(done=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpucheck import __version__
+from gpucheck import __version__, env_cli
 from gpucheck.refusal import Refusal
 from gpucheck.render import Format
 
@@ -37,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(env_cli.app, name="env")
 
 PythonOption = Annotated[
     str | None,

@@ -171,6 +171,9 @@ def _put(original: Original, content: bytes, is_locked: bool) -> None:
         try:
             _write_all(handle, content)
             if original.identity is None:
+                if os.geteuid() == 0:  # in a user's home, the file is to be the user's
+                    home = folder.stat()
+                    os.fchown(handle, home.st_uid, home.st_gid)
                 os.fchmod(handle, 0o666 & ~_umask())
             else:
                 _take_after(handle, original.target)

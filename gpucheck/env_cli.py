@@ -1,0 +1,212 @@
+"""The commands `gpucheck env …`: each collects, decides, prints and leaves."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpucheck.refusal import Refusal
+
+if TYPE_CHECKING:
+    from gpucheck.shellenv.install import Wish
+    from gpucheck.snapshot import Snapshot
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SHELLS = "bash|zsh|fish|tcsh|sh|ksh"
+FORMATS = f"{SHELLS}|dockerfile|modulefile|systemd"
+CudaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cuda",
+        metavar="VERSION|PATH",
+        help="Which toolkit: 12.4, 12, or its path. Default: the newest that the driver runs.",
+    ),
+]
+LibrariesOption = Annotated[
+    str,
+    typer.Option(
+        "--ld-library-path",
+        metavar="auto|always|never",
+        help="Whether its libraries go into LD_LIBRARY_PATH. auto: only where the loader would not "
+        "find them, and no PyTorch brings its own.",
+    ),
+]
+PythonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--python",
+        metavar="PATH",
+        help="Whose torch counts. Default: as for gpucheck doctor.",
+    ),
+]
+ShellOption = Annotated[
+    str | None,
+    typer.Option("--shell", metavar=SHELLS, help="Default: the shell that this is called from."),
+]
+FileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--file", metavar="FILE", help="The start-up file. Default: ~/.bashrc, or its like."
+    ),
+]
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="Put hand-written CUDA exports in the file out of use.")
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Go on where somebody edited gpucheck's block by hand.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")]
+
+
+@app.callback(invoke_without_command=True)
+def env(
+    context: typer.Context,
+    shell: Annotated[
+        str | None,
+        typer.Option(
+            "--shell", metavar=FORMATS, help="Default: the shell that this is called from."
+        ),
+    ] = None,
+    cuda: CudaOption = None,
+    ld_library_path: LibrariesOption = "auto",
+    python: PythonOption = None,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="List the toolkits; * marks the default.")
+    ] = False,
+) -> None:
+    """Print the exports for a shell: eval "$(gpucheck env)", or gpucheck env | source."""
+    if context.invoked_subcommand is not None:
+        if shell or cuda or python or list_all or ld_library_path != "auto":
+            raise Refusal(f"put the options behind {context.invoked_subcommand}")
+        return
+    if list_all and (shell or cuda or ld_library_path != "auto"):
+        raise Refusal("--list shows every toolkit: give it alone, or with --python")
+    from gpucheck.shellenv.exports import choices, exports, listing
+    from gpucheck.shellenv.snippet import render
+
+    if list_all:
+        from gpucheck.render.outside_text import clean
+
+        lines = listing(choices(_machine(python, None))).splitlines()
+        _write("".join(f"{clean(line)}\n" for line in lines))
+        return
+    wish = _wish(shell, None, cuda, ld_library_path)
+    needed = exports(_machine(python, cuda), cuda=cuda, ld_library_path=wish.ld_library_path)
+    _doubt(needed.doubts)
+    _write(render(needed, wish.shell))
+
+
+@app.command()
+def install(
+    shell: ShellOption = None,
+    cuda: CudaOption = None,
+    ld_library_path: LibrariesOption = "auto",
+    file: FileOption = None,
+    replace: ReplaceOption = False,
+    force: ForceOption = False,
+    yes: YesOption = False,
+    python: PythonOption = None,
+) -> None:
+    """Write the exports into the shell's start-up file, as one marked block."""
+    from gpucheck.shellenv import install as work
+
+    wish = _wish(shell, file, cuda, ld_library_path, replace, force)
+    agreed = (lambda: True) if yes else work.ask
+    raise typer.Exit(work.install(wish, _machine(python, cuda), dict(os.environ), _write, agreed))
+
+
+@app.command()
+def uninstall(
+    shell: ShellOption = None,
+    file: FileOption = None,
+    force: ForceOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Take the block out again: every byte is as it was before."""
+    from gpucheck.shellenv import install as work
+
+    wish = _wish(shell, file, None, "auto", force=force)
+    agreed = (lambda: True) if yes else work.ask
+    raise typer.Exit(work.uninstall(wish, dict(os.environ), _write, agreed))
+
+
+@app.command()
+def diff(
+    shell: ShellOption = None,
+    cuda: CudaOption = None,
+    ld_library_path: LibrariesOption = "auto",
+    file: FileOption = None,
+    replace: ReplaceOption = False,
+    force: ForceOption = False,
+    python: PythonOption = None,
+) -> None:
+    """Show what install would change, and change nothing."""
+    from gpucheck.shellenv import install as work
+
+    wish = _wish(shell, file, cuda, ld_library_path, replace, force)
+    work.show(work.planned(wish, _machine(python, cuda), os.environ), wish, _write)
+
+
+@app.command()
+def status(shell: ShellOption = None, file: FileOption = None, python: PythonOption = None) -> None:
+    """Say whether the block is there, current, or edited by hand; exit 1 unless it is current."""
+    from gpucheck.shellenv import install as work
+
+    wish = _wish(shell, file, None, "auto")
+    raise typer.Exit(work.status(wish, _machine(python, None), dict(os.environ), _write))
+
+
+def _wish(
+    shell: str | None,
+    file: Path | None,
+    cuda: str | None,
+    ld_library_path: str,
+    replace: bool = False,
+    force: bool = False,
+) -> "Wish":
+    from gpucheck.shellenv.exports import LibraryPath
+    from gpucheck.shellenv.install import Wish
+    from gpucheck.shellenv.shells import calling
+    from gpucheck.shellenv.snippet import Shell
+
+    names = [each.value for each in Shell]
+    if shell is not None and shell not in names:
+        raise Refusal(f"--shell {shell}: one of {', '.join(names)}")
+    modes = [each.value for each in LibraryPath]
+    if ld_library_path not in modes:
+        raise Refusal(f"--ld-library-path {ld_library_path}: one of {', '.join(modes)}")
+    return Wish(
+        shell=Shell(shell) if shell else calling(os.environ),
+        file=file,
+        cuda=cuda,
+        ld_library_path=LibraryPath(ld_library_path),
+        replaces=replace,
+        force=force,
+    )
+
+
+def _machine(python: str | None, cuda: str | None) -> "Snapshot":
+    from gpucheck.shellenv.facts import collect
+
+    return collect(os.environ, python=python, cuda=cuda)
+
+
+def _write(text: str) -> None:
+    """Write *text* as UTF-8, whatever the locale: a path in a snippet must keep its bytes."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+    sys.stdout.buffer.flush()
+
+
+def _doubt(doubts: tuple[str, ...]) -> None:
+    from gpucheck.render.outside_text import clean
+
+    for doubt in doubts:
+        print(f"gpucheck: {clean(doubt)}", file=sys.stderr)  # noqa: T201 - stdout is the shell's

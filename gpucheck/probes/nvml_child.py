@@ -66,6 +66,34 @@ def pci(nvml: Any, handle: Any) -> list[Any]:
     return [info.busId, info.pciDeviceId]
 
 
+def gsp(nvml: Any, handle: Any) -> bytes:
+    """Return the version of the GPU's own firmware; pynvml's older function wants the buffer."""
+    import ctypes
+
+    buffer = (ctypes.c_char * 64)()
+    nvml.nvmlDeviceGetGspFirmwareVersion(handle, buffer)
+    return buffer.value
+
+
+def words(symbol: str, count: int) -> Callable[[Any, Any], list[int]]:
+    """Make a query whose answer is a struct of *count* integers after its version.
+
+    pynvml has functions for them since 570 to 580; we support older ones.
+    """
+
+    def ask(nvml: Any, handle: Any) -> list[int]:
+        import ctypes
+
+        answer = (ctypes.c_int * (1 + count))()
+        answer[0] = ctypes.sizeof(answer) | 1 << 24
+        code = nvml._nvmlGetFunctionPointer(symbol)(handle, ctypes.byref(answer))
+        if code:
+            raise nvml.NVMLError(code)
+        return answer[1:]
+
+    return ask
+
+
 def memory(nvml: Any, handle: Any) -> list[int | None]:
     """Return total, used, free and reserved bytes; drivers before 510 do not tell the last."""
     try:
@@ -332,14 +360,18 @@ GPU: tuple[Query, ...] = (
     ("compute_capability", "nvmlDeviceGetCudaComputeCapability", ()),
     ("vbios", "nvmlDeviceGetVbiosVersion", ()),
     ("inforom", "nvmlDeviceGetInforomImageVersion", ()),
-    ("gsp", "nvmlDeviceGetGspFirmwareVersion", ()),
+    ("gsp", "nvmlDeviceGetGspFirmwareVersion", gsp),
     ("memory", "nvmlDeviceGetMemoryInfo", memory),
     ("bar1", "nvmlDeviceGetBAR1MemoryInfo", bar1),
     ("compute", "nvmlDeviceGetComputeRunningProcesses", processes("Compute")),
     ("graphics", "nvmlDeviceGetGraphicsRunningProcesses", processes("Graphics")),
     ("mps", "nvmlDeviceGetMPSComputeRunningProcesses", processes("MPSCompute")),
     ("temperature", "nvmlDeviceGetTemperature", (0,)),
-    ("margin", "nvmlDeviceGetMarginTemperature", ()),
+    (
+        "margin",
+        "nvmlDeviceGetMarginTemperature",
+        words("nvmlDeviceGetMarginTemperature", 1),
+    ),
     ("shutdown", "nvmlDeviceGetTemperatureThreshold", (0,)),
     ("slowdown", "nvmlDeviceGetTemperatureThreshold", (1,)),
     ("memory_max", "nvmlDeviceGetTemperatureThreshold", (2,)),
@@ -368,8 +400,12 @@ GPU: tuple[Query, ...] = (
     ("remapped_rows", "nvmlDeviceGetRemappedRows", ()),
     ("remap_histogram", "nvmlDeviceGetRowRemapperHistogram", histogram),
     ("retired_pages", "nvmlDeviceGetRetiredPagesPendingStatus", retired_pages),
-    ("unrepairable", "nvmlDeviceGetUnrepairableMemoryFlag_v1", ()),
-    ("repair", "nvmlDeviceGetRepairStatus", ()),
+    (
+        "unrepairable",
+        "nvmlDeviceGetUnrepairableMemoryFlag_v1",
+        words("nvmlDeviceGetUnrepairableMemoryFlag_v1", 1),
+    ),
+    ("repair", "nvmlDeviceGetRepairStatus", words("nvmlDeviceGetRepairStatus", 2)),
     ("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", ()),
     ("pcie_generation_max", "nvmlDeviceGetMaxPcieLinkGeneration", ()),
     ("pcie_generation_gpu_max", "nvmlDeviceGetGpuMaxPcieLinkGeneration", ()),

@@ -113,6 +113,8 @@ static int misbehave(int gpu, const char *function)
             sigfillset(&all);
             sigprocmask(SIG_BLOCK, &all, NULL);
             for (;;) pause();
+        } else if (!strcmp(f->kind, "touch")) {  /* look at a path, which may never answer */
+            close(open(f->argument, O_RDONLY));
         } else if (!strcmp(f->kind, "crash")) {
             signal(SIGSEGV, SIG_DFL);
             *(volatile int *)0 = 0;

@@ -27,6 +27,8 @@ without `_v2` or `_v3`, or "*" for whatever is called; *after* counts the calls 
     h200().hangs("nvmlDeviceGetTemperature")    that call never returns
     h200().hangs("*", after=2)                  the third query of this GPU never returns
     h200().hangs("*", deaf=True)                and no signal but KILL ends the process
+    h200().touches("nvmlDeviceGetName", path)   opens a file first; fakes/stuck.py has file systems
+                                                where that never ends, not even by KILL
     h200().crashes("nvmlDeviceGetName")         SIGSEGV
     h200().exits("nvmlDeviceGetName", 3)        the library ends the process
     h200().prints("nvmlDeviceGetName", 1 << 20) a library that writes a megabyte to stdout
@@ -192,6 +194,9 @@ class FakeGpu:
         """*deaf*: only SIGKILL ends it. *locked*: no other call returns any more either."""
         kind = "hang_deaf" if deaf else "hang_all" if locked else "hang"
         return self._with(Fault(function, kind, "", after))
+
+    def touches(self, function: str, path: Path, after: int = 0) -> "FakeGpu":
+        return self._with(Fault(function, "touch", str(path), after))
 
     def crashes(self, function: str, after: int = 0, *, abort: bool = False) -> "FakeGpu":
         return self._with(Fault(function, "abort" if abort else "crash", "", after))

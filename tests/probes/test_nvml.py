@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
+from fakes import stuck
 from fakes.nvml import (
     Error,
     FakeGpu,
@@ -529,6 +530,23 @@ def test_a_child_that_only_kill_ends_holds_nobody_up(tmp_path):
 
     assert time.monotonic() - started < 2
     assert found.gpus[0].state == "hung"
+
+
+@pytest.mark.skipif(stuck.why_not() is not None, reason=str(stuck.why_not()))
+def test_a_gpu_that_hangs_in_the_kernel_is_left_behind(tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    with stuck.stuck_file_system(place):
+        gpus = [h200(), h200().touches("nvmlDeviceGetMigMode", place / "file"), h200()]
+
+        started = time.monotonic()
+        found = look(tmp_path, gpus, deadline_seconds=3)
+        took = time.monotonic() - started
+
+    assert took < 4
+    assert [gpu.state for gpu in found.gpus] == ["ok", "hung", "ok"]
+    assert found.gpus[1].trouble.startswith("nvmlDeviceGetMigMode did not answer in ")
+    assert found.pairs[1].p2p_read == "OK"
 
 
 def test_a_library_that_ends_the_process_costs_one_gpu(tmp_path):

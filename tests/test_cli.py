@@ -402,6 +402,18 @@ def test_a_snapshot_names_this_host_only_where_that_is_asked_for():
     assert real == os.uname().nodename
 
 
+def test_a_variable_that_is_no_text_costs_nothing():
+    found = json.loads(
+        gpucheck(
+            "doctor", "--quick", "--json", variables={"CUDA_HOME": "/tmp/\udcff\x1b[31m"}
+        ).stdout
+    )
+
+    assert found["host"]["system"] == os.uname().sysname
+    [finding] = [one for one in found["findings"] if one["code"] == "ENV002"]
+    assert "/tmp/\ufffd" in finding["saw"]
+
+
 def test_explain_reads_a_pasted_error_from_stdin():
     done = gpucheck("explain", "-", stdin=b"\xffcuda error: uncorrectable ecc error encountered\n")
 

@@ -150,8 +150,6 @@ def _examine(
 
         cuda_child = None if quick else cuda_init.start(timeout_seconds)
 
-        import msgspec
-
         from gpucheck.probes.everything import collect
 
         machine = collect(
@@ -163,12 +161,32 @@ def _examine(
             timeout_seconds=timeout_seconds,
             cuda_child=cuda_child,
         )
-        data = msgspec.msgpack.encode(machine)
+        data = _packed(machine)
         with os.fdopen(sending, "wb") as pipe:
             pipe.write(_SIZE.pack(len(data)) + data)
     except BaseException:  # noqa: BLE001 - a fork must never run on as its parent
         _leave()
     os._exit(0)
+
+
+def _packed(machine: "Snapshot") -> bytes:
+    """Return *machine* as msgpack. What is no Unicode in a path or a variable becomes "�"."""
+    import msgspec
+
+    try:
+        return msgspec.msgpack.encode(machine)
+    except UnicodeEncodeError:
+        return msgspec.msgpack.encode(_as_unicode(msgspec.to_builtins(machine)))
+
+
+def _as_unicode(tree: object) -> object:
+    if isinstance(tree, str):
+        return "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in tree)
+    if isinstance(tree, (list, tuple)):
+        return [_as_unicode(item) for item in tree]
+    if isinstance(tree, dict):
+        return {_as_unicode(key): _as_unicode(value) for key, value in tree.items()}
+    return tree
 
 
 def _leave(*_: object) -> NoReturn:

@@ -37,7 +37,7 @@ def host(machine: Snapshot) -> str:
     if container := _text(facts.container):
         parts.append(f"in a container ({container})")
     if hypervisor := _text(facts.hypervisor):
-        parts.append(f"virtual ({hypervisor})")
+        parts.append("virtual" if hypervisor == "unnamed" else f"virtual ({hypervisor})")
     elif facts.hypervisor is None:
         parts.append("bare metal")
     if isinstance(facts.cpus_usable, int):
@@ -165,13 +165,23 @@ def environment(machine: Snapshot) -> str:
     return ", ".join(parts)
 
 
+_CHOICES = {
+    "VIRTUAL_ENV": "the active environment",
+    "CONDA_PREFIX": "the active conda environment",
+    "gpucheck's own": "gpucheck's own Python",
+    "PATH": "first on PATH",
+}
+
+
 def pytorch(machine: Snapshot) -> str:
     """torch, its CUDA, and the Python it was looked for in."""
     facts = machine.pytorch
     where = ""
     match facts.python:
         case Python(path=path, chosen_by=chosen_by):
-            where = f" in {path}" + (f" (by {chosen_by})" if chosen_by else "")
+            where = f" in {path}" + (
+                f" ({_CHOICES.get(chosen_by, chosen_by)})" if chosen_by else ""
+            )
         case None:
             where = ": there is no Python to look in"
         case Unknown(why=why):
@@ -202,6 +212,9 @@ def multi_gpu(machine: Snapshot) -> str:
     if isinstance(count, int) and count < 2:
         return "one GPU" if count else "no GPU"
     if isinstance(pairs, Unknown):
+        buses = machine.host.pci_gpus
+        if isinstance(buses, tuple) and len(buses) < 2:
+            return "one GPU" if buses else "no GPU"
         return f"unknown: {pairs.why}"
     if not pairs:
         return "one GPU"

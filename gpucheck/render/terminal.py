@@ -167,7 +167,9 @@ def _group(group: Group, style: Style, verbose: bool) -> Iterator[str]:
     subjects = [member.subject for member in group.members if member.subject]
     shown = subjects if verbose else subjects[:MOST_SUBJECTS]
     about = ", ".join(shown) + (", …" if len(shown) < len(subjects) else "")
-    title = f"{finding.title} ({about})" if about else finding.title
+    title = finding.title
+    if about and about not in title:
+        title += f" ({about})"
     yield from _titled(finding, title, style, "  ")
     members = group.members if verbose else group.members[:MOST_SUBJECTS]
     for member in members:
@@ -222,14 +224,16 @@ def summary(report: Report) -> str:
     errors = sum(1 for root in roots if root.severity is Severity.ERROR)
     warnings = sum(1 for root in roots if root.severity is Severity.WARNING)
     infos = sum(1 for root in roots if root.severity is Severity.INFO)
+    more = sum(
+        1
+        for finding in report.findings
+        if finding.explained_by is not None and finding.severity is not Severity.INFO
+    )
     checks = len(report.passed)
     left = len({one.code for one in report.not_checked})
     if report.verdict == "broken":
         text = f"Broken: {_count(errors, 'error')}"
-        more = len(report.findings) - len(roots)
-        text += (
-            f", and {more} more that follow from {'it' if errors == 1 else 'them'}" if more else ""
-        )
+        text += f", and {_count(more, 'consequence')}" if more else ""
         text += "." if not warnings else f"; besides, {_count(warnings, 'warning')}."
     elif report.verdict == "degraded":
         text = f"Usable, with {_count(warnings, 'warning')}: nothing is broken, but see above."

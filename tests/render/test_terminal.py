@@ -97,8 +97,8 @@ gpucheck 0.1.0 on host-1
 ✓ cuDNN       9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
 ✓ Libraries   5 for torch: 5 from wheels
 ✓ Environment CUDA_HOME=/usr/local/cuda, LD_LIBRARY_PATH is unset
-✓ PyTorch     2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (by
-              VIRTUAL_ENV)
+✓ PyTorch     2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the active
+              environment)
 ✓ Multi-GPU   NV18 between the pair, peer-to-peer copies OK
 
 ✓ Healthy: 9 checks passed, and nothing is wrong.
@@ -139,12 +139,11 @@ gpucheck 0.1.0 on host-1
 ✓ cuDNN       9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
 ✓ Libraries   5 for torch: 5 from wheels
 ✓ Environment CUDA_HOME=/usr/local/cuda, LD_LIBRARY_PATH is unset
-✗ PyTorch     2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (by
-              VIRTUAL_ENV) (see DRV006)
+✗ PyTorch     2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the active
+              environment) (see DRV006)
 ✓ Multi-GPU   NV18 between the pair, peer-to-peer copies OK
 
-✗ Broken: 1 error, and 2 more that follow from it. 1 check could not be made (-v
-  says why).
+✗ Broken: 1 error, and 2 consequences. 1 check could not be made (-v says why).
   Do this first (DRV006): Reboot.
     $ sudo reboot
   gpucheck explain DRV006 says more.

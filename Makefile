@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor smoke test check lint types shellcheck readme bench format clean
+.PHONY: help doctor smoke test check lint types shellcheck shells readme bench format clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,7 +44,7 @@ doctor: $(VENV)/installed ## examine this machine and print the report
 smoke: $(VENV)/installed-torch ## train MNIST on every GPU (a rehearsal on the CPU where there is none)
 	@$(BIN)/gpucheck smoke $(ARGS)
 
-test: $(VENV)/installed-dev ## run the tests
+test: $(VENV)/installed-dev shells ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: lint types shellcheck readme test ## run all that CI runs
@@ -55,6 +55,17 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	@$(BIN)/mypy
+
+# The tests of `gpucheck env` start real shells, and skip those that are not here.
+shells:
+	@absent=; for each in zsh fish tcsh ksh mksh strace; do \
+		command -v $$each >/dev/null || absent="$$absent $$each"; \
+	done; \
+	[ -n "$$absent" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || exit 0; \
+	echo "Installing for the tests:$$absent ..." >&2; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	{ apt-get install -qq $$absent || { timeout 120 apt-get update -qq && apt-get install -qq $$absent; }; } \
+		</dev/null >/dev/null 2>&1 || echo "make: could not be installed; their tests are skipped" >&2
 
 shellcheck: $(VENV)/installed-dev
 	@$(BIN)/python -m tests.check_shell

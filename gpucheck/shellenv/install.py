@@ -185,7 +185,7 @@ def uninstall(
 def status(wish: Wish, machine: Snapshot, variables: Mapping[str, str], say: Say) -> int:
     """Say of each file whether the block is there and current; 1 where one is not."""
     worst = 0
-    for number, (path, shell) in enumerate(_files(wish, variables)):
+    for number, (path, _) in enumerate(_files(wish, variables)):
         original = _read(path) if number == 0 else _read_if_possible(path)
         content = None if original is None else original.content
         with _naming(path):
@@ -197,19 +197,20 @@ def status(wish: Wish, machine: Snapshot, variables: Mapping[str, str], say: Say
         if block is not None:
             state = startup_file.State.EDITED
         if block is not None and record is not None and not block.is_edited:
-            state = _state(content, shell, record, machine)
+            state = _state(content, record, machine)
         say(f"{_name(path)}: {state.value}\n")
         worst |= state is not startup_file.State.CURRENT
     return worst
 
 
 def _state(
-    content: bytes | None, shell: Shell, record: startup_file.Record, machine: Snapshot
+    content: bytes | None, record: startup_file.Record, machine: Snapshot
 ) -> startup_file.State:
     """Hold the block against what would be written today with the options that it was made with."""
     try:
         mode = LibraryPath(record.ld_library_path)
-        snippet = render(exports(machine, cuda=record.cuda, ld_library_path=mode), shell)
+        needed = exports(machine, cuda=record.cuda, ld_library_path=mode)
+        snippet = render(needed, Shell(record.shell))
     except (Refusal, ValueError):  # the toolkit is gone, or an older gpucheck wrote it
         return startup_file.State.OUTDATED
     return startup_file.state(content, snippet)
@@ -234,17 +235,24 @@ def show(edits: tuple[Edit, ...], wish: Wish, say: Say) -> None:
 
 def diff(edit: Edit) -> str:
     """Return the difference as `diff -u` would show it."""
-    before = (edit.original.content or b"").decode("utf-8", "replace").split("\n")
-    after = (edit.content or b"").decode("utf-8", "replace").split("\n")
     name = _name(edit.path)
     lines = difflib.unified_diff(
-        before,
-        after,
+        _lines(edit.original.content),
+        _lines(edit.content),
         "/dev/null" if edit.original.content is None else name,
         "/dev/null" if edit.content is None else name,
         lineterm="",
     )
     return "".join(f"{_shown(line)}\n" for line in lines)
+
+
+def _lines(content: bytes | None) -> list[str]:
+    lines = (content or b"").decode("utf-8", "replace").split("\n")
+    if lines[-1]:
+        lines[-1] += "  (no newline at the end)"
+    else:
+        lines.pop()
+    return lines
 
 
 def _shown(line: str) -> str:

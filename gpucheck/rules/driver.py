@@ -630,20 +630,17 @@ def _unseen_gpus(machine: Snapshot) -> tuple[PciGpu, ...] | None:
     excluded = machine.driver.excluded_gpus
     hidden = () if isinstance(excluded, Unknown) else excluded
     gpus = [gpu for gpu in _bus_gpus(machine) if gpu.bus_id not in hidden]
-    if nvml.count == 0:
-        seen: set[str] = set()
-        nameless = 0
-    elif isinstance(nvml.count, Unknown) or isinstance(nvml.gpus, Unknown):
+    if isinstance(nvml.count, Unknown):
         return None
-    else:
-        seen = {gpu.bus_id.lower() for gpu in nvml.gpus if isinstance(gpu.bus_id, str)}
-        nameless = nvml.count - len(seen)
-    missing = tuple(gpu for gpu in gpus if gpu.bus_id.lower() not in seen)
-    # A GPU that NVML counts without a bus id, or that is excluded by UUID, is one of the missing.
-    nameless += sum(not name[:4].isalnum() or "-" in name for name in hidden)
-    if nameless and len(missing) <= nameless:
-        return ()
-    return missing
+    excluded_by_uuid = sum(name.startswith("GPU-") for name in hidden)
+    if nvml.count + excluded_by_uuid >= len(gpus):
+        return ()  # whatever it calls them: a hypervisor may show other bus ids
+    if nvml.count == 0:
+        return tuple(gpus)
+    if isinstance(nvml.gpus, Unknown):
+        return None
+    seen = {gpu.bus_id.lower() for gpu in nvml.gpus if isinstance(gpu.bus_id, str)}
+    return tuple(gpu for gpu in gpus if gpu.bus_id.lower() not in seen)
 
 
 @rule(

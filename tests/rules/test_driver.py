@@ -1017,6 +1017,13 @@ def test_gpus_that_are_kept_away_on_purpose_are_not_missing(changes: dict[str, A
     assert is_content(rules.gpus_missing, machine(nvml={"count": 1, "gpus": (gpu(0),)}, **changes))
 
 
+def test_as_many_gpus_as_on_the_bus_are_all_gpus_whatever_their_bus_ids():
+    renamed = (gpu(0, bus_id="0001:00:00.0"), gpu(1, bus_id="0002:00:00.0"))
+
+    assert is_content(rules.gpus_missing, machine(nvml={"gpus": renamed}))
+    assert is_content(rules.wrong_driver_for_gpu, machine(nvml={"gpus": renamed}))
+
+
 def test_gpus_that_a_container_was_not_given_are_hidden_and_not_missing():
     inside = machine(
         host={"container": "docker"},

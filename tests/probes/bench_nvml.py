@@ -1,6 +1,7 @@
-"""Times the NVML probe against fakes with 1 to 16 GPUs: `python tests/probes/bench_nvml.py`.
+"""Times the NVML probe: `python tests/probes/bench_nvml.py [--here]`.
 
-The fakes answer at once, or each query as late as a real H200 does on average.
+Against fakes with 1 to 16 GPUs, which answer at once or each query as late as a real H200 does on
+average; with `--here` against this machine's own NVML, and each query by itself.
 """
 
 import os
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from fakes.nvml import FakeNvml, h200
 
 from gpucheck.probes import nvml
+from gpucheck.probes.child import Child
 
 COUNTS = (1, 2, 4, 8, 16)
 H200_QUERY_MILLISECONDS = 0.4  # 306 ms without the two InfoROM checks, by 282 queries
@@ -39,7 +41,40 @@ def costs(*, query_milliseconds: float = 0.0, runs: int = 5) -> dict[int, float]
     return found
 
 
+def child_lines(*, parallel: bool, deep: bool) -> list[tuple[float, str]]:
+    """Return what the child says on this machine, each line with its milliseconds from the start."""
+    options = {
+        "deep": deep,
+        "watch": deep,
+        "second": False,
+        "parallel": parallel,
+        "only": None,
+        "also": [],
+        "capabilities": [0, 1, 2],
+    }
+    found = []
+    start = time.perf_counter()
+    with Child(nvml._command(options), deadline_seconds=60) as child:
+        for line in child.lines():
+            found.append((1000 * (time.perf_counter() - start), line.decode()))
+    return found
+
+
+def here() -> None:
+    for deep in (False, True):
+        for parallel in (True, False):
+            ends = [child_lines(parallel=parallel, deep=deep)[-1][0] for _ in range(7)]
+            print(f"{deep=} {parallel=}: the child ends after {statistics.median(ends):.1f} ms")
+    before = 0.0
+    for at, line in child_lines(parallel=False, deep=True):
+        print(f"{at:8.1f}  {at - before:+7.2f} ms  {line[:100]}")
+        before = at
+
+
 def main() -> None:
+    if "--here" in sys.argv[1:]:
+        here()
+        return
     for late in (0.0, H200_QUERY_MILLISECONDS):
         measured = costs(query_milliseconds=late)
         each = (measured[COUNTS[-1]] - measured[1]) / (COUNTS[-1] - 1)

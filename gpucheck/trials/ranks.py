@@ -8,10 +8,12 @@ that is lost has a name, whatever the collective operations are waiting for.
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -238,7 +240,7 @@ class Ranks:
         count = 0
         while True:
             count += 1
-            sign = json.dumps({"count": count, "host": self._host, **now})
+            sign = json.dumps({"count": count, "host": self._host, "stands": _stands(), **now})
             try:
                 store.set(f"{self._prefix}/beat/{self._plan.rank}", sign)
                 if self._plan.rank == 0:
@@ -260,3 +262,12 @@ class Ranks:
             age = time.monotonic() - heard[rank][1]
             lines.append({"rank": rank, "silent_seconds": age, **json.loads(sign)})
         return lines
+
+
+def _stands() -> str:
+    """Return where the main thread stands: a rank that the others wait for stands elsewhere."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    if frame is None:
+        return ""
+    code = frame.f_code
+    return f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_name}"

@@ -347,7 +347,9 @@ class Smoke:
         lost = self._lost()
         if lost is not None and self.plan.joined:
             return lost
-        process = min(silent, key=lambda one: (one.step or 0, one.plan.rank))
+        held_up_by = self._held_up_by()
+        mine = [p for p in silent if held_up_by and p.plan.rank == held_up_by["rank"]]
+        process = mine[0] if mine else min(silent, key=lambda p: (p.step or 0, p.plan.rank))
         state = _ask_for_the_stack(process.child.pid)
         seconds = time.monotonic() - process.heard
         for other in self._processes:
@@ -356,25 +358,43 @@ class Smoke:
         gpus = process.behind
         if process.phase == "copies" and process.pair is not None and not self._is_ddp:
             gpus = process.pair
-        elif not gpus and process.gpu is not None and self._is_ddp:
+        elif not gpus and process.gpu is not None and mine:
             gpus = (process.gpu,)
-        rank, host = process.plan.rank, socket.gethostname()
-        step = process.step
-        slowest = min(self._ranks.values(), key=lambda line: int(line["step"]), default=None)
-        if self.plan.joined and slowest is not None and int(slowest["step"]) < (step or 0):
-            rank, host, step = slowest["rank"], slowest["host"], slowest["step"]
-        return TrainingFailure(
+        failure = TrainingFailure(
             kind="hang",
             phase=process.phase,
-            step=step,
+            step=process.step,
             after_seconds=round(seconds, 1),
             gpus=gpus if self.plan.device == "cuda" else (),
-            rank=rank if self._is_ddp else None,
-            host=host if self._is_ddp else None,
             stack=_stack(ended.stderr),
             message=state,
             last_lines=_last_lines(ended),
         )
+        if held_up_by is None:
+            return failure
+        failure = msgspec.structs.replace(
+            failure, rank=held_up_by["rank"], host=held_up_by["host"], step=held_up_by["step"]
+        )
+        if not mine:  # another host's: all that is known of its stack is where it stood
+            stack = (held_up_by["stands"],)
+            failure = msgspec.structs.replace(failure, stack=stack, message=None, last_lines=())
+        return failure
+
+    def _held_up_by(self) -> Event | None:
+        """Return the rank that all others wait for: silent, behind, or standing elsewhere."""
+        lines = list(self._ranks.values())
+        if len(lines) < self.plan.world and len(lines) < len(self._processes):
+            return None
+        least = min((line["step"] for line in lines), default=0)
+        stands = [line["stands"] for line in lines]
+        for odd in (
+            [line for line in lines if line["silent_seconds"] > _LOST_SECONDS],
+            [line for line in lines if line["step"] == least],
+            [line for line in lines if stands.count(line["stands"]) == 1],
+        ):
+            if len(odd) == 1 and len(lines) > 1:
+                return odd[0]
+        return None
 
     def _lost(self) -> TrainingFailure | None:
         """Return the rank that has given no sign of life for longest, if one is missing."""

@@ -11,6 +11,7 @@ Every field of every section starts as `NOT_EXAMINED`, so a probe that never ran
 an older gpucheck, and an empty file all read as "unknown", and never as "healthy".
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union
 
@@ -44,6 +45,7 @@ Maybe = Union[T, None, Unknown]  # noqa: UP007
 Reading = Union[T, Unknown, NotSupported]  # noqa: UP007
 
 
+@functools.lru_cache(maxsize=4096)
 def numbers(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a dotted version, for comparing: "580.159.04" → (580, 159, 4).
 

@@ -230,6 +230,9 @@ def no_kernels(machine: Snapshot) -> Answers:
     torch = yield from _cuda_torch(machine)
     if torch is None:
         return
+    if reach.has_gpu(machine) is False:
+        yield NotApplicable(why="no NVIDIA GPU")
+        return
     gpus = yield from known(machine.nvml.gpus)
     if gpus is None:
         return
@@ -332,7 +335,7 @@ def import_fails(machine: Snapshot) -> Answers:
 
     It is asked with --deep alone, since it loads some gigabytes.
     """
-    deep = yield from _deep(machine)
+    deep = yield from _deep(machine, needs_gpu=False)
     if deep is None:
         return
     error = yield from known(deep.import_error)
@@ -369,11 +372,7 @@ def not_available(machine: Snapshot) -> Answers:
         yield from known(deep.import_error)
         yield NotApplicable(why="torch cannot be imported")
         return
-    here = yield from known(reach.has_gpu(machine))
-    if here is None:
-        return
-    if not here:
-        yield NotApplicable(why="no NVIDIA GPU")
+    if (yield from known(reach.has_gpu(machine))) is None:
         return
     available = yield from known(deep.is_available)
     if available is None or available:
@@ -559,9 +558,14 @@ def _cuda_torch(machine: Snapshot) -> Asking:
     return torch
 
 
-def _deep(machine: Snapshot) -> Generator[NotChecked | NotApplicable, None, Deep | None]:
+def _deep(
+    machine: Snapshot, *, needs_gpu: bool = True
+) -> Generator[NotChecked | NotApplicable, None, Deep | None]:
     if machine.pytorch.torch is None:
         yield NotApplicable(why="no torch")
+        return None
+    if needs_gpu and reach.has_gpu(machine) is False:
+        yield NotApplicable(why="no NVIDIA GPU")
         return None
     if machine.deep is None:
         yield NotChecked(why=NEEDS_DEEP)

@@ -331,6 +331,9 @@ def toolkit_misses_gpu(machine: Snapshot) -> Answers:
 
     Build with a toolkit whose window holds the GPU. Ready-made wheels are not touched by this.
     """
+    if reach.has_gpu(machine) is False:
+        yield NotApplicable(why="no NVIDIA GPU")
+        return
     gpus = yield from known(machine.nvml.gpus)
     if gpus is None:
         return

@@ -420,11 +420,17 @@ def copy_differs(machine: Snapshot) -> Answers:
     PCIe access control redirects them, and over a bad link or a bad riser. NCCL_P2P_DISABLE=1
     makes NCCL go through the host until that is mended.
     """
-    training = yield from _training(machine)
-    if training is None:
-        return
-    copies = yield from known(training.copies)
-    name = "rank" if training.strategy == "ddp" else "gpu"
+    if machine.training is None and machine.deep is not None:
+        copied, name = machine.deep.copies, "gpu"  # doctor --deep copies between every pair too
+        if copied == ():
+            yield NotApplicable(why="no two GPUs that work")
+            return
+    else:
+        training = yield from _training(machine)
+        if training is None:
+            return
+        copied, name = training.copies, "rank" if training.strategy == "ddp" else "gpu"
+    copies = yield from known(copied)
     for copy in copies or ():
         subject = f"{name} {copy.source} → {name} {copy.target}"
         error = yield from known(copy.error, subject)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gpucheck.report import examine
-from gpucheck.rule import Severity
+from gpucheck.rule import Rule, Severity
 from gpucheck.rules import pytorch as rules
 from gpucheck.snapshot import (
     CudaInit,
@@ -621,3 +621,17 @@ def test_mig_explains_another_count():
     mig = machine(deep=deep(device_count=1), nvml={"gpus": (gpu(0, mig_is_on=True), gpu(1))})
 
     assert not is_applicable(rules.other_count, mig)
+
+
+# ------------------------------------------------------------------------------------- together
+
+
+def test_on_a_machine_without_a_gpu_torch_gives_neither_error_nor_warning():
+    every = [rule for rule in vars(rules).values() if isinstance(rule, Rule)]
+    alone = {"distributions": ()}
+    for changes in ({**torch(**CPU), **alone}, {"torch": None, "elsewhere": (), **alone}):
+        for trial in (None, deep(is_available=False, device_count=0, gpus=(), copies=())):
+            report = examine(machine(pytorch=changes, deep=trial, **NO_GPU), rules=every)
+
+            assert report.verdict == "healthy"
+            assert {n.code for n in report.not_checked} <= {"TOR007"}

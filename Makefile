@@ -76,6 +76,9 @@ readme: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev ## time the doctor beside its rivals (see README, Speed)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+pictures: $(VENV)/installed-dev ## draw the recorded reports (SVG) for the README anew
+	@$(BIN)/python -m tests.pictures
+
 format: $(VENV)/installed-dev ## let ruff put the code in order
 	@$(BIN)/ruff check --quiet --fix . && $(BIN)/ruff format --quiet .
 

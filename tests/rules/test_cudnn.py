@@ -62,11 +62,10 @@ def with_parts(*parts: Library) -> Snapshot:
     return machine(cudnn={"sublibraries_for_torch": parts})
 
 
-def part(stem: str, path: Any = "", version: Any = "9.19.0", **changes: Any) -> Library:
+def part(stem: str, **changes: Any) -> Library:
+    """A part of cuDNN that torch's front would open: the wheel's own, but for *changes*."""
     soname = f"libcudnn_{stem}.so.9"
-    return replace(
-        library(soname, f"{FOLDER}/{soname}", version), **{"path": path or FRONT, **changes}
-    )
+    return replace(library(soname, f"{FOLDER}/{soname}", "9.19.0"), **changes)
 
 
 OTHER = Unknown("not asked here")
@@ -205,17 +204,9 @@ def test_a_torch_that_does_not_say_what_it_was_built_with_is_not_checked():
 
 def test_missing_parts_are_named():
     found = with_parts(
-        part("ops"), part("heuristic", None, None), part("adv", Unknown("too short"))
-    )
-    found = machine(
-        found,
-        cudnn={
-            "sublibraries_for_torch": (
-                part("ops"),
-                replace(part("heuristic"), path=None, version=None),
-                replace(part("adv"), path=Unknown("file too short")),
-            )
-        },
+        part("ops"),
+        part("heuristic", path=None, version=None),
+        part("adv", path=Unknown("file too short")),
     )
 
     [symptom] = symptoms(torn_cudnn, found)
@@ -228,7 +219,12 @@ def test_missing_parts_are_named():
 
 
 def test_parts_of_another_version_are_an_error():
-    stranger = part("graph", "/opt/old/libcudnn_graph.so.9", "9.14.0", found_via="LD_LIBRARY_PATH")
+    stranger = part(
+        "graph",
+        path="/opt/old/libcudnn_graph.so.9",
+        version="9.14.0",
+        found_via="LD_LIBRARY_PATH",
+    )
 
     [symptom] = symptoms(torn_cudnn, with_parts(part("ops"), stranger))
 
@@ -238,13 +234,13 @@ def test_parts_of_another_version_are_an_error():
 
 
 def test_parts_of_one_version_from_two_directories_are_fine():
-    twin = part("graph", "/usr/lib/x86_64-linux-gnu/libcudnn_graph.so.9.19.0", "9.19.0")
+    twin = part("graph", path="/usr/lib/x86_64-linux-gnu/libcudnn_graph.so.9.19.0")
 
     assert is_content(torn_cudnn, with_parts(part("ops"), twin))
 
 
 def test_a_part_from_elsewhere_of_unknown_version_is_not_checked():
-    stranger = part("graph", "/opt/old/libcudnn_graph.so.9", Unknown("no name"))
+    stranger = part("graph", path="/opt/old/libcudnn_graph.so.9", version=Unknown("no name"))
 
     assert not_checked(torn_cudnn, with_parts(stranger))
     assert not symptoms(torn_cudnn, with_parts(stranger))

@@ -489,6 +489,7 @@ def _pinned(needs: Iterable[str], name: str) -> str | None:
     return None
 
 
+_LIST_LIMIT_BYTES = 1000
 _FLAGS = re.compile(rb"(?:sm|compute)_[0-9]{2,3}[af]?(?: (?:sm|compute)_[0-9]{2,3}[af]?)*(?=\0)")
 
 
@@ -505,11 +506,23 @@ def _compiled_architectures(library: Path) -> tuple[str, ...] | None:
             place = read_only_data(content)
             if place is None:
                 return None
-            found = _FLAGS.findall(content[place[0] : place[0] + place[1]])
+            found = list(_flags(content, place[0], place[0] + place[1]))
     except (OSError, ValueError):
         return None
     longest = max(found, key=len, default=b"")
     return tuple(longest.decode("ascii").split()) or None
+
+
+def _flags(content: mmap.mmap, start: int, end: int) -> Iterator[bytes]:
+    """Yield every list of architectures; `find` skips megabytes far faster than a pattern does."""
+    at = content.find(b"sm_", start, end)
+    while at >= 0:
+        string = content.rfind(b"\0", max(0, at - _LIST_LIMIT_BYTES), at) + 1
+        found = _FLAGS.match(content, string, end) if string else None
+        if found is not None and found.end() > at:
+            yield found.group()
+            at = found.end()
+        at = content.find(b"sm_", at + 1, end)
 
 
 def read_only_data(content: "bytes | mmap.mmap") -> tuple[int, int] | None:

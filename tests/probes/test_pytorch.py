@@ -238,8 +238,9 @@ def test_the_architectures_are_read_from_the_library_that_holds_them(tmp_path):
     install_torch(site)
     source = tmp_path / "flags.c"
     source.write_text(
-        'const char *flags(void) { return "sm_75 sm_90 sm_100a compute_120"; }\n'
+        'const char *flags(void) { return "compute_50 sm_75 sm_90 sm_100a compute_120"; }\n'
         'const char *other(void) { return "sm_35"; }\n'
+        'const char *more(void) { return "asm_75 and sm_75 sm_80 sm_86 sm_87 sm_89 sm_90!"; }\n'
     )
     (site / "torch/lib").mkdir()
     library = site / "torch/lib/libtorch_python.so"
@@ -247,7 +248,7 @@ def test_the_architectures_are_read_from_the_library_that_holds_them(tmp_path):
 
     torch = torch_of(pytorch.probe(None, active(tmp_path)))
 
-    assert torch.architectures == ("sm_75", "sm_90", "sm_100a", "compute_120")
+    assert torch.architectures == ("compute_50", "sm_75", "sm_90", "sm_100a", "compute_120")
 
 
 def test_a_broken_library_leaves_the_table_to_answer(tmp_path):

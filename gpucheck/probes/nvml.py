@@ -422,6 +422,13 @@ class _Answers:
             return Unknown(f"{self._symbols.get(key, key)}: {str(value)[:80]} makes no sense")
 
 
+def _integer(value: float | None) -> int:
+    """Return a number that a snapshot can hold: JSON here ends at 64 bits."""
+    if isinstance(value, int | float) and -(1 << 63) <= value < 1 << 64:
+        return int(value)
+    raise TypeError(value)
+
+
 def _watts(milliwatts: int) -> float:
     return round(milliwatts / 1000, 3)
 
@@ -513,10 +520,10 @@ def _gpu(index: int, state: State, trouble: str | None, answers: _Answers, root:
     if answers.error_code("inforom_check") == CORRUPTED_INFOROM:
         inforom = False
     thresholds = ThermalThresholds(
-        shutdown_celsius=get("shutdown", int),
-        slowdown_celsius=get("slowdown", int),
-        memory_max_celsius=get("memory_max", int),
-        gpu_max_celsius=get("gpu_max", int),
+        shutdown_celsius=get("shutdown", _integer),
+        slowdown_celsius=get("slowdown", _integer),
+        memory_max_celsius=get("memory_max", _integer),
+        gpu_max_celsius=get("gpu_max", _integer),
     )
     return Gpu(
         index=index,
@@ -527,71 +534,71 @@ def _gpu(index: int, state: State, trouble: str | None, answers: _Answers, root:
         serial=get("serial", _text),
         bus_id=get("pci", lambda value: bus_id(value[0])),
         pci_device_id=get("pci", lambda value: f"{value[1] >> 16:#06x}"),
-        minor_number=get("minor_number", int),
+        minor_number=get("minor_number", _integer),
         compute_capability=get("compute_capability", lambda v: f"{v[0]:d}.{v[1]:d}"),
         vbios_version=get("vbios", _text),
         inforom_version=get("inforom", _text),
         inforom_is_valid=inforom,
         gsp_firmware_version=get("gsp", _text),
         memory=get("memory", _memory),
-        bar1_total_bytes=get("bar1", int),
+        bar1_total_bytes=get("bar1", _integer),
         processes=_processes(answers, root),
-        temperature_celsius=get("temperature", int),
-        memory_temperature_celsius=number(nvml_child.MEMORY_TEMPERATURE, int),
-        temperature_margin_celsius=get("margin", lambda v: int(v[0])),
+        temperature_celsius=get("temperature", _integer),
+        memory_temperature_celsius=number(nvml_child.MEMORY_TEMPERATURE, _integer),
+        temperature_margin_celsius=get("margin", lambda v: _integer(v[0])),
         thresholds=_one_reading(thresholds),
         power_watts=get("power", _watts),
         power_limit_enforced_watts=get("power_limit", _watts),
         power_limit_default_watts=get("power_default", _watts),
         power_limit_minimum_watts=get("power_range", lambda v: _watts(v[0])),
         power_limit_maximum_watts=get("power_range", lambda v: _watts(v[1])),
-        clock_sm_mhz=get("clock_sm", int),
-        clock_memory_mhz=get("clock_memory", int),
-        clock_sm_max_mhz=get("clock_sm_max", int),
-        clock_memory_max_mhz=get("clock_memory_max", int),
-        application_clock_sm_mhz=get("application_clock", int),
-        application_clock_sm_default_mhz=get("application_clock_default", int),
-        performance_state=get("performance_state", int),
-        utilization_percent=get("utilization", int),
-        clocks_event_reasons=get("event_reasons", int),
-        software_power_cap_ns=number(nvml_child.SOFTWARE_POWER_CAP, int),
-        hardware_thermal_slowdown_ns=number(nvml_child.HARDWARE_THERMAL, int),
-        power_brake_slowdown_ns=number(nvml_child.POWER_BRAKE, int),
-        software_thermal_slowdown_ns=number(nvml_child.SOFTWARE_THERMAL, int),
+        clock_sm_mhz=get("clock_sm", _integer),
+        clock_memory_mhz=get("clock_memory", _integer),
+        clock_sm_max_mhz=get("clock_sm_max", _integer),
+        clock_memory_max_mhz=get("clock_memory_max", _integer),
+        application_clock_sm_mhz=get("application_clock", _integer),
+        application_clock_sm_default_mhz=get("application_clock_default", _integer),
+        performance_state=get("performance_state", _integer),
+        utilization_percent=get("utilization", _integer),
+        clocks_event_reasons=get("event_reasons", _integer),
+        software_power_cap_ns=number(nvml_child.SOFTWARE_POWER_CAP, _integer),
+        hardware_thermal_slowdown_ns=number(nvml_child.HARDWARE_THERMAL, _integer),
+        power_brake_slowdown_ns=number(nvml_child.POWER_BRAKE, _integer),
+        software_thermal_slowdown_ns=number(nvml_child.SOFTWARE_THERMAL, _integer),
         ecc_is_on=get("ecc_mode", lambda v: bool(v[0])),
         ecc_is_on_after_reboot=get("ecc_mode", lambda v: bool(v[1])),
         ecc_default=get("ecc_default", lambda v: bool(v[0])),
-        corrected_ecc_volatile=get("corrected_volatile", int),
-        uncorrected_ecc_volatile=get("uncorrected_volatile", int),
-        corrected_ecc_aggregate=get("corrected_aggregate", int),
-        uncorrected_ecc_aggregate=get("uncorrected_aggregate", int),
+        corrected_ecc_volatile=get("corrected_volatile", _integer),
+        uncorrected_ecc_volatile=get("uncorrected_volatile", _integer),
+        corrected_ecc_aggregate=get("corrected_aggregate", _integer),
+        uncorrected_ecc_aggregate=get("uncorrected_aggregate", _integer),
         sram_threshold_exceeded=get("sram", lambda v: bool(v[3])),
-        sram_corrected_volatile=get("sram", lambda v: int(v[0])),
-        sram_uncorrected_volatile=get("sram", lambda v: int(v[1])),
-        sram_uncorrected_aggregate=get("sram", lambda v: int(v[2])),
+        sram_corrected_volatile=get("sram", lambda v: _integer(v[0])),
+        sram_uncorrected_volatile=get("sram", lambda v: _integer(v[1])),
+        sram_uncorrected_aggregate=get("sram", lambda v: _integer(v[2])),
         remapped_rows=get("remapped_rows", _remapped_rows),
         remap_histogram=get("remap_histogram", _histogram),
         retired_pages=get("retired_pages", _retired_pages),
-        recovery_action=number(nvml_child.RECOVERY_ACTION, int),
+        recovery_action=number(nvml_child.RECOVERY_ACTION, _integer),
         has_unrepairable_memory=get("unrepairable", lambda v: bool(v[0])),
         repair_is_pending=get("repair", any),
-        pcie_generation=get("pcie_generation", int),
-        pcie_generation_gpu_max=get("pcie_generation_gpu_max", int),
-        pcie_generation_max=get("pcie_generation_max", int),
-        pcie_width=get("pcie_width", int),
-        pcie_width_max=get("pcie_width_max", int),
-        pcie_replays=get("pcie_replays", int),
+        pcie_generation=get("pcie_generation", _integer),
+        pcie_generation_gpu_max=get("pcie_generation_gpu_max", _integer),
+        pcie_generation_max=get("pcie_generation_max", _integer),
+        pcie_width=get("pcie_width", _integer),
+        pcie_width_max=get("pcie_width_max", _integer),
+        pcie_replays=get("pcie_replays", _integer),
         nvlinks=_nvlinks(answers),
-        nvlink_count=number(nvml_child.NVLINK_COUNT, int),
+        nvlink_count=number(nvml_child.NVLINK_COUNT, _integer),
         fabric=get("fabric", _fabric),
         c2c_is_on=get("c2c", bool),
         persistence=get("persistence", bool),
         display_active=get("display_active", bool),
-        compute_mode=get("compute_mode", int),
+        compute_mode=get("compute_mode", _integer),
         mig_is_on=get("mig_mode", lambda v: bool(v[0])),
         mig_is_on_after_reset=get("mig_mode", lambda v: bool(v[1])),
         mig_devices=get("mig_devices", lambda v: tuple(map(_text, v))),
-        numa_node=get("numa_node", int),
+        numa_node=get("numa_node", _integer),
         cpu_affinity=get("cpu_affinity", ranges),
         numa_affinity=get("memory_affinity", ranges),
     )
@@ -607,43 +614,43 @@ def _one_reading(thresholds: ThermalThresholds) -> Reading[ThermalThresholds]:
 def _memory(value: list[int]) -> Memory:
     total, used, free, reserved = value
     return Memory(
-        total_bytes=int(total),
-        used_bytes=int(used),
-        free_bytes=int(free),
+        total_bytes=_integer(total),
+        used_bytes=_integer(used),
+        free_bytes=_integer(free),
         # the older query counts what the driver keeps for itself as used
-        reserved_bytes=NOT_SUPPORTED if reserved is None else int(reserved),
+        reserved_bytes=NOT_SUPPORTED if reserved is None else _integer(reserved),
     )
 
 
 def _remapped_rows(value: list[int]) -> RemappedRows:
     correctable, uncorrectable, pending, failed = value
     return RemappedRows(
-        correctable=int(correctable),
-        uncorrectable=int(uncorrectable),
+        correctable=_integer(correctable),
+        uncorrectable=_integer(uncorrectable),
         is_pending=bool(pending),
         has_failed=bool(failed),
     )
 
 
 def _histogram(value: list[int]) -> RemapHistogram:
-    maximum, high, partial, low, none = map(int, value)
+    maximum, high, partial, low, none = map(_integer, value)
     return RemapHistogram(maximum=maximum, high=high, partial=partial, low=low, none=none)
 
 
 def _retired_pages(value: list[int]) -> RetiredPages:
     single_bit, double_bit, pending = value
     return RetiredPages(
-        single_bit=int(single_bit), double_bit=int(double_bit), is_pending=bool(pending)
+        single_bit=_integer(single_bit), double_bit=_integer(double_bit), is_pending=bool(pending)
     )
 
 
 def _fabric(value: list[int | None]) -> Fabric:
     state, status, health, summary = value
     return Fabric(
-        state=int(state or 0),
-        status=int(status or 0),
-        health=NOT_SUPPORTED if health is None else int(health),
-        health_summary=NOT_SUPPORTED if summary is None else int(summary),
+        state=_integer(state or 0),
+        status=_integer(status or 0),
+        health=NOT_SUPPORTED if health is None else _integer(health),
+        health_summary=NOT_SUPPORTED if summary is None else _integer(summary),
     )
 
 
@@ -672,7 +679,7 @@ def _processes(answers: _Answers, root: Path) -> Reading[tuple[GpuProcess, ...]]
 
 def _process_sizes(value: list[list[int | None]]) -> list[tuple[int, int | None]]:
     return [
-        (int(process or 0), None if used_bytes is None else int(used_bytes))
+        (_integer(process), None if used_bytes is None else _integer(used_bytes))
         for process, used_bytes in value
     ]
 
@@ -707,7 +714,7 @@ def _nvlink(number: int, facts: list[Any], errors: Reading[dict[int, list[Any]]]
     if isinstance(errors, Unknown | NotSupported):
         counts = [errors] * 4
     elif number in errors:
-        counts = [_code(one, "nvmlDeviceGetNvLinkErrorCounter", int) for one in errors[number]]
+        counts = [_code(one, "nvmlDeviceGetNvLinkErrorCounter", _integer) for one in errors[number]]
     else:
         counts = [Unknown("the link is down")] * 4
     remote_kind: Reading[Literal["gpu", "switch", "cpu", "other"]]
@@ -726,7 +733,7 @@ def _nvlink(number: int, facts: list[Any], errors: Reading[dict[int, list[Any]]]
     return NvLink(
         index=number,
         is_up=is_up,
-        version=_code(version, "nvmlDeviceGetNvLinkVersion", int),
+        version=_code(version, "nvmlDeviceGetNvLinkVersion", _integer),
         remote_kind=remote_kind,
         remote_bus_id=remote_bus_id,
         replay_errors=counts[0],
@@ -805,7 +812,10 @@ def _pair_fact(
         return why
     kind, value = answer
     if kind == "is":
-        return convert(value)
+        try:
+            return convert(value)
+        except TypeError:
+            return Unknown(f"{symbol}: {str(value)[:80]} makes no sense")
     return NOT_SUPPORTED if kind == "not supported" else Unknown(_why(kind, value, symbol))
 
 
@@ -892,7 +902,7 @@ def _with_sample(gpu: Gpu, talk: _Talk, after_seconds: float, *, under_load: boo
     answers = _Answers(talk.gpus.get(gpu.index, {}), talk._plan, trouble)
 
     def number(which: int) -> Reading[int]:
-        return answers.field(which, nvml_child.SECOND_FIELDS, int)
+        return answers.field(which, nvml_child.SECOND_FIELDS, _integer)
 
     def links(*positions: int) -> Reading[int]:
         return answers.get(
@@ -902,13 +912,13 @@ def _with_sample(gpu: Gpu, talk: _Talk, after_seconds: float, *, under_load: boo
     sample = GpuSample(
         after_seconds=round(after_seconds, 3),
         under_load=under_load,
-        clocks_event_reasons=answers.get("event_reasons", int),
-        corrected_ecc_volatile=answers.get("corrected_volatile", int),
-        pcie_replays=answers.get("pcie_replays", int),
-        pcie_generation=answers.get("pcie_generation", int),
-        performance_state=answers.get("performance_state", int),
-        clock_sm_mhz=answers.get("clock_sm", int),
-        utilization_percent=answers.get("utilization", int),
+        clocks_event_reasons=answers.get("event_reasons", _integer),
+        corrected_ecc_volatile=answers.get("corrected_volatile", _integer),
+        pcie_replays=answers.get("pcie_replays", _integer),
+        pcie_generation=answers.get("pcie_generation", _integer),
+        performance_state=answers.get("performance_state", _integer),
+        clock_sm_mhz=answers.get("clock_sm", _integer),
+        utilization_percent=answers.get("utilization", _integer),
         hardware_thermal_slowdown_ns=number(nvml_child.HARDWARE_THERMAL),
         power_brake_slowdown_ns=number(nvml_child.POWER_BRAKE),
         software_thermal_slowdown_ns=number(nvml_child.SOFTWARE_THERMAL),

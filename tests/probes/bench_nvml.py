@@ -42,7 +42,7 @@ def costs(*, query_milliseconds: float = 0.0, runs: int = 5) -> dict[int, float]
 
 
 def child_lines(*, parallel: bool, deep: bool) -> list[tuple[float, str]]:
-    """Return what the child says on this machine, each line with its milliseconds from the start."""
+    """Return what the child says here, each line with its milliseconds from the start."""
     options = {
         "deep": deep,
         "watch": deep,

@@ -24,6 +24,8 @@ from fakes.nvml import (
     mig,
     old_driver,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpucheck.probes import nvml, nvml_child
 from gpucheck.probes.nvml import bus_id, pcie_level, process_name, ranges
@@ -655,15 +657,44 @@ def test_a_line_that_makes_no_sense_is_passed_over(line):
     assert (talk.gpus, talk.pairs, talk.troubles, talk.error) == ({}, {}, {}, None)
 
 
-@pytest.mark.parametrize("value", [None, "x", [], [None], {"a": 1}, [[1, 2]], 1e308, -1])
-def test_answers_that_make_no_sense_are_unknown_and_never_an_exception(value):
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+KINDS = st.sampled_from(["is", "is", "is", "error", "missing", "not supported", "lost", "?"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_answers_that_make_no_sense_are_unknown_and_never_an_exception(data):
     talk = nvml._Talk(deep=True, watch=True, second=False, capabilities=(0,), environment=None)
-    talk.system = {"count": ("is", 1)}
-    talk.gpus = {0: {query[0]: ("is", value) for query in talk._plan}}
+    answer = st.tuples(KINDS, JSON)
+    talk.system = {"count": ("is", 2), "driver": data.draw(answer), "cuda": data.draw(answer)}
+    said = data.draw(st.lists(answer, min_size=1, max_size=5))
+    for index in (0, 1):
+        keys = [query[0] for query in talk._plan]
+        talk.gpus[index] = {
+            key: said[n % len(said)] for n, key in enumerate(keys) if key != "handle"
+        }
+    talk.pairs = {(0, 1): {"p2p 0": data.draw(answer), "level": data.draw(answer)}}
 
     found = nvml._nvml(talk, Path("/"))
+    second = nvml._with_sample(found.gpus[0], talk, 1.0, under_load=False)
 
-    assert len(found.gpus) == 1
+    assert len(found.gpus) == 2
+    found = msgspec.structs.replace(found, gpus=(second, found.gpus[1]))
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Nvml) == found
+
+
+def test_what_is_read_survives_json(tmp_path):
+    gpus = [h200(), geforce_laptop(), h200().lost(), mig()]
+
+    found = look(tmp_path, gpus, deep=True, watch_seconds=0.01)
+
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Nvml) == found
 
 
 # ---------------------------------------------------------------------------- two readings

@@ -47,6 +47,7 @@ _NAMES = """
 #: All that is ever read of the environment. Anything else in it is nobody's business: it may hold
 #: tokens and names.
 VARIABLES = tuple(_NAMES.split())
+ANCESTORS_AT_MOST = 8
 SHELLS = ("bash", "zsh", "fish", "tcsh", "csh", "dash", "ksh", "mksh", "sh")
 
 _LIBRARY_FOLDERS = re.compile(
@@ -99,13 +100,33 @@ def split_preload(value: str) -> list[str]:
     return [text for text in re.split("[ :]", value) if text]
 
 
-def _shell(login_shell: str | None) -> str | Unknown | None:
-    """Return the shell that called us, else the login shell."""
-    caller = read_text(f"/proc/{os.getppid()}/comm", 64)
-    if isinstance(caller, str) and caller.strip().lstrip("-") in SHELLS:
-        return caller.strip().lstrip("-")
-    name = (login_shell or "").rpartition("/")[2]
-    return name or None
+def _shell(login_shell: str | None) -> str | None:
+    """Return the shell that called us, else the login shell.
+
+    `sh` alone is most often the middleman of `make` or of a script, so a shell above it is
+    believed before it.
+    """
+    login = (login_shell or "").rpartition("/")[2] or None
+    middleman: str | None = None
+    pid = os.getppid()
+    for _ in range(ANCESTORS_AT_MOST):
+        text = read_text(f"/proc/{pid}/stat", 4096)
+        process = parse_stat(text) if isinstance(text, str) else None
+        if process is None:
+            break
+        name, pid = process
+        name = name.lstrip("-")
+        if name in ("sh", "dash"):
+            middleman = middleman or name
+        elif name in SHELLS:
+            return name
+    return login or middleman
+
+
+def parse_stat(text: str) -> tuple[str, int] | None:
+    """Return the name and the parent of the process in a /proc/PID/stat."""
+    found = re.match(r"[0-9]+ \((.*)\) \S ([0-9]{1,10}) ", text, re.S)
+    return (found[1], int(found[2])) if found else None
 
 
 # ------------------------------------------------------------------------------- where it leads

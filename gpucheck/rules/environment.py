@@ -774,9 +774,7 @@ def _invalid_element(element: str, gpus: tuple[Gpu, ...]) -> str | Unknown | Non
         count = len(gpus)
         if int(element[:9]) < count:
             return None
-        return f"there {'is' if count == 1 else 'are'} only GPU 0" + (
-            "" if count == 1 else f" to {count - 1}"
-        )
+        return "only GPU 0 is here" if count == 1 else f"GPU 0 to {count - 1} are here"
     if element.startswith("MIG-"):
         known_migs: list[str] = []
         for gpu in gpus:
@@ -904,6 +902,11 @@ def named_twice(machine: Snapshot) -> Answers:
         yield seen
         return
     value, elements, gpus = seen
+    kinds = {element[:1].isdigit() for element in elements}
+    if len(kinds) > 1 and len({gpu.name for gpu in gpus}) > 1:
+        why = "which GPU an index means is up to CUDA where models differ"
+        yield NotChecked(why=why, subject="CUDA_VISIBLE_DEVICES")
+        return
     found: dict[str, str] = {}
     for element in elements:
         if element in ("", "-1", "NoDevFiles") or _invalid_element(element, gpus) is not None:

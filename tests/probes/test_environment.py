@@ -1,5 +1,8 @@
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -229,6 +232,28 @@ def test_a_bare_name_is_looked_for_in_the_library_path(tmp_path):
     assert found.resolved == f"{tmp_path}/liba.so"
 
 
+def test_the_name_of_a_process_may_hold_anything():
+    assert environment.parse_stat("12 (a ) (b) S 7 12 12 0") == ("a ) (b", 7)
+
+
+@pytest.mark.shells
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
+def test_the_calling_shell_is_known_through_a_middleman(shell, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    script = tmp_path / "ask.py"
+    script.write_text(
+        "from gpucheck.probes import environment\nprint(environment.probe({}).shell)\n"
+    )
+    command = f"sh -c '{sys.executable} {script}; true'; true"
+
+    shown = subprocess.run(
+        [shell, "-c", command], capture_output=True, text=True, check=True, cwd="/"
+    )
+
+    assert shown.stdout.strip() == shell
+
+
 @settings(max_examples=60)
 @given(st.text(max_size=100), st.text(max_size=100))
 def test_any_text_in_any_variable_is_a_fact(one, other):
@@ -254,6 +279,7 @@ def test_version_parsers_take_any_text(text):
         environment.parse_version_txt,
         environment.parse_runtime_header,
         environment.parse_wrapper,
+        environment.parse_stat,
     ):
         parse(text)
 

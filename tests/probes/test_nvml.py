@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
@@ -873,11 +872,15 @@ def test_every_query_has_a_key_of_its_own():
 
 
 def number(text: str) -> int:
-    return int(text.partition(" ")[0])
+    return int(text.partition(" ")[0].rstrip("x"))
 
 
 def watts(text: str) -> float:
     return float(text.partition(" ")[0])
+
+
+def nanoseconds(text: str) -> int:
+    return 1000 * number(text)
 
 
 def yes(text: str) -> bool:
@@ -888,122 +891,178 @@ def mebibytes(size: int) -> int:
     return round(size / (1 << 20))
 
 
-#: nvidia-smi's element, how to read it, and the same out of our row
+def one_of(*words: str):
+    """Read a word as its place in a list; an underscore is a place that has no word."""
+    return words.index
+
+
+PCIE, WIDTH = "PCI/GPU Link Info/PCIe Generation/", "PCI/GPU Link Info/Link Width/"
+HISTOGRAM = "Remapped Rows/Bank Remap Availability Histogram/"
+ACTIONS = ("None", "Reset", "Reboot", "Drain P2P", "Drain and Reset")
+
+#: the label of `nvidia-smi -q`, how to read it, and the same out of our row
 SAME = {
-    "product_name": (str, lambda gpu: gpu.name),
-    "uuid": (str, lambda gpu: gpu.uuid),
-    "serial": (str, lambda gpu: gpu.serial),
-    "minor_number": (int, lambda gpu: gpu.minor_number),
-    "vbios_version": (str, lambda gpu: gpu.vbios_version),
-    "inforom_version/img_version": (str, lambda gpu: gpu.inforom_version),
-    "gsp_firmware_version": (str, lambda gpu: gpu.gsp_firmware_version),
-    "pci/pci_bus_id": (bus_id, lambda gpu: gpu.bus_id),
-    "pci/pci_device_id": (lambda t: f"0x{t[2:6].lower()}", lambda gpu: gpu.pci_device_id),
-    "pci/pci_gpu_link_info/pcie_gen/max_link_gen": (int, lambda gpu: gpu.pcie_generation_max),
-    "pci/pci_gpu_link_info/pcie_gen/max_device_link_gen": (
-        int,
-        lambda gpu: gpu.pcie_generation_gpu_max,
-    ),
-    "pci/pci_gpu_link_info/link_widths/max_link_width": (
-        lambda t: int(t.rstrip("x")),
-        lambda gpu: gpu.pcie_width_max,
-    ),
-    "pci/pci_gpu_link_info/link_widths/current_link_width": (
-        lambda t: int(t.rstrip("x")),
-        lambda gpu: gpu.pcie_width,
-    ),
-    "pci/replay_counter": (int, lambda gpu: gpu.pcie_replays),
-    "fb_memory_usage/total": (number, lambda gpu: mebibytes(gpu.memory.total_bytes)),
-    "bar1_memory_usage/total": (number, lambda gpu: mebibytes(gpu.bar1_total_bytes)),
-    "persistence_mode": (yes, lambda gpu: gpu.persistence),
-    "display_active": (yes, lambda gpu: gpu.display_active),
-    "compute_mode": (
-        lambda t: {"Default": 0, "Prohibited": 2, "Exclusive_Process": 3}[t],
+    "Product Name": (str, lambda gpu: gpu.name),
+    "GPU UUID": (str, lambda gpu: gpu.uuid),
+    "Serial Number": (str, lambda gpu: gpu.serial),
+    "Minor Number": (int, lambda gpu: gpu.minor_number),
+    "VBIOS Version": (str, lambda gpu: gpu.vbios_version),
+    "Inforom Version/Image Version": (str, lambda gpu: gpu.inforom_version),
+    "GSP Firmware Version": (str, lambda gpu: gpu.gsp_firmware_version),
+    "PCI/Bus Id": (bus_id, lambda gpu: gpu.bus_id),
+    "PCI/Device Id": (lambda text: f"0x{text[2:6].lower()}", lambda gpu: gpu.pci_device_id),
+    f"{PCIE}Max": (int, lambda gpu: gpu.pcie_generation_max),
+    f"{PCIE}Device Max": (int, lambda gpu: gpu.pcie_generation_gpu_max),
+    f"{WIDTH}Max": (number, lambda gpu: gpu.pcie_width_max),
+    f"{WIDTH}Current": (number, lambda gpu: gpu.pcie_width),
+    "PCI/Replays Since Reset": (int, lambda gpu: gpu.pcie_replays),
+    "FB Memory Usage/Total": (number, lambda gpu: mebibytes(gpu.memory.total_bytes)),
+    "BAR1 Memory Usage/Total": (number, lambda gpu: mebibytes(gpu.bar1_total_bytes)),
+    "Persistence Mode": (yes, lambda gpu: gpu.persistence),
+    "Display Active": (yes, lambda gpu: gpu.display_active),
+    "Compute Mode": (
+        one_of("Default", "_", "Prohibited", "Exclusive_Process"),
         lambda gpu: gpu.compute_mode,
     ),
-    "ecc_mode/current_ecc": (yes, lambda gpu: gpu.ecc_is_on),
-    "ecc_mode/pending_ecc": (yes, lambda gpu: gpu.ecc_is_on_after_reboot),
-    "ecc_errors/volatile/sram_correctable": (int, lambda gpu: gpu.sram_corrected_volatile),
-    "ecc_errors/aggregate/sram_threshold_exceeded": (
+    "GPU C2C Mode": (yes, lambda gpu: gpu.c2c_is_on),
+    "ECC Mode/Current": (yes, lambda gpu: gpu.ecc_is_on),
+    "ECC Mode/Pending": (yes, lambda gpu: gpu.ecc_is_on_after_reboot),
+    "ECC Errors/Volatile/SRAM Correctable": (int, lambda gpu: gpu.sram_corrected_volatile),
+    "ECC Errors/Volatile/DRAM Correctable": (
+        int,
+        lambda gpu: gpu.corrected_ecc_volatile - gpu.sram_corrected_volatile,
+    ),
+    "ECC Errors/Volatile/DRAM Uncorrectable": (
+        int,
+        lambda gpu: gpu.uncorrected_ecc_volatile - gpu.sram_uncorrected_volatile,
+    ),
+    "ECC Errors/Aggregate/DRAM Uncorrectable": (
+        int,
+        lambda gpu: gpu.uncorrected_ecc_aggregate - gpu.sram_uncorrected_aggregate,
+    ),
+    "ECC Errors/Aggregate/SRAM Threshold Exceeded": (
         yes,
         lambda gpu: gpu.sram_threshold_exceeded,
     ),
-    "mig_mode/current_mig": (yes, lambda gpu: gpu.mig_is_on),
-    "mig_mode/pending_mig": (yes, lambda gpu: gpu.mig_is_on_after_reset),
-    "remapped_rows/remapped_row_corr": (int, lambda gpu: gpu.remapped_rows.correctable),
-    "remapped_rows/remapped_row_unc": (int, lambda gpu: gpu.remapped_rows.uncorrectable),
-    "remapped_rows/remapped_row_pending": (yes, lambda gpu: gpu.remapped_rows.is_pending),
-    "remapped_rows/remapped_row_failure": (yes, lambda gpu: gpu.remapped_rows.has_failed),
-    "remapped_rows/row_remapper_histogram/row_remapper_histogram_max": (
+    "ECC Errors/Unrepairable Memory": (yes, lambda gpu: gpu.has_unrepairable_memory),
+    "ECC Errors/Channel Repair Pending": (yes, lambda gpu: gpu.repair_is_pending),
+    "MIG Mode/Current": (yes, lambda gpu: gpu.mig_is_on),
+    "MIG Mode/Pending": (yes, lambda gpu: gpu.mig_is_on_after_reset),
+    "Remapped Rows/Correctable Error": (int, lambda gpu: gpu.remapped_rows.correctable),
+    "Remapped Rows/Uncorrectable Error": (int, lambda gpu: gpu.remapped_rows.uncorrectable),
+    "Remapped Rows/Pending": (yes, lambda gpu: gpu.remapped_rows.is_pending),
+    "Remapped Rows/Remapping Failure Occurred": (yes, lambda gpu: gpu.remapped_rows.has_failed),
+    f"{HISTOGRAM}Max": (number, lambda gpu: gpu.remap_histogram.maximum),
+    f"{HISTOGRAM}High": (number, lambda gpu: gpu.remap_histogram.high),
+    f"{HISTOGRAM}Partial": (number, lambda gpu: gpu.remap_histogram.partial),
+    f"{HISTOGRAM}Low": (number, lambda gpu: gpu.remap_histogram.low),
+    f"{HISTOGRAM}None": (number, lambda gpu: gpu.remap_histogram.none),
+    "Retired Pages/Single Bit ECC": (number, lambda gpu: gpu.retired_pages.single_bit),
+    "GPU Power Readings/Current Power Limit": (watts, lambda gpu: gpu.power_limit_enforced_watts),
+    "GPU Power Readings/Default Power Limit": (watts, lambda gpu: gpu.power_limit_default_watts),
+    "GPU Power Readings/Min Power Limit": (watts, lambda gpu: gpu.power_limit_minimum_watts),
+    "GPU Power Readings/Max Power Limit": (watts, lambda gpu: gpu.power_limit_maximum_watts),
+    "Clocks Event Reasons Counters/SW Thermal Slowdown": (
+        nanoseconds,
+        lambda gpu: gpu.software_thermal_slowdown_ns,
+    ),
+    "Clocks Event Reasons Counters/HW Thermal Slowdown": (
+        nanoseconds,
+        lambda gpu: gpu.hardware_thermal_slowdown_ns,
+    ),
+    "Clocks Event Reasons Counters/HW Power Braking": (
+        nanoseconds,
+        lambda gpu: gpu.power_brake_slowdown_ns,
+    ),
+    "Max Clocks/SM": (number, lambda gpu: gpu.clock_sm_max_mhz),
+    "Max Clocks/Memory": (number, lambda gpu: gpu.clock_memory_max_mhz),
+    "Applications Clocks/Graphics": (number, lambda gpu: gpu.application_clock_sm_mhz),
+    "Default Applications Clocks/Graphics": (
         number,
-        lambda gpu: gpu.remap_histogram.maximum,
+        lambda gpu: gpu.application_clock_sm_default_mhz,
     ),
-    "remapped_rows/row_remapper_histogram/row_remapper_histogram_none": (
-        number,
-        lambda gpu: gpu.remap_histogram.none,
-    ),
-    "gpu_power_readings/current_power_limit": (watts, lambda gpu: gpu.power_limit_enforced_watts),
-    "gpu_power_readings/default_power_limit": (watts, lambda gpu: gpu.power_limit_default_watts),
-    "gpu_power_readings/min_power_limit": (watts, lambda gpu: gpu.power_limit_minimum_watts),
-    "gpu_power_readings/max_power_limit": (watts, lambda gpu: gpu.power_limit_maximum_watts),
-    "max_clocks/sm_clock": (number, lambda gpu: gpu.clock_sm_max_mhz),
-    "max_clocks/mem_clock": (number, lambda gpu: gpu.clock_memory_max_mhz),
-    "applications_clocks/graphics_clock": (number, lambda gpu: gpu.application_clock_sm_mhz),
-    "gpu_recovery_action": (
-        lambda t: {"None": 0, "Reset": 1, "Reboot": 2, "Drain P2P": 3, "Drain and Reset": 4}[t],
-        lambda gpu: gpu.recovery_action,
-    ),
-    "fabric/state": (
-        lambda t: {"Not Started": 1, "In Progress": 2, "Completed": 3}[t],
+    "GPU Recovery Action": (one_of(*ACTIONS), lambda gpu: gpu.recovery_action),
+    "Fabric/State": (
+        one_of("_", "Not Started", "In Progress", "Completed"),
         lambda gpu: gpu.fabric.state,
     ),
+    "Fabric/Status": (one_of("Success"), lambda gpu: gpu.fabric.status),
 }
 
-#: readings that move: nvidia-smi's element, how to read it, ours, and how far they may differ
+#: readings that move: label, how to read it, ours, and how far they may differ
 NEAR = {
-    "temperature/gpu_temp": (number, lambda gpu: gpu.temperature_celsius, 5),
-    "temperature/memory_temp": (number, lambda gpu: gpu.memory_temperature_celsius, 5),
-    "temperature/gpu_temp_tlimit": (number, lambda gpu: gpu.temperature_margin_celsius, 5),
-    "fb_memory_usage/used": (number, lambda gpu: mebibytes(gpu.memory.used_bytes), 64),
-    "fb_memory_usage/reserved": (number, lambda gpu: mebibytes(gpu.memory.reserved_bytes), 16),
-    "gpu_power_readings/instant_power_draw": (watts, lambda gpu: gpu.power_watts, 100),
+    "Temperature/GPU Current Temp": (number, lambda gpu: gpu.temperature_celsius, 6),
+    "Temperature/Memory Current Temp": (number, lambda gpu: gpu.memory_temperature_celsius, 6),
+    "Temperature/GPU T.Limit Temp": (number, lambda gpu: gpu.temperature_margin_celsius, 6),
+    "FB Memory Usage/Used": (number, lambda gpu: mebibytes(gpu.memory.used_bytes), 64),
+    "FB Memory Usage/Reserved": (number, lambda gpu: mebibytes(gpu.memory.reserved_bytes), 16),
+    "FB Memory Usage/Free": (number, lambda gpu: mebibytes(gpu.memory.free_bytes), 64),
+    "GPU Power Readings/Instantaneous Power Draw": (watts, lambda gpu: gpu.power_watts, 100),
+    "Clocks/Memory": (number, lambda gpu: gpu.clock_memory_mhz, 1500),
 }
+
+
+def read_log(text: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Read `nvidia-smi -q`: what stands above the GPUs, and each GPU, by "Section/Label"."""
+    top: dict[str, str] = {}
+    gpus: list[dict[str, str]] = []
+    sections: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("GPU 0"):
+            gpus.append({})
+        elif line.strip():
+            depth = (len(line) - len(line.lstrip())) // 4
+            label, colon, value = line.strip().partition(" :")
+            sections[max(depth - 1, 0) :] = [label.strip()]
+            if colon:
+                (gpus[-1] if gpus else top)["/".join(sections)] = value.strip()
+    return top, gpus
+
+
+def assert_same(found: Nvml, log: str) -> None:
+    top, logged = read_log(log)
+    assert found.driver_version == top["Driver Version"]
+    assert found.cuda_version == top["CUDA Version"]
+    assert found.count == int(top["Attached GPUs"])
+    compared = 0
+    differ = []
+    for texts, gpu in zip(logged, found.gpus, strict=True):
+        assert gpu.state == "ok"
+        for label, (read, ours, *most) in (SAME | NEAR).items():
+            text = texts.get(label, "N/A")
+            if text.startswith(("N/A", "[N/A]", "Requested", "Unknown")):
+                continue
+            compared += 1
+            theirs = read(text)
+            if abs(ours(gpu) - theirs) > most[0] if most else ours(gpu) != theirs:
+                differ.append((gpu.index, label, text, ours(gpu)))
+    assert differ == []
+    assert compared >= 20 * found.count
+
+
+def test_the_recorded_answers_and_the_recorded_nvidia_smi_agree(tmp_path):
+    serial = "0" * 13
+    gpus = [
+        h200(serial=serial),
+        h200(serial=serial, uuid="GPU-11111111-1111-1111-1111-111111111111"),
+    ]
+
+    found = look(tmp_path, gpus)
+
+    assert_same(found, RECORDED.with_name("h200_nvidia_smi_q.txt").read_text())
 
 
 @pytest.mark.gpu
 def test_the_rows_of_real_gpus_equal_nvidia_smi_s_field_by_field():
     if shutil.which("nvidia-smi") is None:
         pytest.skip("no nvidia-smi here")
-    answered = subprocess.run(["nvidia-smi", "-q", "-x"], capture_output=True, timeout=60)
-    if answered.returncode != 0:
-        pytest.skip(f"nvidia-smi ends with {answered.returncode}")
-    log = ET.fromstring(answered.stdout)
+    log = subprocess.run(["nvidia-smi", "-q"], capture_output=True, text=True, timeout=60)
+    if log.returncode != 0:
+        pytest.skip(f"nvidia-smi ends with {log.returncode}")
 
     found = nvml.probe(deep=True, deadline_seconds=60)
 
-    assert found.driver_version == log.findtext("driver_version")
-    assert found.cuda_version == log.findtext("cuda_version")
-    assert found.count == int(log.findtext("attached_gpus"))
-    compared = 0
-    differ = []
-    for element, gpu in zip(log.findall("gpu"), found.gpus, strict=True):
-        for path, (read, ours) in SAME.items():
-            text = element.findtext(path)
-            if text is None or text.startswith(("N/A", "[N/A]", "Requested", "Unknown")):
-                continue
-            compared += 1
-            if ours(gpu) != read(text):
-                differ.append((gpu.index, path, text, ours(gpu)))
-        for path, (read, ours, most) in NEAR.items():
-            text = element.findtext(path)
-            if text is None or text.startswith("N/A"):
-                continue
-            compared += 1
-            if abs(ours(gpu) - read(text)) > most:
-                differ.append((gpu.index, path, text, ours(gpu)))
-    assert differ == []
-    assert compared >= 20 * found.count
+    assert_same(found, log.stdout)
     for gpu in found.gpus:
-        assert gpu.state == "ok"
-        too_old = {name: why for name, why in unknown_facts(gpu).items() if "too old" not in why}
-        assert too_old == {}
+        odd = {name: why for name, why in unknown_facts(gpu).items() if "too old" not in why}
+        assert odd == {}

@@ -13,7 +13,7 @@ from gpucheck.knowledge import cudnn as table
 from gpucheck.probes.child import Child, Ended
 from gpucheck.probes.files import names_in, read_text
 from gpucheck.probes.ld_so import Elf, ElfError, Process, read_elf
-from gpucheck.probes.loader import header_version, origin_of, this_loader, version_of
+from gpucheck.probes.loader import header_version, origin_of, readable, this_loader, version_of
 from gpucheck.snapshot import (
     Cudnn,
     CudnnInstall,
@@ -65,6 +65,8 @@ def probe(
     needs, for_torch, parts = _for_torch(libraries)
     for_builds = _for_builds(needs, variables, root)
     path = for_torch if isinstance(for_torch, str) else for_builds
+    if isinstance(path, str) and "\N{REPLACEMENT CHARACTER}" in path:
+        path = Unknown("its path cannot be written as text")
     child = start(path, variables, deadline_seconds) if isinstance(path, str) else None
     installs = tuple(_installs(pytorch, toolkits, variables, root))
     opened: Maybe[CudnnOpened] = None
@@ -111,7 +113,7 @@ def _for_builds(needs: Maybe[str], variables: Mapping[str, str], root: Path) -> 
     for name in dict.fromkeys([needs, *names] if isinstance(needs, str) else names):
         found = process.find_plainly(name)
         if isinstance(found, tuple):
-            return found[0]
+            return readable(found[0])
     return None
 
 
@@ -196,13 +198,13 @@ def _install(
     elif origin == "other" and directory in (f"{top}/usr/local/lib", f"{top}/usr/local/lib64"):
         origin = "system"
     return CudnnInstall(
-        directory=directory,
+        directory=readable(directory),
         soname=soname,
         version=version,
         cuda_major=_cuda_major(directory, parts, root),
         origin=origin,
         sublibraries=parts,
-        header=header,
+        header=None if header is None else readable(header),
         header_version=header_says,
     )
 

@@ -71,7 +71,7 @@ def probe(pytorch: PyTorch, variables: Mapping[str, str], root: Path = Path("/")
     found.run()
     return Libraries(
         resolved=tuple(found.libraries()),
-        not_found=tuple(dict.fromkeys(missing.name for missing in found.missing)),
+        not_found=tuple(dict.fromkeys(readable(missing.name) for missing in found.missing)),
         ld_so_conf=toolkits,
     )
 
@@ -89,7 +89,7 @@ def start(pytorch: PyTorch, variables: Mapping[str, str], root: Path) -> Process
         try:
             elf = read_elf(os.path.realpath(program))
         except (OSError, ElfError, ValueError) as error:
-            trouble = trouble or f"{program}: {error}"
+            trouble = trouble or readable(f"{program}: {error}")
             continue
         interpreter = elf.interpreter
         if interpreter is None:
@@ -393,9 +393,9 @@ class _Import:
     def _missing_part(self, soname: str, missing: Missing) -> Library:
         damage = None
         if missing.path is not None:
-            damage = f"{missing.path}: {missing.why}"
+            damage = readable(f"{missing.path}: {missing.why}")
         elif missing.name != soname and not missing.name.startswith(soname.partition(".so")[0]):
-            damage = f"it needs {missing.name}, which is {missing.why}"
+            damage = readable(f"it needs {missing.name}, which is {missing.why}")
         return self._library(soname, missing.needed_by, None, "", "", damage=damage)
 
     # ---- telling
@@ -431,17 +431,17 @@ class _Import:
             version = Unknown(damage)
             where = Unknown(damage) if path is None else path
         return Library(
-            soname=name,
-            needed_by=needed_by,
-            path=where,
-            real_path=real,
+            soname=readable(name),
+            needed_by=readable(needed_by),
+            path=readable(where) if isinstance(where, str) else where,
+            real_path=None if real is None else readable(real),
             version=version,
             origin="other" if path is None else self._origin(path, real or path, via),
-            found_via=via,
-            directory=directory,
-            wheel_path=wheel,
+            found_via=readable(via),
+            directory=readable(directory),
+            wheel_path=None if wheel is None else readable(wheel),
             wheel_version=_known(version_of(wheel)) if wheel else None,
-            system_path=plain_path,
+            system_path=None if plain_path is None else readable(plain_path),
             system_version=_known(version_of(plain_path)) if plain_path else None,
         )
 
@@ -449,6 +449,13 @@ class _Import:
         if real.startswith(os.path.realpath(self.package) + "/"):
             return "torch"
         return origin_of(path, real, via, self.process.loader.system_directories, self.sys_path)
+
+
+def readable(text: str) -> str:
+    """Return a path as text that can be written as JSON: bytes that are not UTF-8 become "?"."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 _FRONT = re.compile(r"libcudnn\.so\.\d+")
@@ -548,7 +555,7 @@ def version_of(path: str) -> str | Unknown:
         if int(named[1].partition(".")[0][:9]) >= 1000:
             return Unknown("the name of its file counts years")
         return named[1]
-    return Unknown(f"{path} does not tell its version")
+    return Unknown(readable(f"{path} does not tell its version"))
 
 
 def _wheel_version(site: str, folder: str, file: str) -> str | None:
@@ -653,7 +660,7 @@ def toolkits_in_ld_so_conf(root: Path = Path("/")) -> tuple[str, ...] | Unknown:
         folder = f"{'' if root == Path('/') else root}{directory}"
         names = names_in(folder)
         if isinstance(names, tuple) and any(name.startswith("libcudart.so") for name in names):
-            found.append(os.path.realpath(folder))
+            found.append(readable(os.path.realpath(folder)))
     return tuple(dict.fromkeys(found))
 
 
@@ -675,6 +682,6 @@ def _conf_directories(text: str, folder: Path, root: Path, depth: int) -> Iterat
 def _matching(pattern: str, folder: Path, root: Path) -> list[Path]:
     start, relative = (root, pattern.lstrip("/")) if pattern.startswith("/") else (folder, pattern)
     try:
-        return sorted(start.glob(relative))
+        return sorted(start.glob(re.sub(r"\*\*+", "*", relative)))
     except (ValueError, OSError, NotImplementedError):
         return []

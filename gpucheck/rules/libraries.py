@@ -122,6 +122,7 @@ def shadowed_wheels(machine: Snapshot) -> Answers:
             fix=f"Take {directory or 'the empty element'} out of {variable}: torch's wheels bring "
             "these libraries themselves.",
             commands=(command,) if command else (),
+            explained_by=("ENV025",) if variable == "LD_PRELOAD" else (),
         )
 
 

@@ -1,6 +1,8 @@
 """Which libraries `import torch` would map, on wheel trees laid out as pip lays them out."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -193,6 +195,40 @@ def test_torch_rescues_itself_with_the_wheels_where_its_paths_fail(tmp_path: Pat
 
     assert found["libcudart.so.13"].found_via == "preloaded by torch"
     assert found["libcudnn.so.9"].found_via == "preloaded by torch"
+
+
+def test_a_path_that_is_no_text_can_still_be_written_down(tmp_path: Path):
+    pytorch = plant_torch(tmp_path / "site-packages", rpath_tag="runpath", preloading="")
+    old = tmp_path / os.fsdecode(b"\xff\x1b[31m")
+    plant_system_cudnn(old)
+
+    found = probe(pytorch, {"LD_LIBRARY_PATH": str(old)}, system(tmp_path))
+
+    assert by_name(found)["libcudnn.so.9"].version == "9.14.0"
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Libraries) == found
+
+
+def test_a_conda_pythons_rpath_serves_all_that_has_no_runpath(tmp_path: Path):
+    prefix = tmp_path / "conda"
+    plant_libraries(prefix / "lib", [("libcudart.so.13", ())])
+    (prefix / "conda-meta").mkdir()
+    (prefix / "bin").mkdir()
+    (prefix / "bin/python3").write_bytes(
+        elf(interpreter="/lib64/ld-linux-x86-64.so.2", rpath="$ORIGIN/../lib", needed=["libc.so.6"])
+    )
+    plant_libraries(tmp_path / "old", [("libcudart.so.13", ())])
+    site = prefix / "lib/python3.12/site-packages"
+    pytorch = plant_torch(site, rpath_tag="rpath")
+    for path in (site / "torch/lib").iterdir():
+        path.write_bytes(elf(soname=path.name, needed=read_elf(str(path)).needed))
+    shutil.rmtree(site / "nvidia")
+    pytorch = replace(pytorch, python=Python(path=str(prefix / "bin/python3"), prefix=str(prefix)))
+
+    found = by_name(probe(pytorch, {"LD_LIBRARY_PATH": f"{tmp_path}/old"}, system(tmp_path)))
+
+    assert found["libcudart.so.13"].path == f"{prefix}/lib/libcudart.so.13"
+    assert found["libcudart.so.13"].origin == "conda"
+    assert found["libcudart.so.13"].directory == "$ORIGIN/../lib"
 
 
 def test_no_torch_leaves_nothing_to_resolve(tmp_path: Path):

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import msgspec
 import pytest
 from elf_files import elf
 from hypothesis import given

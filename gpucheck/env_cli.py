@@ -98,7 +98,8 @@ def env(
         _write("".join(f"{clean(line)}\n" for line in lines))
         return
     wish = _wish(shell, None, cuda, ld_library_path)
-    needed = exports(_machine(python, cuda), cuda=cuda, ld_library_path=wish.ld_library_path)
+    machine = _machine(python, wish.cuda)
+    needed = exports(machine, cuda=wish.cuda, ld_library_path=wish.ld_library_path)
     _doubt(needed.doubts)
     _write(render(needed, wish.shell))
 
@@ -119,7 +120,9 @@ def install(
 
     wish = _wish(shell, file, cuda, ld_library_path, replace, force)
     agreed = (lambda: True) if yes else work.ask
-    raise typer.Exit(work.install(wish, _machine(python, cuda), dict(os.environ), _write, agreed))
+    raise typer.Exit(
+        work.install(wish, _machine(python, wish.cuda), dict(os.environ), _write, agreed)
+    )
 
 
 @app.command()
@@ -151,7 +154,7 @@ def diff(
     from gpucheck.shellenv import install as work
 
     wish = _wish(shell, file, cuda, ld_library_path, replace, force)
-    work.show(work.planned(wish, _machine(python, cuda), os.environ), wish, _write)
+    work.show(work.planned(wish, _machine(python, wish.cuda), os.environ), wish, _write)
 
 
 @app.command()
@@ -160,7 +163,11 @@ def status(shell: ShellOption = None, file: FileOption = None, python: PythonOpt
     from gpucheck.shellenv import install as work
 
     wish = _wish(shell, file, None, "auto")
-    raise typer.Exit(work.status(wish, _machine(python, None), dict(os.environ), _write))
+
+    def facts(cuda: str | None) -> "Snapshot":
+        return _machine(python, cuda)
+
+    raise typer.Exit(work.status(wish, facts, dict(os.environ), _write))
 
 
 def _wish(
@@ -182,6 +189,8 @@ def _wish(
     modes = [each.value for each in LibraryPath]
     if ld_library_path not in modes:
         raise Refusal(f"--ld-library-path {ld_library_path}: one of {', '.join(modes)}")
+    if cuda is not None and "/" in cuda:
+        cuda = str(Path(cuda).expanduser().absolute())
     return Wish(
         shell=Shell(shell) if shell else calling(os.environ),
         file=file,

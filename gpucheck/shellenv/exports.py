@@ -182,6 +182,10 @@ def _library_path(
     machine: Snapshot, toolkit: Toolkit, directory: str, mode: LibraryPath
 ) -> tuple[bool, str]:
     """Tell whether the toolkit's libraries go into LD_LIBRARY_PATH, and why."""
+    if ";" in directory:  # ld.so(8): a semicolon separates entries too
+        if mode is LibraryPath.ALWAYS:
+            raise Refusal(f"{directory}: a semicolon cannot stand in LD_LIBRARY_PATH")
+        return False, "out: its path holds a semicolon, which the loader takes for a separator"
     if mode is LibraryPath.ALWAYS:
         return True, "in, as --ld-library-path always asks; it goes before the CUDA of any wheel"
     if mode is LibraryPath.NEVER:

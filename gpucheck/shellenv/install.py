@@ -182,8 +182,13 @@ def uninstall(
     return 0
 
 
-def status(wish: Wish, machine: Snapshot, variables: Mapping[str, str], say: Say) -> int:
-    """Say of each file whether the block is there and current; 1 where one is not."""
+def status(
+    wish: Wish, facts: Callable[[str | None], Snapshot], variables: Mapping[str, str], say: Say
+) -> int:
+    """Say of each file whether the block is there and current; 1 where one is not.
+
+    *facts* gives the machine as it is seen for a choice of toolkit (--cuda).
+    """
     worst = 0
     for number, (path, _) in enumerate(_files(wish, variables)):
         original = _read(path) if number == 0 else _read_if_possible(path)
@@ -197,7 +202,7 @@ def status(wish: Wish, machine: Snapshot, variables: Mapping[str, str], say: Say
         if block is not None:
             state = startup_file.State.EDITED
         if block is not None and record is not None and not block.is_edited:
-            state = _state(content, record, machine)
+            state = _state(content, record, facts(record.cuda))
         say(f"{_name(path)}: {state.value}\n")
         worst |= state is not startup_file.State.CURRENT
     return worst

@@ -1,0 +1,330 @@
+"""`gpucheck env …` as a user calls it, in homes of its own, with real shells."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GPUCHECK = Path(sys.executable).parent / "gpucheck"
+BASHRC = b"""# ~/.bashrc: executed by bash(1) for non-login shells.
+
+# If not running interactively, don't do anything
+case $- in
+    *i*) ;;
+      *) return;;
+esac
+alias ll='ls -l'"""
+PROFILE = b"""if [ -n "$BASH_VERSION" ]; then
+    if [ -f "$HOME/.bashrc" ]; then
+        . "$HOME/.bashrc"
+    fi
+fi
+"""
+
+
+class Machine:
+    """A home, a toolkit, and the environment of a fresh session."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.home.mkdir()
+        self.toolkit = folder / "my `touch x` cuda-12.4"
+        (self.toolkit / "bin").mkdir(parents=True)
+        (self.toolkit / "lib64").mkdir()
+        (self.toolkit / "lib64" / "libcudart.so.12").touch()
+        version = {"cuda": {"name": "CUDA SDK", "version": "12.4.1"}}
+        (self.toolkit / "version.json").write_text(json.dumps(version))
+        self.nvcc = self.toolkit / "bin" / "nvcc"
+        self.nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n")
+        self.nvcc.chmod(0o755)
+        self.variables = {
+            "HOME": str(self.home),
+            "PATH": "/usr/bin:/bin",
+            "LC_ALL": "C.UTF-8",
+            "TERM": "dumb",
+            "XDG_STATE_HOME": str(folder / "state"),
+        }
+
+    def run(self, *command: str, text: str = "", **variables: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            input=text,
+            cwd=self.home,
+            env=self.variables | variables,
+            timeout=100,
+        )
+
+    def env(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        return self.run(str(GPUCHECK), "env", *arguments, **variables)
+
+    def install(self, *arguments: str, shell: str = "bash") -> subprocess.CompletedProcess:
+        choice = ("--cuda", str(self.toolkit), "--shell", shell)
+        return self.env("install", "--yes", *choice, *arguments)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def complaints(output: str) -> list[str]:
+    """The codes of the doctor's errors and warnings."""
+    return [each["code"] for each in json.loads(output)["findings"] if each["severity"] != "info"]
+
+
+SHOW = 'echo "$CUDA_HOME"; command -v nvcc'
+DOCTOR = f"{GPUCHECK} doctor --json --select ENV"
+
+
+@pytest.mark.parametrize("files", [{}, {".bashrc": BASHRC, ".profile": PROFILE}], ids=["empty", ""])
+def test_in_a_fresh_home_every_kind_of_bash_gets_the_exports(here: Machine, files: dict):
+    for name, content in files.items():
+        (here.home / name).write_bytes(content)
+
+    installed = here.install()
+
+    assert installed.returncode == 0, installed.stderr
+    assert installed.stdout.count("✓") == 3
+    right = f"{here.toolkit}\n{here.nvcc}\n"
+    assert here.run("bash", "-l", "-c", SHOW).stdout == right
+    assert here.run("bash", "-i", "-c", SHOW).stdout == right
+    # As sshd starts it: bash reads ~/.bashrc by itself, though it is not interactive.
+    assert here.run("bash", "-c", f". ~/.bashrc; {SHOW}").stdout == right
+    assert complaints(here.run("bash", "-l", "-c", DOCTOR).stdout) == []
+    assert complaints(here.run("bash", "-i", "-c", DOCTOR).stdout) == []
+    assert here.env("status", "--shell", "bash").returncode == 0
+    assert not (here.home / "x").exists()
+
+    assert here.env("uninstall", "--yes", "--shell", "bash").returncode == 0
+    assert {path.name: path.read_bytes() for path in here.home.iterdir()} == files
+
+
+def test_a_bash_that_ssh_starts_reads_the_exports(here: Machine):
+    (here.home / ".bashrc").write_bytes(BASHRC)
+    probe = here.run("bash", "-c", "alias -p", SSH_CLIENT="127.0.0.1 1 2")
+    (here.home / ".bashrc").write_bytes(b"echo read\n")
+    if here.run("bash", "-c", ":", SSH_CLIENT="127.0.0.1 1 2").stdout != "read\n":
+        pytest.skip("this bash is built without SSH_SOURCE_BASHRC")
+    (here.home / ".bashrc").write_bytes(BASHRC)
+    assert probe.stdout == ""
+
+    here.install()
+
+    shown = here.run("bash", "-c", SHOW, SSH_CLIENT="127.0.0.1 1 2").stdout
+    assert shown == f"{here.toolkit}\n{here.nvcc}\n"
+
+
+OTHER_SHELLS = {
+    "zsh": ["-i", "-c", SHOW],
+    "fish": ["-c", 'echo "$CUDA_HOME"; command -v nvcc'],
+    "tcsh": ["-c", 'echo "$CUDA_HOME"; which nvcc'],
+    "sh": ["-l", "-c", SHOW],
+    "ksh": ["-l", "-c", 'print -r -- "$CUDA_HOME"; print -r -- "${PATH%%:*}/nvcc"'],
+}
+
+
+@pytest.mark.shells
+@pytest.mark.parametrize("shell", OTHER_SHELLS)
+def test_other_shells_get_the_exports_too_and_lose_them_without_a_trace(shell: str, here: Machine):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed (make shells)")
+
+    installed = here.install(shell=shell)
+
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    seen = here.run(shell, *OTHER_SHELLS[shell])
+    assert seen.stdout == f"{here.toolkit}\n{here.nvcc}\n", seen.stderr
+    assert here.env("uninstall", "--yes", "--shell", shell).returncode == 0
+    assert not [
+        path for path in here.home.rglob("*") if path.is_file() and "fish" not in path.parts
+    ]
+    assert not list(here.home.glob(".config/fish/conf.d/*"))
+
+
+@pytest.mark.shells
+@pytest.mark.parametrize(
+    ("shell", "command"),
+    [
+        ("bash", 'set -eu; eval "$({0})"; '),
+        ("zsh", 'set -eu; eval "$({0})"; '),
+        ("dash", 'set -eu; eval "$({0})"; '),
+        ("mksh", 'set -eu; eval "$({0})"; '),
+        ("fish", "{0} | source; or exit 9; "),
+        ("tcsh", "{0} | source /dev/stdin; "),
+    ],
+)
+def test_the_printed_snippet_can_be_taken_at_once(shell: str, command: str, here: Machine):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed (make shells)")
+    call = f'{GPUCHECK} env --cuda "$WANTED"'
+
+    seen = here.run(
+        shell, "-c", command.format(call) + 'echo "$CUDA_HOME"', WANTED=str(here.toolkit)
+    )
+
+    assert (seen.stdout, seen.returncode) == (f"{here.toolkit}\n", 0), seen.stderr
+
+
+RECIPE = """export CUDA_HOME={home}
+export PATH="$CUDA_HOME/bin:$PATH"
+export LD_LIBRARY_PATH=${{CUDA_HOME}}/lib64:$LD_LIBRARY_PATH
+if [ -d {home} ]; then
+    exportCUDA_HOME={home}
+fi
+export EDITOR=vi"""
+
+
+def test_the_classical_recipe_is_found_replaced_and_given_back(here: Machine):
+    plain = here.toolkit.rename(here.toolkit.parent / "cuda-12.4")
+    here.toolkit = plain
+    recipe = RECIPE.format(home=plain)
+    (here.home / ".bashrc").write_text(recipe)
+    before = complaints(here.run("bash", "-i", "-c", DOCTOR).stdout)
+
+    pointed_out = here.install()
+    replaced = here.install("--replace")
+
+    assert {"ENV010", "ENV028", "ENV031"} <= set(before)
+    assert f"{here.home}/.bashrc:3: export LD_LIBRARY_PATH" in pointed_out.stdout
+    assert "--replace puts it out of use" in pointed_out.stdout
+    assert replaced.returncode == 0, replaced.stdout
+    assert complaints(here.run("bash", "-i", "-c", DOCTOR).stdout) == []
+    assert here.run("bash", "-i", "-c", SHOW + "; echo $EDITOR").stdout.endswith("nvcc\nvi\n")
+    here.env("uninstall", "--yes", "--shell", "bash")
+    assert (here.home / ".bashrc").read_text() == recipe
+
+
+def test_diff_and_a_refused_question_change_nothing(here: Machine):
+    file = here.home / ".bashrc"
+    file.write_bytes(BASHRC)
+
+    shown = here.env("diff", "--shell", "bash", "--cuda", str(here.toolkit))
+    unasked = here.env("install", "--shell", "bash", "--cuda", str(here.toolkit))
+
+    assert "+# >>> gpucheck >>>" in shown.stdout
+    assert shown.returncode == 0
+    assert unasked.returncode == 2
+    assert unasked.stderr.endswith("there is no terminal to ask on: --yes writes without asking\n")
+    assert file.read_bytes() == BASHRC
+    assert here.env("status", "--shell", "bash").stdout == f"{file}: absent\n"
+
+
+def test_status_tells_a_block_that_was_edited_and_one_that_is_out_of_date(here: Machine):
+    file = here.home / ".bashrc"
+    here.install("--file", str(file))
+    installed = file.read_text()
+
+    shutil.rmtree(here.toolkit)
+    outdated = here.env("status", "--file", str(file), "--shell", "sh")
+    file.write_text(installed.replace("CUDA 12.4", "CUDA 12.5"))
+    edited = here.env("status", "--file", str(file), "--shell", "sh")
+    refused = here.env("uninstall", "--yes", "--file", str(file), "--shell", "sh")
+    forced = here.env("uninstall", "--yes", "--force", "--file", str(file), "--shell", "sh")
+
+    assert (outdated.stdout, outdated.returncode) == (f"{file}: outdated\n", 1)
+    assert (edited.stdout, edited.returncode) == (f"{file}: edited by hand\n", 1)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert (forced.returncode, file.exists()) == (0, False)
+
+
+def test_a_link_to_a_dotfiles_repository_stays_a_link(here: Machine, tmp_path: Path):
+    (tmp_path / "dotfiles").mkdir()
+    (tmp_path / "dotfiles" / "bashrc").write_bytes(BASHRC)
+    (here.home / ".bashrc").symlink_to("../dotfiles/bashrc")
+
+    here.install()
+
+    assert (here.home / ".bashrc").readlink() == Path("../dotfiles/bashrc")
+    assert b">>> gpucheck" in (tmp_path / "dotfiles" / "bashrc").read_bytes()
+
+
+def test_two_installs_at_once_leave_one_whole_block(here: Machine):
+    file = here.home / ".bashrc"
+    file.write_bytes(BASHRC)
+    command = [str(GPUCHECK), "env", "install", "--yes", "--shell", "bash", "--cuda"]
+    command += [str(here.toolkit), "--file", str(file)]
+
+    both = [
+        subprocess.Popen(
+            command, env=here.variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    endings = [(process.communicate()[1], process.returncode) for process in both]
+
+    assert 0 in [status for _, status in endings]
+    for error, status in endings:
+        assert status == 0 or (status == 2 and b"changed by somebody" in error), error
+    assert file.read_bytes().count(b"# >>> gpucheck >>>\n") == 1
+    here.env("uninstall", "--yes", "--file", str(file), "--shell", "bash")
+    assert file.read_bytes() == BASHRC
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--shell", "powershell"], "--shell powershell: one of bash"),
+        (["--ld-library-path", "perhaps"], "one of auto, always, never"),
+        (["--cuda", "99.9"], "no such toolkit here"),
+        (["install", "--yes", "--shell", "systemd"], "systemd has no start-up file"),
+        (["install", "--yes", "--shell", "bash", "--file", "/dev/null"], "no regular file"),
+        (["install", "--yes", "--shell", "bash", "--file", "/"], "is a directory"),
+        (["--cuda", "12.4", "install"], "put the options behind install"),
+        (["--list", "--shell", "bash"], "give it alone"),
+    ],
+)
+def test_a_wrong_call_is_refused_in_one_line(arguments: list[str], why: str, here: Machine):
+    refused = here.env(*arguments, CUDA_HOME=str(here.toolkit))
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert why in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_without_any_toolkit_nothing_is_printed_for_a_shell_to_run(here: Machine):
+    listed = here.env("--list")
+    if "no CUDA toolkit" not in listed.stdout:
+        pytest.skip("this machine has a CUDA toolkit")
+
+    printed = here.env("--shell", "bash")
+
+    assert (printed.stdout, printed.returncode) == ("", 2)
+
+
+def test_the_list_names_every_toolkit(here: Machine):
+    listed = here.env("--list", CUDA_HOME=str(here.toolkit))
+
+    assert f"12.4  {here.toolkit}  {here.nvcc}" in listed.stdout
+
+
+def test_a_torch_of_the_active_environment_keeps_ld_library_path_out(here: Machine):
+    site = here.home / "venv/lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    (site / "torch/lib").mkdir(parents=True)
+    (site / "torch/__init__.py").touch()
+    (site / "torch/version.py").write_text(
+        "__version__ = '2.5.1+cu124'\ndebug = False\ncuda = '12.4'\ngit_version = 'x'\nhip = None\n"
+    )
+    (site / "torch-2.5.1.dist-info").mkdir()
+    (site / "torch-2.5.1.dist-info/METADATA").write_text("Name: torch\nVersion: 2.5.1\n")
+    (here.home / "venv/bin").mkdir()
+    (here.home / "venv/bin/python").symlink_to(os.path.realpath(sys.executable))
+    (here.home / "venv/pyvenv.cfg").write_text(
+        f"home = {Path(os.path.realpath(sys.executable)).parent}\n"
+    )
+    active = {"VIRTUAL_ENV": str(here.home / "venv")}
+    call = ("--shell", "bash", "--cuda", str(here.toolkit))
+
+    automatic = here.env(*call, **active).stdout
+    always = here.env(*call, "--ld-library-path", "always", **active).stdout
+
+    assert "# LD_LIBRARY_PATH: out: PyTorch 2.5.1+cu124 brings its own" in automatic
+    assert f"'{here.toolkit}/lib64'\nif" not in automatic
+    assert f"'{here.toolkit}/lib64'\nif" in always
+    script = f"{automatic}{GPUCHECK} doctor --json --select LIB"
+    assert complaints(here.run("bash", "-c", script, **active).stdout) == []

@@ -1,0 +1,203 @@
+import msgspec
+import pytest
+
+from gpucheck.refusal import Refusal
+from gpucheck.shellenv.exports import Exports, LibraryPath, choices, choose, exports, listing
+from gpucheck.snapshot import Snapshot, Toolkit, Torch, Unknown
+from machines import CUDA_12, CUDA_13, machine
+
+NO_TORCH = {"torch": None, "elsewhere": ()}
+NOT_FOUND_BY_THE_LOADER = {"ld_so_conf": ()}
+
+
+def toolkit(like: Toolkit = CUDA_13, **changes: object) -> Toolkit:
+    return msgspec.structs.replace(like, **changes)
+
+
+def with_both(**sections: object) -> Snapshot:
+    return machine(toolkits={"installed": (CUDA_12, CUDA_13)}, **sections)
+
+
+def test_the_newest_toolkit_that_the_driver_runs_is_the_default():
+    assert choose(with_both()).version == "13.0"
+    assert choose(with_both(driver={"module_version": "550.54.14"})).version == "12.4"
+
+
+def test_a_newer_minor_version_of_the_drivers_major_still_runs():
+    newer = toolkit(home="/usr/local/cuda-13.1", version="13.1", version_json="13.1.0")
+
+    assert choose(machine(toolkits={"installed": (CUDA_13, newer)})).version == "13.1"
+
+
+def test_without_a_driver_the_newest_toolkit_is_the_default():
+    assert choose(with_both(driver={"module_version": None, "libraries": ()})).version == "13.0"
+
+
+def test_a_toolkit_with_a_compiler_goes_before_a_newer_one_without():
+    bare = toolkit(home="/usr/local/cuda-13.1", version="13.1", nvcc=None)
+
+    assert choose(machine(toolkits={"installed": (bare, CUDA_13)})).version == "13.0"
+
+
+def test_a_toolkit_for_everybody_goes_before_that_of_a_conda_environment():
+    conda = toolkit(home="/opt/conda", version="13.0", origin="conda", names=())
+    installed = (conda, toolkit(CUDA_12))
+
+    assert choose(machine(toolkits={"installed": installed})).version == "12.4"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "home"),
+    [
+        ("12.4", "/usr/local/cuda-12.4"),
+        ("12", "/usr/local/cuda-12.4"),
+        ("12.4.1", "/usr/local/cuda-12.4"),
+        ("/usr/local/cuda-12.4", "/usr/local/cuda-12.4"),
+        ("/usr/local/cuda-12.4/", "/usr/local/cuda-12.4"),
+        ("/usr/local/cuda", "/usr/local/cuda-13.0"),
+    ],
+)
+def test_a_toolkit_is_chosen_by_version_or_by_path(wanted: str, home: str):
+    assert choose(with_both(), wanted).toolkit.home == home
+
+
+def test_the_users_own_name_for_a_toolkit_is_kept():
+    assert exports(with_both(), cuda="/usr/local/cuda").cuda_home == "/usr/local/cuda"
+
+
+@pytest.mark.parametrize("wanted", ["11.8", "1", "12.40", "/opt/cuda", "nonsense", ""])
+def test_a_toolkit_that_is_not_here_is_refused_with_those_that_are(wanted: str):
+    with pytest.raises(Refusal, match=r"12\.4 \(/usr/local/cuda-12\.4\)"):
+        choose(with_both(), wanted)
+
+
+def test_no_toolkit_and_an_unknown_one_are_refused():
+    with pytest.raises(Refusal, match="no CUDA toolkit was found"):
+        exports(machine(toolkits={"installed": ()}))
+    with pytest.raises(Refusal, match="permission denied"):
+        exports(machine(toolkits={"installed": Unknown("permission denied")}))
+
+
+def test_a_path_with_a_colon_is_refused():
+    odd = toolkit(home="/opt/cuda:13", names=())
+
+    with pytest.raises(Refusal, match="colon"):
+        exports(machine(toolkits={"installed": (odd,)}))
+
+
+def test_a_semicolon_keeps_a_path_out_of_ld_library_path():
+    odd = toolkit(home="/opt/cuda;13", names=(), library_directory="/opt/cuda;13/lib64")
+    here = machine(
+        toolkits={"installed": (odd,)}, pytorch=NO_TORCH, libraries=NOT_FOUND_BY_THE_LOADER
+    )
+
+    assert exports(here).library_directory is None
+    with pytest.raises(Refusal, match="semicolon"):
+        exports(here, ld_library_path=LibraryPath.ALWAYS)
+
+
+def needed(mode: LibraryPath = LibraryPath.AUTO, **sections: object) -> Exports:
+    return exports(machine(**sections), ld_library_path=mode)
+
+
+def test_with_torchs_own_libraries_ld_library_path_stays_out():
+    found = needed(libraries=NOT_FOUND_BY_THE_LOADER)
+
+    assert found.library_directory is None
+    assert "PyTorch 2.11.0+cu130 brings its own" in found.library_reason
+
+
+def test_without_torch_and_not_found_otherwise_it_goes_in():
+    found = needed(pytorch=NO_TORCH, libraries=NOT_FOUND_BY_THE_LOADER)
+
+    assert found.library_directory == "/usr/local/cuda-13.0/targets/x86_64-linux/lib"
+
+
+def test_a_cpu_build_of_torch_has_nothing_to_hide():
+    torch = Torch(version="2.11.0+cpu", build="cpu")
+
+    found = needed(pytorch={"torch": torch, "elsewhere": ()}, libraries=NOT_FOUND_BY_THE_LOADER)
+
+    assert found.library_directory is not None
+
+
+def test_what_the_loader_finds_anyway_stays_out():
+    found = needed(pytorch=NO_TORCH)
+
+    assert found.library_directory is None
+    assert "/etc/ld.so.conf" in found.library_reason
+
+
+def test_a_torch_elsewhere_keeps_it_out_too():
+    elsewhere = {"torch": None, "elsewhere": ("/opt/conda/bin/python",)}
+
+    found = needed(pytorch=elsewhere, libraries=NOT_FOUND_BY_THE_LOADER)
+
+    assert "/opt/conda/bin/python" in found.library_reason
+    assert found.library_directory is None
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"pytorch": {"torch": Unknown("no answer")}, "libraries": NOT_FOUND_BY_THE_LOADER},
+        {"pytorch": NO_TORCH, "libraries": {"ld_so_conf": Unknown("no answer")}},
+    ],
+)
+def test_what_could_not_be_told_keeps_it_out_and_says_so(sections: dict[str, object]):
+    found = needed(**sections)
+
+    assert found.library_directory is None
+    assert "could not be told (no answer)" in found.library_reason
+
+
+def test_always_and_never_have_their_way():
+    assert needed(LibraryPath.ALWAYS).library_directory is not None
+    out = needed(LibraryPath.NEVER, pytorch=NO_TORCH, libraries=NOT_FOUND_BY_THE_LOADER)
+    assert out.library_directory is None
+
+
+def test_the_chosen_toolkits_names_are_its_own_and_the_others_make_way():
+    elsewhere = toolkit(CUDA_12, home="/opt/cuda-12.4", names=("/opt/cuda-12.4", "/opt/cuda"))
+
+    found = exports(machine(toolkits={"installed": (CUDA_13, elsewhere)}))
+
+    assert found.own == ("/usr/local/cuda-13.0", "/usr/local/cuda", "/usr/local/cuda-13")
+    assert found.others == ("/opt/cuda", "/opt/cuda-12.4")
+
+
+@pytest.mark.parametrize(
+    ("home", "origin"),
+    [("/usr", "distribution"), ("/opt/conda", "conda"), ("/home/me", "other"), ("/opt", "other")],
+)
+def test_a_folder_that_holds_more_than_cuda_never_makes_way(home: str, origin: str):
+    shared = toolkit(CUDA_12, home=home, names=(home,), origin=origin)
+
+    as_other = exports(machine(toolkits={"installed": (CUDA_13, shared)}), cuda="13.0")
+    as_chosen = exports(machine(toolkits={"installed": (CUDA_13, shared)}), cuda="12.4")
+
+    assert as_other.others == ()
+    assert as_chosen.own == ()
+
+
+def test_the_distributions_toolkit_leaves_path_as_it_is():
+    shared = toolkit(CUDA_12, home="/usr", names=(), origin="distribution")
+
+    found = exports(machine(toolkits={"installed": (shared,)}, pytorch=NO_TORCH))
+
+    assert (found.cuda_home, found.bin_directory, found.library_directory) == ("/usr", None, None)
+
+
+def test_a_toolkit_that_the_driver_does_not_run_is_doubted():
+    found = exports(with_both(driver={"module_version": "550.54.14"}), cuda="13.0")
+
+    assert "driver 550.54.14 does not run programs of CUDA 13.0." in found.doubts
+
+
+def test_the_list_shows_what_runs_and_what_matches():
+    lines = listing(choices(with_both(driver={"module_version": "550.54.14"}))).splitlines()
+
+    assert lines[1].split() == [
+        *("*", "12.4", "/usr/local/cuda-12.4", "/usr/local/cuda-12.4/bin/nvcc", "yes", "no"),
+    ]
+    assert lines[2].split()[-2:] == ["no", "yes"]

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -455,3 +456,25 @@ def test_a_terminated_command_leaves_no_traceback(tmp_path: Path):
 
     os.close(writer)
     assert (child.returncode, stdout, stderr) == (130, b"", b"")
+
+
+@pytest.mark.namespaces
+def test_a_read_only_file_system_is_no_trouble(healthy: str):
+    program = (
+        "mount --make-rprivate / && mount --rbind / /mnt && mount -o remount,bind,ro /mnt"
+        " || exit 99\n"
+        'exec chroot /mnt env -i LANG=C.UTF-8 "$@"'
+    )
+    started = ["unshare", "-m", "sh", "-c", program, "sh", sys.executable, "-m", "gpucheck"]
+    done = subprocess.run([*started, "--version"], capture_output=True, timeout=60)
+    if done.returncode in (1, 99) or shutil.which("chroot") is None:
+        pytest.skip(f"no private mount namespaces: {done.stderr.decode().strip()}")
+
+    stored_one = subprocess.run([*started, "doctor", "--from", healthy], capture_output=True)
+    this_one = subprocess.run([*started, "doctor", "--quick"], capture_output=True, timeout=60)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (stored_one.returncode, stored_one.stderr) == (0, b"")
+    assert this_one.returncode in (0, 1)
+    assert this_one.stderr == b""
+    assert b"kernel" in this_one.stdout

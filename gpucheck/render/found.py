@@ -107,8 +107,10 @@ def cudnn(machine: Snapshot) -> str:
     parts = []
     if version := cudnn_for_torch(machine):
         parts.append(f"{version} is what torch loads ({_cudnn_origin(machine)})")
-    elif isinstance(machine.pytorch.torch, Torch) and machine.cudnn.torch_needs is None:
-        parts.append("linked into torch")
+    elif machine.cudnn.torch_needs is None:
+        match machine.pytorch.torch:
+            case Torch(build="cuda"):
+                parts.append("linked into torch")
     for_builds = machine.cudnn.for_builds
     if isinstance(for_builds, str) and for_builds != machine.cudnn.for_torch:
         version = _installed_version(machine, for_builds)
@@ -130,6 +132,8 @@ def libraries(machine: Snapshot) -> str:
         return "no torch to load any for"
     if isinstance(resolved, Unknown):
         return f"unknown: {resolved.why}"
+    if not resolved:
+        return "this torch needs no CUDA library"
     origins = Counter("nowhere" if library.path is None else library.origin for library in resolved)
     text = f"{len(resolved)} for torch"
     if origins:

@@ -35,8 +35,9 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     yield "| | |"
     yield "|---|---|"
-    for name, _, look in found.SECTIONS[:-1]:
-        yield f"| {name} | {escape(look(machine))} |"
+    for name, _, look in found.SECTIONS:
+        if line := look(machine):
+            yield f"| {name} | {escape(line)} |"
     yield f"| gpucheck | {escape(machine.gpucheck or __version__)} |"
     if rows := gpu_rows(report):
         yield ""

@@ -232,9 +232,12 @@ def summary(report: Report) -> str:
     checks = len(report.passed)
     left = len({one.code for one in report.not_checked})
     if report.verdict == "broken":
-        text = f"Broken: {_count(errors, 'error')}"
-        text += f", and {_count(more, 'consequence')}" if more else ""
-        text += "." if not warnings else f"; besides, {_count(warnings, 'warning')}."
+        text = f"Broken: {roots[0].title}."
+        counts = [_count(errors, "error")] if errors else []
+        counts += [_count(more, "consequence")] if more else []
+        counts += [_count(warnings, "warning")] if warnings else []
+        if errors + more + warnings > 1:
+            text += f" {_listed(counts)} in all."
     elif report.verdict == "degraded":
         text = f"Usable, with {_count(warnings, 'warning')}: nothing is broken, but see above."
     elif checks or roots:
@@ -269,6 +272,11 @@ def first_step(report: Report) -> Finding | None:
         if root.severity is not Severity.INFO:
             return root
     return None
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """ "1 error, 2 consequences and 3 warnings"."""
+    return " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else parts[0]
 
 
 def _count(number: int, thing: str) -> str:

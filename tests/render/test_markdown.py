@@ -20,7 +20,7 @@ def finding(**fields: object) -> Report:
 def test_a_finding_reads_like_this():
     text = render(finding(saw="570 and 580", commands=("sudo reboot",)), Format.MARKDOWN)
 
-    assert text.startswith("## gpucheck report: broken\n\nBroken: 1 error.\n")
+    assert text.startswith("## gpucheck report: broken\n\nBroken: versions differ.\n")
     assert "### error DRV006: versions differ\n\n- saw: 570 and 580\n" in text
     assert "```sh\nsudo reboot\n```" in text
     assert "| Driver | 580.159.04, open module, CUDA 13.0, cuInit works |" in text

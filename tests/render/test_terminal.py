@@ -143,7 +143,8 @@ gpucheck 0.1.0 on host-1
               environment) (see DRV006)
 ✓ Multi-GPU   NV18 between the pair, peer-to-peer copies OK
 
-✗ Broken: 1 error, and 2 consequences. 1 check could not be made (-v says why).
+✗ Broken: The kernel module and the libraries are of different versions. 1 error
+  and 2 consequences in all. 1 check could not be made (-v says why).
   Do this first (DRV006): Reboot.
     $ sudo reboot
   gpucheck explain DRV006 says more.

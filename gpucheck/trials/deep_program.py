@@ -6,13 +6,14 @@ standard library.
 """
 
 # It stands alone: what fails must be told whatever it is, and nothing runs before the first line.
-# ruff: noqa: E402, BLE001, ANN401, PTH123
+# ruff: noqa: BLE001, ANN401, PTH123, PLW0603
 
 from __future__ import annotations
 
 import sys
 
-sys.path = [entry for entry in sys.path if entry]  # not from the current directory
+if __name__ == "__main__":
+    sys.path = [entry for entry in sys.path if entry]  # not from the current directory
 
 import ctypes
 import json
@@ -21,21 +22,145 @@ import re
 import time
 import traceback
 import warnings
-from typing import Any, Callable  # noqa: UP035 - Python 3.8
+from typing import TYPE_CHECKING, Any, Callable  # noqa: UP035 - Python 3.8
+
+if TYPE_CHECKING:
+    import torch
 
 DEVICE = "cuda"
 STARTED = time.monotonic()
-HOLD_SECONDS = float(os.environ.get("GPUCHECK_HOLD_SECONDS", "0"))
+report = 1  # the file descriptor that our lines go to
 
-# What torch and its libraries print must not stand among our lines.
-REPORT = os.dup(1)
-os.dup2(2, 1)
+
+def main() -> None:
+    """Import torch, ask it for GPUs, put each to work, copy between them, hold them under load."""
+    global report
+    # What torch and its libraries print must not stand among our lines.
+    report = os.dup(1)
+    os.dup2(2, 1)
+    if not import_torch():
+        return
+    sound = [index for index in range(ask_for_gpus()) if put_to_work(index)]
+    copy_between(sound)
+    tell(worked=True)
+    tell_mapped_libraries()
+    hold(sound, float(os.environ.get("GPUCHECK_HOLD_SECONDS", "0")))
+    tell(done=True)
+
+
+def import_torch() -> bool:
+    """Import torch for all functions here, and tell what it is."""
+    global torch
+    tell(step="importing torch")
+    try:
+        import torch
+        import torch.nn.functional
+    except BaseException as error:
+        tell(import_error=text_of(error))
+        return False
+    tell(import_error=None, torch_cuda=getattr(torch.version, "cuda", None))
+    return True
+
+
+def ask_for_gpus() -> int:
+    """Tell what torch says of itself and of CUDA; return how many GPUs it sees."""
+    tell(step="asking torch for GPUs")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+        # device_count() asks NVML where it can; what counts here is what CUDA itself shows.
+        counted = getattr(torch._C, "_cuda_getDeviceCount", torch.cuda.device_count)
+        count = counted() if available else 0
+    warning = next((str(each.message) for each in caught), None)
+    if not available and warning is None:
+        try:
+            torch.cuda.init()
+        except Exception as error:
+            warning = text_of(error)
+    tell(is_available=available, device_count=count, warning=warning)
+    try:
+        tell(architectures=list(torch.cuda.get_arch_list()))
+    except Exception as error:
+        tell(architectures_error=text_of(error))
+    try:
+        tell(cudnn=torch.backends.cudnn.version())
+    except Exception as error:
+        tell(cudnn_error=text_of(error))
+    return count
+
+
+def put_to_work(index: int) -> bool:
+    """Do every piece of work on one GPU; return whether all of it came out right."""
+    tell(step=f"waking gpu {index}", gpu=index)
+    try:
+        tell(gpu=index, bus_id=bus_id(index))
+    except Exception as error:
+        tell(gpu=index, bus_id=None, why=text_of(error))
+    is_sound = True
+    for name, words, work in (
+        ("kernel", "a small kernel", small_kernel),
+        ("matrix_product", "a matrix product", matrix_product),
+        ("convolution", "a cuDNN convolution", convolution),
+    ):
+        tell(step=f"{words} on gpu {index}", gpu=index, what=name)
+        wrong = attempt(work, index)
+        is_sound = is_sound and wrong is None
+        tell(gpu=index, what=name, error=wrong)
+    return is_sound
+
+
+def copy_between(sound: list[int]) -> None:
+    """Send 16 MiB from every GPU to every other, and hold what arrives against what was sent."""
+    bits = integers(4 << 20, reach=(1 << 31) - 1, seed=5).int()
+
+    def copy(source: int, target: int) -> str | None:
+        arrived = bits.to(f"{DEVICE}:{source}").to(f"{DEVICE}:{target}").cpu()
+        differ = int((arrived != bits).sum())
+        return f"{differ} of {bits.numel()} words came back different" if differ else None
+
+    for source in sound:
+        for target in sound:
+            if source != target:
+                step = f"a copy from gpu {source} to gpu {target}"
+                tell(step=step, source=source, target=target)
+                tell(source=source, target=target, error=attempt(copy, source, target))
+
+
+def tell_mapped_libraries() -> None:
+    """Tell which of CUDA's libraries this process holds."""
+    mapped = set()
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            for line in maps:
+                fields = line.rstrip("\n").split(None, 5)
+                path = fields[5].replace(" (deleted)", "") if len(fields) == 6 else ""
+                file = path.rpartition("/")[2]
+                if re.match(r"lib(cu|nv|nccl)[\w.+-]*\.so", file) and path.startswith("/"):
+                    mapped.add(path)
+        tell(mapped=sorted(mapped))
+    except OSError as error:
+        tell(mapped_error=text_of(error))
+
+
+def hold(sound: list[int], seconds: float) -> None:
+    """Keep the GPUs under load: another process reads now what is worth reading under load."""
+    if seconds <= 0 or not sound:
+        return
+    loads = [torch.ones(4096, 4096, device=f"{DEVICE}:{index}").half() for index in sound]
+    tell(loaded=True)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for load in loads:
+            for _ in range(8):
+                torch.mm(load, load)
+        for index in sound:
+            torch.cuda.synchronize(index)
 
 
 def tell(**facts: Any) -> None:
     """Write one line of facts."""
     facts["at"] = round(time.monotonic() - STARTED, 3)
-    os.write(REPORT, b"gpucheck:" + json.dumps(facts).encode() + b"\n")
+    os.write(report, b"gpucheck:" + json.dumps(facts).encode() + b"\n")
 
 
 def text_of(error: BaseException) -> str:
@@ -46,47 +171,15 @@ def text_of(error: BaseException) -> str:
     return line.strip()[:1000]
 
 
-def attempt(work: Callable[[], str | None]) -> str | None:
-    """Return what went wrong in a piece of work; None where nothing did."""
+def attempt(work: Callable[..., str | None], *numbers: int) -> str | None:
+    """Do one piece of work to its end; return what went wrong in it, None where nothing did."""
     try:
-        return work()
+        wrong = work(*numbers)
+        for index in numbers:
+            torch.cuda.synchronize(index)  # so that its errors are its own
+        return wrong
     except Exception as error:
         return text_of(error)
-
-
-tell(step="importing torch")
-try:
-    import torch
-    import torch.nn.functional
-except BaseException as error:
-    tell(import_error=text_of(error))
-    sys.exit(0)
-tell(
-    import_error=None,
-    torch_cuda=getattr(torch.version, "cuda", None),
-    version=str(torch.__version__),
-)
-
-tell(step="asking torch for GPUs")
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    available = torch.cuda.is_available()
-    count = torch.cuda.device_count() if available else 0
-warning = next((str(each.message) for each in caught), None)
-if not available and warning is None:
-    try:
-        torch.cuda.init()
-    except Exception as error:
-        warning = text_of(error)
-tell(is_available=available, device_count=count, warning=warning)
-try:
-    tell(architectures=list(torch.cuda.get_arch_list()))
-except Exception as error:
-    tell(architectures_error=text_of(error))
-try:
-    tell(cudnn=torch.backends.cudnn.version())
-except Exception as error:
-    tell(cudnn_error=text_of(error))
 
 
 def bus_id(index: int) -> str | None:
@@ -96,7 +189,7 @@ def bus_id(index: int) -> str | None:
     driver = ctypes.CDLL("libcuda.so.1")
     handle = ctypes.c_int()
     name = ctypes.create_string_buffer(32)
-    if driver.cuDeviceGet(ctypes.byref(handle), index):
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), index):
         return None
     if driver.cuDeviceGetPCIBusId(name, len(name), handle):
         return None
@@ -120,25 +213,29 @@ def compare(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 0.0)
     )
 
 
-def small_kernel(device: str) -> str | None:
+def small_kernel(index: int) -> str | None:
     """Multiply and add whole numbers."""
     numbers = torch.arange(1 << 20)
-    return compare(numbers.to(device) * 3 + 1, numbers * 3 + 1)
+    return compare(numbers.to(f"{DEVICE}:{index}") * 3 + 1, numbers * 3 + 1)
 
 
-def matrix_product(device: str) -> str | None:
+def matrix_product(index: int) -> str | None:
     """Multiply matrices of small whole numbers: exact in float32, and in TF32 and half too."""
     left = integers(1024, 1024, reach=8, seed=1).double()
     right = integers(1024, 1024, reach=8, seed=2).double()
-    wrong = compare(left.float().to(device) @ right.float().to(device), left @ right)
+    wrong = compare(
+        left.float().to(f"{DEVICE}:{index}") @ right.float().to(f"{DEVICE}:{index}"), left @ right
+    )
     if wrong is not None:
         return "in float32: " + wrong
     left, right = left.clamp(-1, 1)[:512, :512], right.clamp(-1, 1)[:512, :512]
-    wrong = compare(left.half().to(device) @ right.half().to(device), left @ right)
+    wrong = compare(
+        left.half().to(f"{DEVICE}:{index}") @ right.half().to(f"{DEVICE}:{index}"), left @ right
+    )
     return None if wrong is None else "in float16: " + wrong
 
 
-def convolution(device: str) -> str | None:
+def convolution(index: int) -> str | None:
     """Convolve whole numbers by cuDNN: whatever algorithm it takes is right to a small fraction."""
     if DEVICE == "cuda" and not torch.backends.cudnn.is_available():
         return "cuDNN is not available to torch"
@@ -147,77 +244,12 @@ def convolution(device: str) -> str | None:
     image = integers(8, 16, 32, 32, reach=4, seed=3).float()
     weight = integers(32, 16, 3, 3, reach=4, seed=4).float()
     with torch.no_grad():
-        found = torch.nn.functional.conv2d(image.to(device), weight.to(device), padding=1)
+        found = torch.nn.functional.conv2d(
+            image.to(f"{DEVICE}:{index}"), weight.to(f"{DEVICE}:{index}"), padding=1
+        )
         expected = torch.nn.functional.conv2d(image.double(), weight.double(), padding=1)
     return compare(found, expected, tolerance=0.05)
 
 
-STEPS = (
-    ("kernel", "a small kernel", small_kernel),
-    ("matrix_product", "a matrix product", matrix_product),
-    ("convolution", "a cuDNN convolution", convolution),
-)
-sound = []
-for index in range(count):
-    tell(step=f"waking gpu {index}", gpu=index)
-    try:
-        tell(gpu=index, bus_id=bus_id(index))
-    except Exception as error:
-        tell(gpu=index, bus_id=None, why=text_of(error))
-    failed = False
-    for name, words, work in STEPS:
-        tell(step=f"{words} on gpu {index}", gpu=index, what=name)
-
-        def run(work: Callable[[str], str | None] = work, index: int = index) -> str | None:
-            """Do one piece of work to its end, so that its errors are its own."""
-            wrong = work(f"{DEVICE}:{index}")
-            torch.cuda.synchronize(index)
-            return wrong
-
-        error_text = attempt(run)
-        failed = failed or error_text is not None
-        tell(gpu=index, what=name, error=error_text)
-    if not failed:
-        sound.append(index)
-
-bits = integers(4 << 20, reach=(1 << 31) - 1, seed=5).int()
-for source in sound:
-    for target in sound:
-        if source == target:
-            continue
-        tell(step=f"a copy from gpu {source} to gpu {target}", source=source, target=target)
-
-        def copy(source: int = source, target: int = target) -> str | None:
-            """Send 16 MiB of every pattern, and hold what arrives against what was sent."""
-            arrived = bits.to(f"{DEVICE}:{source}").to(f"{DEVICE}:{target}").cpu()
-            differ = int((arrived != bits).sum())
-            return f"{differ} of {bits.numel()} words came back different" if differ else None
-
-        tell(source=source, target=target, error=attempt(copy))
-tell(worked=True)
-
-mapped = set()
-try:
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-        for line in maps:
-            fields = line.rstrip("\n").split(None, 5)
-            path = fields[5].replace(" (deleted)", "") if len(fields) == 6 else ""
-            file = path.rpartition("/")[2]
-            if re.match(r"lib(cu|nv|nccl)[\w.+-]*\.so", file) and path.startswith("/"):
-                mapped.add(path)
-    tell(mapped=sorted(mapped))
-except OSError as error:
-    tell(mapped_error=text_of(error))
-
-if HOLD_SECONDS > 0 and sound:
-    # The counters that are worth reading under load are read now, by another process.
-    loads = [torch.ones(4096, 4096, device=f"{DEVICE}:{index}").half() for index in sound]
-    tell(loaded=True)
-    until = time.monotonic() + HOLD_SECONDS
-    while time.monotonic() < until:
-        for load in loads:
-            for _ in range(8):
-                torch.mm(load, load)
-        for index in sound:
-            torch.cuda.synchronize(index)
-tell(done=True)
+if __name__ == "__main__":
+    main()

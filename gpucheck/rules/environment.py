@@ -94,6 +94,22 @@ def _dangling_cause(machine: Snapshot, path: str) -> tuple[str, ...]:
     return tuple(causes)
 
 
+def _startup_causes(machine: Snapshot, *variables: str) -> tuple[str, ...]:
+    """Return the codes of what a start-up file does wrong with one of *variables*."""
+    causes: list[str] = []
+    files = machine.startup_files.files
+    for _, setting in _settings(files if isinstance(files, tuple) else ()):
+        if setting.variable in variables:
+            if setting.appends_to_itself:
+                causes.append("ENV029")
+            if setting.mangled is not None:
+                causes.append("ENV028")
+    for answer in shell_is_stale(machine):
+        if isinstance(answer, Symptom) and answer.subject in variables:
+            causes.append("ENV027")
+    return tuple(dict.fromkeys(causes))
+
+
 def _is_in(path: str, folder: str) -> bool:
     folder = folder.rstrip("/")
     return bool(folder) and (path.rstrip("/") == folder or path.startswith(f"{folder}/"))
@@ -102,7 +118,7 @@ def _is_in(path: str, folder: str) -> bool:
 # -------------------------------------------------------------------------------------- CUDA_HOME
 
 
-@rule("ENV001", Severity.INFO, "CUDA_HOME is not set", roots=("ENV027", "ENV028"))
+@rule("ENV001", Severity.INFO, "CUDA_HOME is not set")
 def home_is_unset(machine: Snapshot) -> Answers:
     """Building CUDA extensions finds the toolkit by CUDA_HOME; running PyTorch does not need it.
 
@@ -126,17 +142,13 @@ def home_is_unset(machine: Snapshot) -> Answers:
     yield Symptom(
         saw=f"CUDA_HOME is not set; {best} holds a toolkit.",
         fix="Set it if you build CUDA extensions; `gpucheck env` prints the exports.",
+        explained_by=_startup_causes(machine, "CUDA_HOME"),
         subject="CUDA_HOME",
         commands=_export_home(machine),
     )
 
 
-@rule(
-    "ENV002",
-    Severity.ERROR,
-    "CUDA_HOME points to nothing",
-    roots=("ENV003", "ENV029", "ENV028", "ENV027"),
-)
+@rule("ENV002", Severity.ERROR, "CUDA_HOME points to nothing", roots=("ENV003",))
 def home_is_missing(machine: Snapshot) -> Answers:
     """Whatever builds against CUDA_HOME fails, because there is nothing at that path.
 
@@ -162,7 +174,7 @@ def home_is_missing(machine: Snapshot) -> Answers:
             else "Unset it: no toolkit is here.",
             subject="CUDA_HOME",
             commands=commands or ("unset CUDA_HOME",),
-            explained_by=("CUD005",) if is_link else (),
+            explained_by=("CUD005",) if is_link else _startup_causes(machine, "CUDA_HOME"),
         )
 
 
@@ -200,7 +212,7 @@ def _mended(value: str, home: str | None) -> str:
     return bare if bare.startswith("/") and "$" not in bare else home or ""
 
 
-@rule("ENV003", Severity.ERROR, "CUDA_HOME is malformed", roots=("ENV029", "ENV028", "ENV027"))
+@rule("ENV003", Severity.ERROR, "CUDA_HOME is malformed")
 def home_is_malformed(machine: Snapshot) -> Answers:
     """CUDA_HOME must be one absolute path, the toolkit's own folder; programs add /bin and /lib64.
 
@@ -220,17 +232,13 @@ def home_is_malformed(machine: Snapshot) -> Answers:
     yield Symptom(
         saw=f"CUDA_HOME is {home.value!r}: it {wrong}.",
         fix="Set it to the toolkit's own folder.",
+        explained_by=_startup_causes(machine, "CUDA_HOME"),
         subject="CUDA_HOME",
         commands=(f"export CUDA_HOME={shlex.quote(meant)}",) if meant else (),
     )
 
 
-@rule(
-    "ENV004",
-    Severity.ERROR,
-    "CUDA_HOME is not a CUDA toolkit",
-    roots=("ENV003", "ENV029", "ENV028", "ENV027"),
-)
+@rule("ENV004", Severity.ERROR, "CUDA_HOME is not a CUDA toolkit", roots=("ENV003",))
 def home_is_no_toolkit(machine: Snapshot) -> Answers:
     """CUDA_HOME names a folder that holds neither a compiler nor CUDA's runtime library.
 
@@ -254,6 +262,7 @@ def home_is_no_toolkit(machine: Snapshot) -> Answers:
     yield Symptom(
         saw=f"CUDA_HOME is {_reach(home)}: no bin/nvcc and no libcudart in it.",
         fix="Point it at a toolkit.",
+        explained_by=_startup_causes(machine, "CUDA_HOME"),
         subject="CUDA_HOME",
         commands=_export_home(machine) or ("unset CUDA_HOME",),
     )
@@ -271,10 +280,7 @@ def _version(version: object) -> str:
 
 
 @rule(
-    "ENV005",
-    Severity.WARNING,
-    "CUDA_HOME and nvcc belong to different toolkits",
-    roots=("ENV026", "ENV027"),
+    "ENV005", Severity.WARNING, "CUDA_HOME and nvcc belong to different toolkits", roots=("ENV026",)
 )
 def home_is_not_the_compilers(machine: Snapshot) -> Answers:
     """A build may compile with one toolkit's nvcc and take headers and libraries of the other.
@@ -307,6 +313,7 @@ def home_is_not_the_compilers(machine: Snapshot) -> Answers:
         saw=f"CUDA_HOME is {_reach(home)}, {_version(mine)}; the first nvcc on PATH is "
         f"{_joined(first.text, 'nvcc')} of {first.toolkit}, {_version(its)}.",
         fix="Put CUDA_HOME's own compiler first on PATH, or set CUDA_HOME to the other toolkit.",
+        explained_by=_startup_causes(machine, "CUDA_HOME", "PATH"),
         subject="CUDA_HOME",
         commands=(f'export PATH={shlex.quote(_joined(home.value, "bin"))}:"$PATH"',),
         severity=Severity.ERROR if majors_differ else None,
@@ -325,7 +332,7 @@ def _joined(folder: str, name: str) -> str:
     "ENV006",
     Severity.WARNING,
     "CUDA_HOME, CUDA_PATH and CUDA_ROOT disagree",
-    roots=("ENV003", "ENV002", "ENV026", "ENV027"),
+    roots=("ENV003", "ENV002", "ENV026"),
 )
 def homes_disagree(machine: Snapshot) -> Answers:
     """Different build tools read different ones of these variables, and get different toolkits.
@@ -360,17 +367,13 @@ def homes_disagree(machine: Snapshot) -> Answers:
     yield Symptom(
         saw="; ".join(told) + ".",
         fix=f"Let {first} stand, and unset the others (or set them to the same).",
+        explained_by=_startup_causes(machine, "CUDA_HOME"),
         subject=first,
         commands=(f"unset {' '.join(name for name in homes if name != first)}",),
     )
 
 
-@rule(
-    "ENV007",
-    Severity.WARNING,
-    "CUDA_HOME's compiler is not on PATH",
-    roots=("ENV027", "ENV028", "ENV008"),
-)
+@rule("ENV007", Severity.WARNING, "CUDA_HOME's compiler is not on PATH", roots=("ENV008",))
 def compiler_is_not_on_path(machine: Snapshot) -> Answers:
     """CUDA_HOME names a good toolkit, but `nvcc` by its bare name is not found.
 
@@ -395,6 +398,7 @@ def compiler_is_not_on_path(machine: Snapshot) -> Answers:
     yield Symptom(
         saw=f"No folder of PATH holds nvcc; {bin_folder} does.",
         fix=f"Add {bin_folder} to PATH.",
+        explained_by=_startup_causes(machine, "PATH"),
         subject="PATH",
         commands=(f'export PATH={shlex.quote(bin_folder)}:"$PATH"',),
     )
@@ -403,7 +407,7 @@ def compiler_is_not_on_path(machine: Snapshot) -> Answers:
 # ------------------------------------------------------------------------- PATH and LD_LIBRARY_PATH
 
 
-@rule("ENV008", Severity.INFO, "PATH names a CUDA folder that does not exist", roots=("ENV027",))
+@rule("ENV008", Severity.INFO, "PATH names a CUDA folder that does not exist")
 def path_leads_nowhere(machine: Snapshot) -> Answers:
     """An old toolkit's folder on PATH does no harm by itself, but shows that something moved.
 
@@ -419,7 +423,10 @@ def path_leads_nowhere(machine: Snapshot) -> Answers:
                 saw=f"PATH names {text}, which does not exist.",
                 fix="Take it out of PATH, where your start-up file sets it.",
                 subject=text,
-                explained_by=_dangling_cause(machine, text),
+                explained_by=(
+                    *_dangling_cause(machine, text),
+                    *_startup_causes(machine, "CUDA_HOME", "PATH"),
+                ),
             )
 
 
@@ -499,9 +506,7 @@ def _value(machine: Snapshot, name: str) -> str:
     return ":".join(entry.text for entry in entries) if isinstance(entries, tuple) else ""
 
 
-@rule(
-    "ENV011", Severity.INFO, "LD_LIBRARY_PATH names a folder that does not exist", roots=("ENV027",)
-)
+@rule("ENV011", Severity.INFO, "LD_LIBRARY_PATH names a folder that does not exist")
 def library_path_leads_nowhere(machine: Snapshot) -> Answers:
     """The loader passes over a folder that is not there; what you expect from it stays missing.
 
@@ -520,7 +525,10 @@ def library_path_leads_nowhere(machine: Snapshot) -> Answers:
             saw=f"LD_LIBRARY_PATH names {text}, which does not exist.",
             fix="Take it out of LD_LIBRARY_PATH, where your start-up file sets it.",
             subject=text,
-            explained_by=_dangling_cause(machine, text),
+            explained_by=(
+                *_dangling_cause(machine, text),
+                *_startup_causes(machine, "LD_LIBRARY_PATH"),
+            ),
         )
 
 
@@ -643,7 +651,7 @@ def element_is_writable(machine: Snapshot) -> Answers:
     "ENV015",
     Severity.WARNING,
     "LD_LIBRARY_PATH leads to another toolkit than CUDA_HOME",
-    roots=("ENV026", "ENV027"),
+    roots=("ENV026",),
 )
 def library_path_is_another_toolkits(machine: Snapshot) -> Answers:
     """What is built with CUDA_HOME's toolkit runs with the other one's libraries.
@@ -681,7 +689,11 @@ def library_path_is_another_toolkits(machine: Snapshot) -> Answers:
                 f"CUDA_HOME is {_reach(home)}, CUDA {home.toolkit_version}.",
                 fix="Take the folder out of LD_LIBRARY_PATH, or set CUDA_HOME to its toolkit.",
                 subject=entry.text,
-                explained_by=("ENV005",) if first is not None and first.toolkit == other else (),
+                explained_by=(
+                    ("ENV005",)
+                    if first is not None and first.toolkit == other
+                    else _startup_causes(machine, "CUDA_HOME", "LD_LIBRARY_PATH")
+                ),
             )
 
 
@@ -944,6 +956,9 @@ def numbers_differ(machine: Snapshot) -> Answers:
     GPU 0 of a program is then another card than GPU 0 of nvidia-smi, and CUDA_VISIBLE_DEVICES=0
     takes the wrong one. With CUDA_DEVICE_ORDER=PCI_BUS_ID both count alike.
     """
+    if machine.host.pci_gpus == () and not isinstance(machine.nvml.gpus, tuple):
+        yield NotApplicable(why="no NVIDIA GPU here")
+        return
     gpus = yield from known(machine.nvml.gpus)
     if gpus is None:
         return
@@ -1198,6 +1213,7 @@ def preload_interferes(machine: Snapshot) -> Answers:
 _BOURNE: tuple[str, ...] = ("/etc/environment", "/etc/profile", "/etc/profile.d/")
 _BASH: tuple[str, ...] = (*_BOURNE, "/etc/bash.bashrc", "/etc/bashrc")
 _ZSH = ("/etc/environment", "/etc/zsh", "/etc/zprofile")
+_C_SHELL_FILES = (".csh", ".tcshrc", ".cshrc", ".login")
 _LOGIN_ONLY = (".bash_profile", ".bash_login", ".profile", ".zprofile", ".zlogin", ".login")
 
 
@@ -1269,8 +1285,21 @@ def _place(file: StartupFile, setting: StartupSetting) -> str:
     return f"{file.path}:{setting.line}"
 
 
-def _edit(file: StartupFile, setting: StartupSetting) -> str:
-    return f"nano +{setting.line} {shlex.quote(file.path)}"
+def _as_owner(machine: Snapshot, file: StartupFile, command: str) -> str:
+    """Return *command* so that this user may change *file* by it."""
+    is_root = machine.host.is_root is True
+    return f"sudo {command}" if file.path.startswith("/etc/") and not is_root else command
+
+
+def _edit(machine: Snapshot, file: StartupFile, setting: StartupSetting) -> str:
+    return _as_owner(machine, file, f"nano +{setting.line} {shlex.quote(file.path)}")
+
+
+def _substitute(machine: Snapshot, file: StartupFile, setting: StartupSetting, *how: str) -> str:
+    """Return the command that changes one line by sed's `s` commands."""
+    script = ";".join(f"{setting.line}{each}" for each in how)
+    command = f"sed -i {shlex.quote(script)} {shlex.quote(file.path)}"
+    return _as_owner(machine, file, command)
 
 
 def _toolkit_named(machine: Snapshot, path: str) -> str:
@@ -1343,7 +1372,7 @@ def startup_files_disagree(machine: Snapshot) -> Answers:
                 + ".",
                 fix="Keep one of the lines and take the others out.",
                 subject=variable,
-                commands=tuple(_edit(file, setting) for file, setting, _ in values),
+                commands=tuple(_edit(machine, file, setting) for file, setting, _ in values),
             )
             break
 
@@ -1503,28 +1532,44 @@ def export_is_mangled(machine: Snapshot) -> Answers:
     for file, setting in _settings(files):
         if setting.mangled is None:
             continue
-        place = f"{setting.line}s/export{setting.variable}=/export {setting.variable}=/"
-        is_glued = f"export{setting.variable}=" in setting.text
         yield Symptom(
             saw=f"{_place(file, setting)} has `{setting.text}`: {setting.mangled}.",
-            fix=f"Write it as `{_well_formed(file.path, setting.variable)}`.",
+            fix=f"Write it as `{_well_formed(machine, file.path, setting.variable)}`.",
             subject=_place(file, setting),
-            commands=(
-                f"sed -i {shlex.quote(place)} {shlex.quote(file.path)}"
-                if is_glued
-                else _edit(file, setting),
-            ),
+            commands=(_mending(machine, file, setting),),
         )
 
 
-def _well_formed(path: str, variable: str) -> str:
-    if path.endswith((".fish",)):
-        return f"set -gx {variable} /path/to/it"
-    if path.endswith((".csh", ".tcshrc", ".cshrc", ".login")):
-        return f"setenv {variable} /path/to/it"
+def _well_formed(machine: Snapshot, path: str, variable: str) -> str:
+    """Return what such a line looks like in the language of the file at *path*."""
+    best = shlex.quote(_best_toolkit(machine) or "/usr/local/cuda")
+    if path.endswith(".fish"):
+        values = {"PATH": f"{best}/bin $PATH", "LD_LIBRARY_PATH": f"{best}/lib64 $LD_LIBRARY_PATH"}
+        return f"set -gx {variable} {values.get(variable, best)}"
     if path == "/etc/environment":
-        return f"{variable}=/path/to/it"
-    return f"export {variable}=/path/to/it"
+        return f"{variable}={best if variable == 'CUDA_HOME' else '/first:/second'}"
+    if path.endswith(_C_SHELL_FILES):
+        values = {"PATH": f"{best}/bin:$PATH", "LD_LIBRARY_PATH": f"{best}/lib64"}
+        return f"setenv {variable} {values.get(variable, best)}"
+    values = {
+        "PATH": f"{best}/bin:$PATH",
+        "LD_LIBRARY_PATH": f"{best}/lib64${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}",
+    }
+    return f"export {variable}={values.get(variable, best)}"
+
+
+def _mending(machine: Snapshot, file: StartupFile, setting: StartupSetting) -> str:
+    """Return the command that mends a mangled line of a common kind, else one that opens it."""
+    name, what = setting.variable, _text(setting.mangled)
+    if f"export{name}=" in setting.text:
+        return _substitute(machine, file, setting, f"s/export{name}=/export {name}=/")
+    is_bourne = not file.path.endswith((".fish", *_C_SHELL_FILES))
+    if is_bourne and what in ("a blank before the =", "a blank after the ="):
+        return _substitute(machine, file, setting, f"s/{name} *= */{name}=/")
+    curly = sorted(set("“”„‟″‘’‚‛′") & set(setting.text))
+    if curly and what.startswith("a curly quote"):
+        return _substitute(machine, file, setting, *(f's/{quote}/"/g' for quote in curly))
+    return _edit(machine, file, setting)
 
 
 @rule("ENV029", Severity.ERROR, "A start-up file appends CUDA_HOME to itself")
@@ -1546,7 +1591,7 @@ def home_is_appended(machine: Snapshot) -> Answers:
                 saw=f"{_place(file, setting)} has `{setting.text}`.",
                 fix=f"Write it as `export CUDA_HOME={shlex.quote(best)}`.",
                 subject=_place(file, setting),
-                commands=(_edit(file, setting),),
+                commands=(_edit(machine, file, setting),),
             )
 
 
@@ -1576,7 +1621,7 @@ def exports_come_too_late(machine: Snapshot) -> Answers:
                 f"CUDA's exports stand at line {lines}.",
                 fix="Move them above that line.",
                 subject=file.path,
-                commands=(_edit(file, late[0]),),
+                commands=(_edit(machine, file, late[0]),),
             )
 
 
@@ -1605,16 +1650,16 @@ def append_is_unguarded(machine: Snapshot) -> Answers:
                 saw=f"{_place(file, setting)} has `{setting.text}`.",
                 fix="Write `${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}` for `:$LD_LIBRARY_PATH`.",
                 subject=_place(file, setting),
-                commands=(_guarding(file, setting),),
+                commands=(_guarding(machine, file, setting),),
             )
 
 
-def _guarding(file: StartupFile, setting: StartupSetting) -> str:
+def _guarding(machine: Snapshot, file: StartupFile, setting: StartupSetting) -> str:
     """Return the command that puts a guard into a line of the common form."""
     is_common = setting.text.count("LD_LIBRARY_PATH") == 2 and (
         ":$LD_LIBRARY_PATH" in setting.text or ":${LD_LIBRARY_PATH}" in setting.text
     )
-    if not is_common or file.path.endswith((".csh", ".tcshrc", ".cshrc", ".login")):
-        return _edit(file, setting)
+    if not is_common or file.path.endswith(_C_SHELL_FILES):
+        return _edit(machine, file, setting)
     guard = r"s/:\$\({LD_LIBRARY_PATH}\|LD_LIBRARY_PATH\)/${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}/"
-    return f"sed -i {shlex.quote(f'{setting.line}{guard}')} {shlex.quote(file.path)}"
+    return _substitute(machine, file, setting, guard)

@@ -964,6 +964,9 @@ def test_a_guarded_line_is_fine(line):
         "export LD_LIBRARY_PATH=/usr/local/cuda/lib64:$LD_LIBRARY_PATH",
         'export LD_LIBRARY_PATH="/usr/local/cuda/lib64:${LD_LIBRARY_PATH}"',
         "exportCUDA_HOME=/usr/local/cuda",
+        "export CUDA_HOME = /usr/local/cuda",
+        "export CUDA_HOME= /usr/local/cuda",
+        "export CUDA_HOME=“/usr/local/cuda”",
     ],
 )
 def test_the_command_that_is_given_mends_the_line(tmp_path, line):
@@ -996,3 +999,22 @@ def test_a_real_driver_outranks_what_the_container_asked_for():
     m = machine(asked(NVIDIA_DRIVER_CAPABILITIES="utility"), driver={"libraries": (library,)})
 
     assert is_content(rules.container_asked_for_nothing, m)
+
+
+def test_a_mangled_line_about_something_else_explains_nothing():
+    m = startup("export LD_LIBRARY_PATH = /x\n", base=missing_home("/usr/local/cuda-11"))
+
+    report = examine(m, rules=ENV)
+
+    assert [f.code for f in report.roots] == ["ENV002", "ENV028"]
+
+
+def test_a_file_of_the_system_is_changed_as_root():
+    m = startup("exportCUDA_HOME=/usr/local/cuda\n", path="/etc/profile.d/cuda.sh")
+
+    [found] = symptoms(rules.export_is_mangled, m)
+    [for_root] = symptoms(rules.export_is_mangled, machine(m, host={"is_root": True}))
+
+    assert found.commands[0].startswith("sudo sed -i ")
+    assert for_root.commands[0].startswith("sed -i ")
+    assert found.fix == "Write it as `export CUDA_HOME=/usr/local/cuda`."

@@ -158,16 +158,24 @@ def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
         else:
             consequences.setdefault(cause, []).append(finding)
 
-    def order(root: Finding) -> tuple[int, int, int]:
+    def order(root: Finding) -> tuple[int, int, int, int]:
         followers = consequences.get((root.code, root.subject), [])
         worst = min(finding.severity.rank for finding in (root, *followers))
-        return worst, root.severity.rank, -len(followers)
+        return worst, root.severity.rank, _depth(root.code), -len(followers)
 
     arranged: list[Finding] = []
     for root in sorted(roots, key=order):
         arranged.append(root)
         arranged += consequences.pop((root.code, root.subject), [])
     return tuple(arranged)
+
+
+#: From what carries to what is carried: of two equal faults, the deeper is to be mended first.
+_FAMILIES = ("HST", "DRV", "GPU", "LNK", "LIB", "DNN", "TOR", "CUD", "ENV", "TRN")
+
+
+def _depth(code: str) -> int:
+    return _FAMILIES.index(code[:3]) if code[:3] in _FAMILIES else len(_FAMILIES)
 
 
 def _cause(rule: Rule, symptom: Symptom, found: dict[str, list[str]]) -> Node | None:

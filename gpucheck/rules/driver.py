@@ -26,7 +26,7 @@ CAUSES_OF_CUDA_ERRORS: dict[int, tuple[str, ...]] = {
     36: ("ENV016", "DRV006"),
     46: ("GPU016", "GPU017", "GPU001", "GPU003"),
     100: (
-        *("ENV018", "ENV019", "ENV022", "DRV012", "DRV007", "DRV008", "GPU017", "DRV015"),
+        *("ENV018", "ENV019", "ENV020", "ENV022", "DRV012", "DRV007", "DRV008", "GPU017", "DRV015"),
         *("DRV017", "GPU001"),
     ),
     101: ("ENV019", "ENV020", "DRV007", "DRV008", "GPU001"),

@@ -471,14 +471,17 @@ def power_limited(machine: Snapshot) -> Answers:
     """Somebody, or the server, lowered the power that this GPU may draw; full load runs slower.
 
     That can be meant (to save energy, or to fit a rack), so it is a warning and no error. A limit
-    above the default is not reported.
+    above the default is not reported. In a laptop the limit follows the mains, the fans and the
+    battery by itself, so there it is only noted.
     """
     for gpu in (yield from gpus_of(machine)):
         enforced = yield from known(gpu.power_limit_enforced_watts, gpu.subject)
         default = yield from known(gpu.power_limit_default_watts, gpu.subject)
         if enforced is not None and default is not None and enforced < default - 0.5:
+            laptop = isinstance(gpu.name, str) and ("Laptop" in gpu.name or "Max-Q" in gpu.name)
             yield Symptom(
                 subject=gpu.subject,
+                severity=Severity.INFO if laptop else None,
                 saw=f"GPU {gpu.index}{_at(gpu)}: held to {enforced:g} W; the default is"
                 f" {default:g} W",
                 fix="Set the default limit again, or ignore GPU014 if the limit is meant.",

@@ -415,6 +415,14 @@ def test_different_power_limits_of_one_model_fold_under_the_lowered_one():
     ]
 
 
+def test_the_power_limit_of_a_laptop_comes_and_goes():
+    laptop = gpu(0, name="NVIDIA GeForce RTX 4070 Laptop GPU", power_limit_enforced_watts=45.0)
+
+    [symptom] = symptoms(rules.power_limited, with_gpus(laptop))
+
+    assert symptom.severity is Severity.INFO
+
+
 @pytest.mark.parametrize(
     ("field", "what"),
     [

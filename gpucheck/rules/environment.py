@@ -834,7 +834,15 @@ def _visible(
     return value, [element.strip() for element in value.split(",")], gpus
 
 
-@rule("ENV018", Severity.ERROR, "CUDA_VISIBLE_DEVICES hides every GPU", roots=("DRV015",))
+def _lost_gpu(machine: Snapshot, element: str) -> tuple[str, ...]:
+    """Return DRV015 where the bus has so many GPUs that the index would be right."""
+    gpus = machine.host.pci_gpus
+    if isinstance(gpus, tuple) and element.isdigit() and int(element[:9]) < len(gpus):
+        return ("DRV015",)
+    return ()
+
+
+@rule("ENV018", Severity.ERROR, "CUDA_VISIBLE_DEVICES hides every GPU")
 def every_gpu_is_hidden(machine: Snapshot) -> Answers:
     """CUDA shows a program only the GPUs that this variable names, and it names none that exists.
 
@@ -860,6 +868,7 @@ def every_gpu_is_hidden(machine: Snapshot) -> Answers:
             fix="Unset it, or name the GPUs you want.",
             subject="CUDA_VISIBLE_DEVICES",
             commands=("unset CUDA_VISIBLE_DEVICES",),
+            explained_by=_lost_gpu(machine, first),
         )
 
 
@@ -867,7 +876,7 @@ def every_gpu_is_hidden(machine: Snapshot) -> Answers:
     "ENV019",
     Severity.ERROR,
     "CUDA_VISIBLE_DEVICES names a GPU that is not there",
-    roots=("ENV018", "DRV015"),
+    roots=("ENV018",),
 )
 def hidden_from_here_on(machine: Snapshot) -> Answers:
     """CUDA reads this list up to the first element that fits no GPU, and ignores all behind it.
@@ -899,6 +908,7 @@ def hidden_from_here_on(machine: Snapshot) -> Answers:
                     if kept
                     else "unset CUDA_VISIBLE_DEVICES",
                 ),
+                explained_by=_lost_gpu(machine, element),
             )
             return
 
@@ -1077,7 +1087,7 @@ _DEBUGGING: dict[str, tuple[str, tuple[str, ...]]] = {
     "CUDA_ENABLE_COREDUMP_ON_EXCEPTION": ("writes GPU core dumps, of many GB", _OFF),
     "TORCH_USE_CUDA_DSA": ("asks for device-side assertions", _OFF),
     "PYTORCH_NO_CUDA_MEMORY_CACHING": ("turns off torch's memory cache", _OFF),
-    "TORCH_DISTRIBUTED_DEBUG": ("checks every collective", ("", "off")),
+    "TORCH_DISTRIBUTED_DEBUG": ("checks every collective", ("", "off", "info")),
     "CUDNN_LOGLEVEL_DBG": ("logs every call into cuDNN", _OFF),
     "LD_DEBUG": ("prints what the loader does", ("",)),
 }

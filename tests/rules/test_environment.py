@@ -639,6 +639,7 @@ def test_a_debugging_variable_that_is_on_is_a_warning(name, value):
         ("CUDA_LAUNCH_BLOCKING", ""),
         ("NVIDIA_TF32_OVERRIDE", "1"),
         ("TORCH_DISTRIBUTED_DEBUG", "OFF"),
+        ("TORCH_DISTRIBUTED_DEBUG", "INFO"),
     ],
 )
 def test_a_debugging_variable_at_its_off_value_is_fine(name, value):
@@ -1018,3 +1019,12 @@ def test_a_file_of_the_system_is_changed_as_root():
     assert found.commands[0].startswith("sudo sed -i ")
     assert for_root.commands[0].startswith("sed -i ")
     assert found.fix == "Write it as `export CUDA_HOME=/usr/local/cuda`."
+
+
+def test_an_index_that_a_lost_gpu_had_is_explained_by_the_loss():
+    m = machine(with_variables(CUDA_VISIBLE_DEVICES="0,1"), nvml={"gpus": (gpu(0),), "count": 1})
+
+    [found] = symptoms(rules.hidden_from_here_on, m)
+
+    assert found.explained_by == ("DRV015",)
+    assert "only GPU 0 is here" in found.saw

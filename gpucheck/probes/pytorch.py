@@ -1,11 +1,8 @@
 """Reads which torch a Python would import, and what stands beside it, without importing it."""
 
-import ast
-import csv
 import json
 import mmap
 import os
-import platform
 import re
 import struct
 import sys
@@ -352,7 +349,7 @@ def _applies(marker: str, python_version: str, extras: Sequence[str]) -> bool:
         "platform_system": "Linux",
         "sys_platform": "linux",
         "os_name": "posix",
-        "platform_machine": platform.machine(),
+        "platform_machine": os.uname().machine,
         "implementation_name": "cpython",
         "platform_python_implementation": "CPython",
     }
@@ -422,7 +419,7 @@ def _torch(
         and isinstance(cuda, str)
         and re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+(\+cu[0-9]+)?", version)
         and (wheel is None or wheel.installer != "conda")
-        and platform.machine() == "x86_64"
+        and os.uname().machine == "x86_64"
         else None
     )
     needs = wheel.requires if wheel is not None else ()
@@ -449,19 +446,18 @@ def _torch(
     )
 
 
+_SETTING = re.compile(
+    r"(__version__|cuda|hip|rocm|xpu|git_version)\b[^='\"]*=\s*(['\"])([^'\"\\]{1,200})\2\s*(?:#.*)?$"
+)
+
+
 def parse_torch_version(text: str) -> dict[str, str]:
     """Read the strings that torch's `version.py` sets: __version__, cuda, hip, xpu, git_version."""
     told: dict[str, str] = {}
     for line in text.splitlines()[:200]:
-        found = re.match(r"(__version__|cuda|hip|rocm|xpu|git_version)\b[^='\"]*=(.*)", line)
-        if found is None:
-            continue
-        try:
-            value = ast.literal_eval(found.group(2)[:500].strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            continue
-        if isinstance(value, str) and value:
-            told[found.group(1)] = value
+        found = _SETTING.match(line)
+        if found is not None:
+            told[found.group(1)] = found.group(3)
     return told
 
 
@@ -616,6 +612,8 @@ def parse_record(text: str) -> Iterator[tuple[str, int]]:
     """Yield path and size in bytes of every file in a RECORD that has a size; not .pyc files."""
     for line in text.splitlines():
         if line.startswith('"'):
+            import csv  # only paths with a comma in them are quoted
+
             try:
                 fields = next(iter(csv.reader([line])), [])
             except csv.Error:

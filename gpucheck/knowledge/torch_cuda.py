@@ -130,7 +130,7 @@ def has_kernels(architectures: tuple[str, ...], compute_capability: str) -> bool
         if suffix == "a":
             fits = have == wanted
         elif kind == "sm" or suffix == "f":
-            fits = have[0] == wanted[0] and have <= wanted
+            fits = have[:1] == wanted[:1] and have <= wanted
         else:
             fits = have <= wanted
         if fits:

@@ -99,7 +99,7 @@ def toolkit_outruns_driver(machine: Snapshot) -> Answers:
                 saw=f"{toolkit.home} is CUDA {toolkit.version}; {runs}"
                 + (", and CUDA_HOME points to it" if is_home else ""),
                 fix=(f"Install driver {needed} or newer" if needed else "Install a newer driver")
-                + f", or build with a CUDA {have[0]} toolkit.",
+                + f", or build with a CUDA {newest.partition('.')[0]} toolkit.",
             )
         elif version[:2] > have[:2] and toolkit.home == chosen:
             yield Symptom(

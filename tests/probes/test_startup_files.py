@@ -391,3 +391,73 @@ def test_values_are_those_that_bash_gives(words):
     ).stdout
     if isinstance(told[-1].value, str) and "$CUDA_HOME" not in told[-1].value:
         assert told[-1].value == shown
+
+
+LIST_PIECES = st.sampled_from(
+    [
+        "/x/lib",
+        "/y",
+        ":",
+        ":",
+        "$LD_LIBRARY_PATH",
+        "${LD_LIBRARY_PATH}",
+        '"$LD_LIBRARY_PATH"',
+        "${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}",
+        "${LD_LIBRARY_PATH:+${LD_LIBRARY_PATH}:}",
+        "${LD_LIBRARY_PATH+:$LD_LIBRARY_PATH}",
+        "${LD_LIBRARY_PATH:-/z}",
+        "$V",
+    ]
+)
+
+
+@pytest.mark.shells
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@settings(max_examples=40, deadline=None)
+@given(st.lists(LIST_PIECES, min_size=1, max_size=5))
+def test_a_line_is_unguarded_where_bash_makes_an_empty_element_of_it(pieces):
+    line = f"export LD_LIBRARY_PATH={''.join(pieces)}"
+
+    [told] = parse(f"V=/v\n{line}\n", "/home/u/.bashrc").settings
+
+    shown = subprocess.run(
+        ["bash", "--norc", "--noprofile", "-c", f'V=/v; {line}; printf %s "$LD_LIBRARY_PATH"'],
+        env={},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    extends = "LD_LIBRARY_PATH" in "".join(pieces)
+    assert told.unguarded == (extends and shown != "" and "" in shown.split(":"))
+
+
+@pytest.mark.shells
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    "start",
+    [
+        EXIT_BY_CASE,
+        '[ -z "$PS1" ] && return\n',
+        "[[ $- != *i* ]] && return\n",
+        "[[ $- == *i* ]] || return 0\n",
+        'if [ -z "$PS1" ]; then\n  return\nfi\n',
+        "if [[ $- != *i* ]]; then return; fi\n",
+        "f() { [ -z $PS1 ] && return; }\nf\n",
+        "[ -f /etc/passwd ] || return\n",
+        "case $- in *i*) bind x;; esac\n",
+    ],
+)
+def test_a_setting_is_after_the_early_exit_where_bash_does_not_reach_it(start, tmp_path):
+    script = tmp_path / "bashrc"
+    script.write_text(f"{start}export CUDA_HOME=/x\n")
+
+    [told] = parse(script.read_text(), "/home/u/.bashrc").settings
+
+    shown = subprocess.run(
+        ["bash", "--norc", "--noprofile", "-c", f'. {script}; printf %s "$CUDA_HOME"'],
+        env={},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    assert told.after_early_exit == (shown == "")

@@ -279,7 +279,7 @@ def nvlinks(nvml: Any, handle: Any) -> list[list[Any]]:
         return found
     switched = fields(nvml, handle, (LINKS_TO_SWITCHES,))[0][1]
     for link in up:
-        if switched == len(up):  # one call instead of two for each of 18 links
+        if switched >= len(up):  # one call instead of two for each of 18 links
             found[link][2] = SWITCH
             continue
         found[link][2] = ask("nvmlDeviceGetNvLinkRemoteDeviceType", link)

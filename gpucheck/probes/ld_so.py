@@ -9,6 +9,7 @@ LD_AUDIT, secure (set-uid) execution, and the prelink cache formats before glibc
 # ruff: noqa: PTH112, PTH118, PTH120
 
 import errno
+import functools
 import os
 import re
 import stat
@@ -28,6 +29,16 @@ _OLD_ENTRY_BYTES = 12
 _EXTENSION_MAGIC = 0xEAA42174
 _HWCAPS_SECTION = 1
 _HWCAP_IS_NAMED = 1 << 62  # the entry's low 32 hwcap bits are an index of named subfolders
+_HWCAP_KIND = 0xFFFFFC00 << 32  # without the bits of the x86 level that a file itself demands
+#: What ldconfig before 2.37 sets for a legacy subfolder (glibc: dl-hwcap.h, dl-procinfo.c)
+_LEGACY_BITS = {
+    "tls": 1 << 63,
+    "x86_64": 1 << 1,
+    "avx512_1": 1 << 2,
+    "haswell": 1 << 50,
+    "xeon_phi": 1 << 51,
+    "atomics": 1 << 8,
+}
 
 FLAGS_ANY_ELF = 1
 #: by ELF machine number (and 64-bit): what ldconfig writes into the flags of an entry
@@ -60,11 +71,14 @@ class Cache:
 
     entries: Mapping[str, tuple[CacheEntry, ...]]
 
-    def lookup(self, name: str, flags: int, hwcaps: Sequence[str] = ()) -> str | None:
+    def lookup(
+        self, name: str, flags: int, hwcaps: Sequence[str] = (), legacy_bits: int = 0
+    ) -> str | None:
         """Return the path that the loader takes for *name*, None where there is none.
 
         *flags* are those of the machine (`CACHE_FLAGS`), *hwcaps* the glibc-hwcaps subfolders that
-        this processor may use, best first.
+        this processor may use, best first; *legacy_bits* stand for the subfolders that glibc
+        before 2.37 uses here.
         """
         best: str | None = None
         best_rank = len(hwcaps)
@@ -78,7 +92,7 @@ class Cache:
                 continue
             if best_rank < len(hwcaps):
                 break  # a subfolder's copy beats the plain one, which stands behind it
-            if entry.hwcap_mask:
+            if entry.hwcap_mask & ~legacy_bits:
                 continue
             best = entry.path
             if entry.flags == flags:
@@ -138,7 +152,7 @@ def _read_new(data: bytes, whole: bytes) -> Cache:
     names = _hwcaps_names(whole, order, extension_at)  # counts from the start of the file
     rows = struct.iter_unpack(order + "iIIIQ", data[_NEW_HEADER_BYTES:end])
     return _cache(
-        (data, flags, key, value, _hwcaps_of(hwcap, names), hwcap & ~_HWCAP_IS_NAMED)
+        (data, flags, key, value, _hwcaps_of(hwcap, names), hwcap)
         for flags, key, value, _, hwcap in rows
     )
 
@@ -176,7 +190,7 @@ def _hwcaps_names(data: bytes, order: str, extension_at: int) -> tuple[str, ...]
 
 
 def _hwcaps_of(hwcap: int, names: Sequence[str]) -> str | None:
-    if not hwcap & _HWCAP_IS_NAMED:
+    if hwcap & _HWCAP_KIND != _HWCAP_IS_NAMED:
         return None
     index = hwcap & 0xFFFFFFFF
     return names[index] if index < len(names) else ""
@@ -370,7 +384,7 @@ def _string(read: Callable[[int, int], bytes], at: int) -> str:
 # -------------------------------------------------------------------------------- the loader here
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Loader:
     """One machine's dynamic loader: what it was built with, and what it was told."""
 
@@ -384,7 +398,13 @@ class Loader:
     preload: str = ""  # LD_PRELOAD, and what /etc/ld.so.preload adds
     working_directory: str = "/"
 
-    @property
+    @functools.cached_property
+    def legacy_bits(self) -> int:
+        """What the cache's entries may ask of the hardware, in glibc before 2.37."""
+        words = {word for folder in self.legacy_subfolders for word in folder.split("/")}
+        return sum(bit for word, bit in _LEGACY_BITS.items() if word in words)
+
+    @functools.cached_property
     def subfolders(self) -> tuple[str, ...]:
         """Where to look below each directory of a search path, the directory itself last."""
         return (*(f"glibc-hwcaps/{name}" for name in self.hwcaps), *self.legacy_subfolders, "")
@@ -620,7 +640,7 @@ class Process:
         if self.loader.cache is None:
             return None
         flags = CACHE_FLAGS.get(self.program.elf.machine, FLAGS_ANY_ELF)
-        path = self.loader.cache.lookup(name, flags, self.loader.hwcaps)
+        path = self.loader.cache.lookup(name, flags, self.loader.hwcaps, self.loader.legacy_bits)
         if path is None:
             return None
         if caller.elf.no_default_directories and path.startswith(

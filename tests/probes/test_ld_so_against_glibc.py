@@ -5,9 +5,12 @@ relative and missing elements, $ORIGIN and its kin, links, copies under one SONA
 another architecture, glibc-hwcaps subfolders, LD_PRELOAD, missing and damaged files.
 """
 
+import dataclasses
 import platform
 import random
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,7 +19,7 @@ from pathlib import Path
 import pytest
 from elf_files import AARCH64, I386, NODEFLIB, elf
 
-from gpucheck.probes.ld_so import Loaded, Loader, Missing, Process
+from gpucheck.probes.ld_so import Loaded, Loader, Missing, Process, read_cache
 from gpucheck.probes.loader import this_loader
 
 INTERPRETER = "/lib64/ld-linux-x86-64.so.2"
@@ -146,11 +149,16 @@ def real_trace(program: Path, variables: Mapping[str, str]) -> tuple[list[str], 
         capture_output=True,
         text=True,
     )
-    lines = [line for line in ended.stdout.splitlines() if "linux-vdso" not in line]
+    return read_trace(ended.stdout, ended.returncode)
+
+
+def read_trace(output: str, status: int) -> tuple[list[str], set[str], bool]:
     paths: list[str] = []
     missing: set[str] = set()
-    for line in lines:
+    for line in output.splitlines():
         text = f"{line}\n"
+        if "linux-vdso" in line:
+            continue
         if match := TRACE_LINE.match(text):
             if match[2] == "not found":
                 missing.add(match[1])
@@ -158,7 +166,7 @@ def real_trace(program: Path, variables: Mapping[str, str]) -> tuple[list[str], 
                 paths.append(match[3])
         elif match := TRACE_PLAIN.match(text):
             paths.append(match[1])
-    return paths, missing, ended.returncode != 0
+    return paths, missing, status != 0
 
 
 def modelled(program: Path, loader: Loader) -> tuple[list[str], set[str], bool]:
@@ -196,6 +204,77 @@ def test_generated_programs_load_what_the_model_says(tmp_path: Path, seed: int):
         variables = plant(dice, root, with_damage=number % 5 == 0)
 
         assert_same(root, variables)
+
+
+# -------------------------------------------------------------------------------------- the cache
+
+#: In a namespace of its own, each tree's cache stands in for the system's while its program is run.
+IN_NAMESPACE = """
+mount --make-rprivate / || exit 99
+while read -r root; do
+    mount --bind "$root/cache" /etc/ld.so.cache || exit 99
+    (cd "$root" && . ./run >trace 2>errors; echo $? >status)
+    umount /etc/ld.so.cache || exit 99
+done
+"""
+
+
+@pytest.mark.namespaces
+def test_generated_caches_give_what_the_model_says(tmp_path: Path):
+    """Directories of a tree in ld.so.cache, glibc-hwcaps subfolders among them."""
+    ldconfig = shutil.which("ldconfig", path="/sbin:/usr/sbin")
+    if ldconfig is None or shutil.which("unshare") is None:
+        pytest.skip("no ldconfig or unshare here")
+    trees: list[tuple[Path, dict[str, str]]] = []
+    for number in range(25):
+        dice = random.Random(7_000_000 + number)
+        root = tmp_path / f"t{number}"
+        root.mkdir()
+        variables = plant(dice, root, with_damage=False)
+        variables.pop("LD_PRELOAD", None)
+        if number % 2:
+            variables.pop("LD_LIBRARY_PATH", None)
+        cached = dice.sample(FOLDERS, 3)
+        (root / "conf").write_text("".join(f"{root}/{folder}\n" for folder in cached))
+        subprocess.run(
+            [ldconfig, "-X", "-f", f"{root}/conf", "-C", f"{root}/cache"],
+            check=True,
+            capture_output=True,
+        )
+        words = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+        run = ["env", "-i", *words, "LD_TRACE_LOADED_OBJECTS=1", "./bin/program"]
+        (root / "run").write_text(" ".join(run))
+        trees.append((root, variables))
+
+    ended = subprocess.run(
+        ["unshare", "-m", "sh", "-c", IN_NAMESPACE],
+        input="".join(f"{root}\n" for root, _ in trees),
+        text=True,
+        capture_output=True,
+    )
+    if ended.returncode != 0:
+        pytest.skip(f"no private mount namespaces: {ended.stderr.strip()}")
+
+    from_cache = 0
+    for root, variables in trees:
+        cache = read_cache((root / "cache").read_bytes())
+        loader = this_loader(variables, INTERPRETER, working_directory=str(root))
+        loader = dataclasses.replace(loader, cache=cache)
+        process = Process(loader, str(root / "bin/program"))
+        process.start()
+        from_cache += sum(thing.found_via == "ld.so.cache" for thing in process.objects)
+        paths, missing, gave_up = read_trace(
+            (root / "trace").read_text(), int((root / "status").read_text())
+        )
+        gives_up = any(m.path is not None for m in process.missing)
+        assert gives_up == gave_up, (root / "errors").read_text()
+        if gave_up:  # over this system's own libc.so, which is a script for the linker
+            continue
+        assert without_interpreter([o.path for o in process.objects[1:]]) == without_interpreter(
+            paths
+        )
+        assert {m.name for m in process.missing} == missing
+    assert from_cache > 20
 
 
 # ------------------------------------------------------------------------------------- dlopen

@@ -1,4 +1,4 @@
-"""Every fault of a GPU, provoked through a library that real pynvml loads, and found as a user would.
+"""Every fault of a GPU, provoked through a library that pynvml loads, and found by the command.
 
 The rules themselves are tested on facts; here the whole way is, from the library to the report.
 """

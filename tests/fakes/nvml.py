@@ -3,6 +3,8 @@
     fake = FakeNvml(tmp_path, gpus=[h200(), h200(temperature=95)])
     subprocess.run(["gpucheck", "doctor"], env=os.environ | fake.environment())
 
+tests/test_provoked.py has one example for every rule about GPUs and links.
+
 The profiles are `h200()`, `a100_pcie()`, `geforce_laptop()` and `mig()`; `old_driver()` gives the
 symbols that a driver of 2020 lacks: `FakeNvml(tmp_path, gpus=[a100_pcie()], **old_driver())`.
 
@@ -27,6 +29,7 @@ without `_v2` or `_v3`, or "*" for whatever is called; *after* counts the calls 
     h200().hangs("nvmlDeviceGetTemperature")    that call never returns
     h200().hangs("*", after=2)                  the third query of this GPU never returns
     h200().hangs("*", deaf=True)                and no signal but KILL ends the process
+    h200().hangs("*", locked=True)              and no call for another GPU returns any more
     h200().touches("nvmlDeviceGetName", path)   opens a file first; fakes/stuck.py has file systems
                                                 where that never ends, not even by KILL
     h200().crashes("nvmlDeviceGetName")         SIGSEGV

@@ -35,7 +35,8 @@ def main() -> None:
         if path.is_file() and target.exists():
             mount("--bind", str(path), str(target))
     mount("--bind", str(place / "sys"), str(root / "sys"))
-    mount("--bind", str(place / "dev"), str(root / "dev"))
+    mount("-t", "tmpfs", "-o", "mode=755", "none", str(root / "dev"))
+    subprocess.run(["cp", "-a", f"{place}/dev/.", str(root / "dev")], check=True)
     for name in ("null", "zero", "full", "random", "urandom", "tty"):
         if Path("/dev", name).exists():
             (root / "dev" / name).touch()

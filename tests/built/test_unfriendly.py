@@ -178,6 +178,7 @@ def test_a_snapshot_of_a_hostile_machine_is_judged_the_same(machine: BuiltMachin
         text=True,
     )
 
+    assert not elsewhere.stderr
     found = [f["code"] for f in json.loads(elsewhere.stdout)["findings"]]
     assert found == [f["code"] for f in there["findings"]]
 

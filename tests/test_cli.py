@@ -116,7 +116,7 @@ def test_a_healthy_machine(healthy: str):
     done = gpucheck("doctor", "--from", healthy)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "✓ Driver      580.159.04, open module, CUDA 13.0" in done.stdout
+    assert "✓ Driver       580.159.04, open module, CUDA 13.0" in done.stdout
     assert "✓ Healthy: " in done.stdout
 
 

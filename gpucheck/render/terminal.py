@@ -11,7 +11,7 @@ from gpucheck.report import Finding, Report, Unchecked
 from gpucheck.rule import Severity
 
 MOST_SUBJECTS = 8  # of one finding on many subjects; the rest is counted, and shown with -v
-LABEL = 14  # columns of a section's mark and name
+LABEL = 15  # columns of a section's mark and name
 
 _SIGNS: dict[Severity, Sign] = {
     Severity.ERROR: "error",

@@ -86,20 +86,20 @@ def test_a_healthy_machine_reads_like_this():
         == """\
 gpucheck 0.1.0 on host-1
 
-✓ Host        Ubuntu 24.04.3 LTS, kernel 6.8.0-50-generic, x86_64, virtual
-              (kvm), 32 CPUs, 256 GiB
-✓ Driver      580.159.04, open module, CUDA 13.0, cuInit works
-✓ GPUs        2 × NVIDIA H200
+✓ Host         Ubuntu 24.04.3 LTS, kernel 6.8.0-50-generic, x86_64, virtual
+               (kvm), 32 CPUs, 256 GiB
+✓ Driver       580.159.04, open module, CUDA 13.0, cuInit works
+✓ GPUs         2 × NVIDIA H200
   GPU  Name     Temp    Power  Memory  ECC  PCIe  NVLink  Procs    State
     0  H200  37/89°C  82/700W  0/140G   ok  5x16   18/18      0  ✓ ok
     1  H200  37/89°C  82/700W  0/140G   ok  5x16   18/18      0  ✓ ok
-✓ CUDA        13.0 in /usr/local/cuda-13.0, gcc 13.3.0
-✓ cuDNN       9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
-✓ Libraries   5 for torch: 5 from wheels
-✓ Environment CUDA_HOME=/usr/local/cuda, LD_LIBRARY_PATH is unset
-✓ PyTorch     2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the active
-              environment)
-✓ Multi-GPU   NV18 between the pair, peer-to-peer copies OK
+✓ CUDA         13.0 in /usr/local/cuda-13.0, gcc 13.3.0
+✓ cuDNN        9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
+✓ Libraries    5 for torch: 5 from wheels
+✓ Environment  CUDA_HOME=/usr/local/cuda, LD_LIBRARY_PATH is unset
+✓ PyTorch      2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the active
+               environment)
+✓ Multi-GPU    NV18 between the pair, peer-to-peer copies OK
 
 ✓ Healthy: 9 checks passed, and nothing is wrong.
 """
@@ -123,9 +123,9 @@ def test_a_broken_machine_reads_like_this():
         == """\
 gpucheck 0.1.0 on host-1
 
-✓ Host        Ubuntu 24.04.3 LTS, kernel 6.8.0-50-generic, x86_64, virtual
-              (kvm), 32 CPUs, 256 GiB
-✗ Driver      570.86.15, open module, CUDA 13.0, cuInit works
+✓ Host         Ubuntu 24.04.3 LTS, kernel 6.8.0-50-generic, x86_64, virtual
+               (kvm), 32 CPUs, 256 GiB
+✗ Driver       570.86.15, open module, CUDA 13.0, cuInit works
   ✗ DRV006  The kernel module and the libraries are of different versions
     saw  the loaded module is 570.86.15; libcuda.so.1 and libnvidia-ml.so.1 are
          580.159.04
@@ -134,14 +134,14 @@ gpucheck 0.1.0 on host-1
          $ sudo reboot
     └ ✗ DRV016  NVML does not start: nvmlInitWithFlags answered 18
     └ ✗ TOR008  torch sees no GPU: is_available() is false
-✓ GPUs        2 on the PCI bus; NVML shows none
-✓ CUDA        13.0 in /usr/local/cuda-13.0, gcc 13.3.0
-✓ cuDNN       9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
-✓ Libraries   5 for torch: 5 from wheels
-✓ Environment CUDA_HOME=/usr/local/cuda, LD_LIBRARY_PATH is unset
-✗ PyTorch     2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the active
-              environment) (see DRV006)
-✓ Multi-GPU   NV18 between the pair, peer-to-peer copies OK
+✓ GPUs         2 on the PCI bus; NVML shows none
+✓ CUDA         13.0 in /usr/local/cuda-13.0, gcc 13.3.0
+✓ cuDNN        9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
+✓ Libraries    5 for torch: 5 from wheels
+✓ Environment  CUDA_HOME=/usr/local/cuda, LD_LIBRARY_PATH is unset
+✗ PyTorch      2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the active
+               environment) (see DRV006)
+✓ Multi-GPU    NV18 between the pair, peer-to-peer copies OK
 
 ✗ Broken: The kernel module and the libraries are of different versions. 1 error
   and 2 consequences in all. 1 check could not be made (-v says why).

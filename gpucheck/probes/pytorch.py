@@ -398,9 +398,11 @@ def _torch(
     sites: Sequence[str],
     distributions: Sequence[Distribution],
     variables: Mapping[str, str],
-) -> Torch | None:
+) -> Maybe[Torch]:
     holders = [site for site in sites if _has_torch(site)]
     if not holders:
+        if any(d.name == "torch" and d.installer != "conda" for d in distributions):
+            return Unknown("torch is installed, but its folder is on no path: an editable install?")
         return None
     site = holders[0]
     own = [d for d in distributions if d.name == "torch" and d.location == site]

@@ -756,14 +756,13 @@ def _is_torch(need: str) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _satisfies(version: str, specifier: str) -> bool:
     """Tell whether a version meets a requirement; one that cannot be read is met."""
-    public = version.partition("+")[0]
-    if not specifier or specifier == f"=={public}":
+    if not specifier or specifier == f"=={version.partition('+')[0]}":
         return True  # nearly always: `packaging` costs its import only where they differ
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
     from packaging.version import InvalidVersion
 
     try:
-        return SpecifierSet(specifier).contains(public, prereleases=True)
+        return SpecifierSet(specifier).contains(version, prereleases=True)
     except (InvalidSpecifier, InvalidVersion):
         return True
 

@@ -221,11 +221,14 @@ def toolkit_broken(machine: Snapshot) -> Answers:
     dangling = yield from known(machine.toolkits.dangling)
     if installed == () and dangling == ():
         yield NotApplicable(why="no toolkit")
-    for link in dangling or ():
-        rest = [t.home for t in installed or ()]
+    if dangling:
+        # One toolkit that was removed leaves several: cuda, cuda-13 and the alternatives' own.
+        link, rest = dangling[0], [toolkit.home for toolkit in installed or ()]
         yield Symptom(
             subject=link,
-            saw=f"{link} is a link to nothing",
+            saw=f"{link} is a link to nothing"
+            if len(dangling) == 1
+            else f"{', '.join(dangling)} are links to nothing",
             fix=f"Let it lead to a toolkit that is there ({', '.join(rest)}), or remove it."
             if rest
             else "Install the toolkit that it led to, or remove the link.",

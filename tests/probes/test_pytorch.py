@@ -308,6 +308,13 @@ def test_a_path_file_leads_to_an_editable_torch(tmp_path):
     assert torch.location == f"{tmp_path}/source/torch"
 
 
+def test_an_editable_torch_that_only_an_import_would_find_is_unknown(tmp_path):
+    site = environment(tmp_path)
+    wheel(site, "torch", "2.12.0a0", {"__editable__.torch-2.12.0a0.pth": "import finder\n"})
+
+    assert isinstance(pytorch.probe(None, active(tmp_path)).torch, Unknown)
+
+
 # ----------------------------------------------------------------------------- distributions
 
 

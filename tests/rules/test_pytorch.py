@@ -364,6 +364,18 @@ def test_a_torchvision_that_allows_later_releases_is_fine():
     assert is_content(rules.mismatched_companions, machine(pytorch=good))
 
 
+def test_a_vendors_own_builds_that_pin_one_another_are_fine():
+    version = "2.9.0a0+145a3a7bda.nv25.10"
+    good = {
+        **torch(version=version),
+        **distributions(
+            ("torch", version, ()), ("torchvision", "0.24.0a0+094e7af5", (f"torch=={version}",))
+        ),
+    }
+
+    assert is_content(rules.mismatched_companions, machine(pytorch=good))
+
+
 def test_a_version_that_the_table_does_not_know_is_not_judged():
     new = distributions(TORCH, ("torchvision", "0.99.0", ()))
 

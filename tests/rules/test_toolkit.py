@@ -251,6 +251,14 @@ def test_a_dangling_link_is_an_error():
     assert found.commands == ("sudo ln -sfn /usr/local/cuda-13.0 /usr/local/cuda",)
 
 
+def test_links_that_dangle_together_are_one_complaint():
+    bad = machine(toolkits={"dangling": ("/usr/local/cuda", "/usr/local/cuda-12")})
+
+    [found] = symptoms(rules.toolkit_broken, bad)
+
+    assert found.saw == "/usr/local/cuda, /usr/local/cuda-12 are links to nothing"
+
+
 def test_an_nvcc_that_does_not_run_is_an_error():
     broken = change(CUDA_13, nvcc_version=None, nvcc_error="exit status 127: libfoo.so is missing")
 

@@ -469,14 +469,14 @@ def unsupported_gpu(machine: Snapshot) -> Answers:
 
     Choose a torch build whose cuDNN fits the GPU. What --deep saw working is not reported.
     """
-    gpus = yield from known(machine.nvml.gpus)
-    if gpus is None:
-        return
-    if not gpus:
-        yield NotApplicable(why="no NVIDIA GPU is here")
-        return
     library = yield from _front(machine)
     if library is None:
+        return
+    if reach.has_gpu(machine) is False:
+        yield NotApplicable(why="no NVIDIA GPU is here")
+        return
+    gpus = yield from known(machine.nvml.gpus)
+    if gpus is None:
         return
     version = yield from known(_version(machine, library))
     if version is None:

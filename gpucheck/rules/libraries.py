@@ -147,11 +147,13 @@ def _without(machine: Snapshot, variable: str, directory: str, found: list[Libra
 def _nvidia_wheels(
     machine: Snapshot,
 ) -> "Generator[NotChecked | NotApplicable, None, tuple[Distribution, ...] | None]":
-    """Return NVIDIA's wheels in the Python examined; where there are none, say that and why."""
+    """Return NVIDIA's library wheels in this Python; where there are none, say that and why."""
     distributions = yield from known(machine.pytorch.distributions)
     if distributions is None:
         return None
-    wheels = tuple(d for d in distributions if d.name.startswith("nvidia-"))
+    wheels = tuple(
+        d for d in distributions if d.name.startswith("nvidia-") and d.name != "nvidia-ml-py"
+    )
     if not wheels:
         yield NotApplicable(why="no NVIDIA wheel is installed in this Python")
         return None
@@ -217,14 +219,20 @@ def damaged_wheels(machine: Snapshot) -> Answers:
 
     Install the wheel again: --force-reinstall makes pip write all its files anew.
     """
-    wheels = yield from _nvidia_wheels(machine)
-    if wheels is None:
-        return
+    if not machine.pytorch.damaged:
+        wheels = yield from _nvidia_wheels(machine)
+        if wheels is None:
+            return
     damaged = yield from known(machine.pytorch.damaged)
     by_wheel: dict[str, list[DamagedFile]] = {}
     for file in damaged or ():
         by_wheel.setdefault(file.distribution, []).append(file)
-    versions = {wheel.name: wheel.version for wheel in wheels}
+    distributions = machine.pytorch.distributions
+    versions = (
+        {each.name: each.version for each in distributions}
+        if isinstance(distributions, tuple)
+        else {}
+    )
     mixed = machine.pytorch.mixed_wheels
     shared = (
         tuple(f"{directory.removesuffix('/lib')}/" for directory in mixed)

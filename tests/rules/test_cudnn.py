@@ -423,7 +423,20 @@ def test_a_version_that_the_table_does_not_know_is_not_checked():
 
 
 def test_no_gpu_raises_no_question():
-    assert not is_applicable(unsupported_gpu, machine(nvml={"gpus": ()}))
+    found = machine(
+        nvml={"gpus": Unknown("NVML does not load"), "count": Unknown("NVML does not load")},
+        host={"pci_gpus": (), "tegra": None},
+        driver={"cuda_init": None},
+    )
+
+    assert not is_applicable(unsupported_gpu, found)
+    assert not not_checked(unsupported_gpu, found)
+
+
+def test_gpus_that_nvml_does_not_tell_are_not_checked():
+    found = machine(nvml={"gpus": Unknown("NVML does not load")})
+
+    assert [answer.why for answer in not_checked(unsupported_gpu, found)] == ["NVML does not load"]
 
 
 # ----------------------------------------------------------------------------------------- folding

@@ -182,7 +182,9 @@ def test_cuda_13s_folder_beside_that_of_a_cuda_12_wheel_is_fine():
 
 @pytest.mark.parametrize("rule", [mixed_wheels, damaged_wheels, unwanted_versions])
 def test_a_python_without_nvidia_wheels_raises_no_question(rule: Any):
-    assert not is_applicable(rule, with_wheels(wheel("torch", "2.11.0")))
+    found = with_wheels(wheel("torch", "2.11.0"), wheel("nvidia-ml-py", "13.580.82"))
+
+    assert not is_applicable(rule, found)
 
 
 @pytest.mark.parametrize("rule", [mixed_wheels, damaged_wheels, unwanted_versions])

@@ -293,8 +293,11 @@ def look_at_new_shells(
         say(f"  {sign} {start.kind}: {clean(told)}{note}\n")
         wrong |= not is_right and start.reads_file
         if start.reads_file and start.kind != "login":
-            for finding in _environment_findings(machine, seen.variables):
+            findings = tuple(_environment_findings(machine, seen.variables))
+            for finding in findings:
                 say(f"    ! {finding}\n")
+            if not findings:
+                say("    the doctor's rules about the environment (ENV) are content\n")
     say("Open a new shell, or source the file, to have it in this one.\n")
     return int(wrong)
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from elf_files import elf
 
 GPUCHECK = Path(sys.executable).parent / "gpucheck"
 BASHRC = b"""# ~/.bashrc: executed by bash(1) for non-login shells.
@@ -303,28 +304,49 @@ def test_the_list_names_every_toolkit(here: Machine):
     assert f"12.4  {here.toolkit}  {here.nvcc}" in listed.stdout
 
 
-def test_a_torch_of_the_active_environment_keeps_ld_library_path_out(here: Machine):
-    site = here.home / "venv/lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+def put_torch_into(venv: Path) -> None:
+    """A CUDA build of torch by pip, as far as reading tells: its library, and one of a wheel."""
+    site = venv / f"lib/python3.{sys.version_info.minor}/site-packages"
+    python = Path(os.path.realpath(sys.executable))
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin/python").symlink_to(python)
+    (venv / "pyvenv.cfg").write_text(f"home = {python.parent}\n")
     (site / "torch/lib").mkdir(parents=True)
     (site / "torch/__init__.py").touch()
     (site / "torch/version.py").write_text(
         "__version__ = '2.5.1+cu124'\ndebug = False\ncuda = '12.4'\ngit_version = 'x'\nhip = None\n"
     )
-    (site / "torch-2.5.1.dist-info").mkdir()
-    (site / "torch-2.5.1.dist-info/METADATA").write_text("Name: torch\nVersion: 2.5.1\n")
-    (here.home / "venv/bin").mkdir()
-    (here.home / "venv/bin/python").symlink_to(os.path.realpath(sys.executable))
-    (here.home / "venv/pyvenv.cfg").write_text(
-        f"home = {Path(os.path.realpath(sys.executable)).parent}\n"
+    (site / "torch/_C.so").write_bytes(elf(needed=["libtorch_cuda.so"], rpath="$ORIGIN/lib"))
+    (site / "torch/lib/libtorch_cuda.so").write_bytes(
+        elf(needed=["libcudart.so.12"], runpath="$ORIGIN/../../nvidia/cuda_runtime/lib")
     )
+    (site / "nvidia/cuda_runtime/lib").mkdir(parents=True)
+    (site / "nvidia/cuda_runtime/lib/libcudart.so.12").write_bytes(elf(soname="libcudart.so.12"))
+    for name, version in (("torch", "2.5.1"), ("nvidia_cuda_runtime_cu12", "12.4.127")):
+        (site / f"{name}-{version}.dist-info").mkdir()
+        (site / f"{name}-{version}.dist-info/METADATA").write_text(
+            f"Name: {name.replace('_', '-')}\nVersion: {version}\n"
+        )
+        record = "nvidia/cuda_runtime/lib/libcudart.so.12,,\n" if name != "torch" else ""
+        (site / f"{name}-{version}.dist-info/RECORD").write_text(record)
+
+
+def test_beside_a_pip_torch_auto_leaves_ld_library_path_and_always_is_complained_of(here: Machine):
+    put_torch_into(here.home / "venv")
+    library = here.toolkit / "lib64" / "libcudart.so.12"
+    library.unlink()
+    (here.toolkit / "lib64" / "libcudart.so.12.1.105").write_bytes(elf(soname="libcudart.so.12"))
+    library.symlink_to("libcudart.so.12.1.105")
     active = {"VIRTUAL_ENV": str(here.home / "venv")}
     call = ("--shell", "bash", "--cuda", str(here.toolkit))
 
     automatic = here.env(*call, **active).stdout
     always = here.env(*call, "--ld-library-path", "always", **active).stdout
 
+    def judged(snippet: str) -> list[str]:
+        script = f"{snippet}{GPUCHECK} doctor --json --select LIB"
+        return complaints(here.run("bash", "-c", script, **active).stdout)
+
     assert "# LD_LIBRARY_PATH: out: PyTorch 2.5.1+cu124 brings its own" in automatic
-    assert f"'{here.toolkit}/lib64'\nif" not in automatic
-    assert f"'{here.toolkit}/lib64'\nif" in always
-    script = f"{automatic}{GPUCHECK} doctor --json --select LIB"
-    assert complaints(here.run("bash", "-c", script, **active).stdout) == []
+    assert judged(automatic) == []
+    assert judged(always) == ["LIB001"]

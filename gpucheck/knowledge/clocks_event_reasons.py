@@ -1,9 +1,10 @@
 """Why a GPU holds its clocks down: the bits of NVML's clocks event reasons, with their source."""
 
 from functools import cache
-from importlib.resources import files
 
 import msgspec
+
+from gpucheck.knowledge import published
 
 SW_THERMAL_SLOWDOWN = 0x20
 HW_SLOWDOWN = 0x8
@@ -34,8 +35,7 @@ class Table(msgspec.Struct, frozen=True):
 @cache
 def table() -> Table:
     """Return all bits."""
-    data = files(__package__).joinpath("clocks_event_reasons.json").read_bytes()
-    return msgspec.json.decode(data, type=Table)
+    return published("clocks_event_reasons.json", Table)
 
 
 def names(mask: int) -> tuple[str, ...]:

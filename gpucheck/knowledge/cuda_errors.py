@@ -5,9 +5,10 @@ by its number.
 """
 
 import functools
-from importlib import resources
 
 import msgspec
+
+from gpucheck.knowledge import published
 
 
 class ErrorCode(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,8 +35,7 @@ class Table(msgspec.Struct, frozen=True):
 @functools.cache
 def table() -> Table:
     """Return the table, read once."""
-    data = resources.files("gpucheck.knowledge").joinpath("cuda_errors.json").read_bytes()
-    return msgspec.json.decode(data, type=Table)
+    return published("cuda_errors.json", Table)
 
 
 def cuda_error(code: int) -> ErrorCode | None:

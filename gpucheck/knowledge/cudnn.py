@@ -5,11 +5,11 @@ which rules report as not checked.
 """
 
 import functools
-from importlib import resources
 from typing import Literal
 
 import msgspec
 
+from gpucheck.knowledge import published
 from gpucheck.snapshot import numbers
 
 Confidence = Literal["high", "medium", "low"]
@@ -66,8 +66,7 @@ class Table(msgspec.Struct, frozen=True):
 @functools.cache
 def table() -> Table:
     """Return the table, read once."""
-    text = resources.files("gpucheck.knowledge").joinpath("cudnn.json").read_bytes()
-    return msgspec.json.decode(text, type=Table)
+    return published("cudnn.json", Table)
 
 
 def version_of(number: int) -> str | None:

@@ -6,11 +6,11 @@ gives None, which rules report as not checked.
 
 import functools
 import re
-from importlib import resources
 from typing import Literal
 
 import msgspec
 
+from gpucheck.knowledge import published
 from gpucheck.snapshot import numbers
 
 Confidence = Literal["high", "medium", "low"]
@@ -69,8 +69,7 @@ class Table(msgspec.Struct, frozen=True):
 @functools.cache
 def table() -> Table:
     """Return the table, read once."""
-    text = resources.files("gpucheck.knowledge").joinpath("driver_cuda.json").read_bytes()
-    return msgspec.json.decode(text, type=Table)
+    return published("driver_cuda.json", Table)
 
 
 def branch_of(driver: str) -> int | None:

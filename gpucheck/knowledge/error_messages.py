@@ -5,9 +5,10 @@ Sources stand in error_messages.json, keys a row.
 
 import re
 from functools import cache
-from importlib.resources import files
 
 import msgspec
+
+from gpucheck.knowledge import published
 
 #: A "*" in a pattern stands for at most this many characters: numbers, a path, a version.
 GAP = 300
@@ -40,8 +41,7 @@ class Table(msgspec.Struct, frozen=True):
 @cache
 def table() -> Table:
     """Return all messages."""
-    data = files(__package__).joinpath("error_messages.json").read_bytes()
-    return msgspec.json.decode(data, type=Table)
+    return published("error_messages.json", Table)
 
 
 def find(text: str) -> tuple[Message, ...]:

@@ -1,9 +1,10 @@
 """What each GPU model has: links, PCIe, ECC. Sources stand in gpus.json, a key a row."""
 
 from functools import cache
-from importlib.resources import files
 
 import msgspec
+
+from gpucheck.knowledge import published
 
 
 class GpuModel(msgspec.Struct, frozen=True):
@@ -35,8 +36,7 @@ class Table(msgspec.Struct, frozen=True):
 @cache
 def table() -> Table:
     """Return all models."""
-    data = files(__package__).joinpath("gpus.json").read_bytes()
-    return msgspec.json.decode(data, type=Table)
+    return published("gpus.json", Table)
 
 
 def find(name: str) -> GpuModel | None:

@@ -5,11 +5,11 @@ gives None.
 """
 
 import functools
-from importlib import resources
 from typing import Literal
 
 import msgspec
 
+from gpucheck.knowledge import published
 from gpucheck.snapshot import numbers
 
 
@@ -33,8 +33,7 @@ class Table(msgspec.Struct, frozen=True):
 @functools.cache
 def table() -> Table:
     """Return the table, read once."""
-    text = resources.files("gpucheck.knowledge").joinpath("host_compiler.json").read_bytes()
-    return msgspec.json.decode(text, type=Table)
+    return published("host_compiler.json", Table)
 
 
 @functools.cache

@@ -5,10 +5,11 @@ that the driver cannot drive is on the PCI bus and nowhere else.
 """
 
 import functools
-from importlib import resources
 from typing import Literal
 
 import msgspec
+
+from gpucheck.knowledge import published
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +34,7 @@ class Table(msgspec.Struct, frozen=True):
 @functools.cache
 def table() -> Table:
     """Return the table, read once."""
-    data = resources.files("gpucheck.knowledge").joinpath("kernel_module.json").read_bytes()
-    return msgspec.json.decode(data, type=Table)
+    return published("kernel_module.json", Table)
 
 
 @functools.cache

@@ -6,12 +6,11 @@ None, which rules report as not checked.
 
 import functools
 import re
-from importlib import resources
 from typing import Literal
 
 import msgspec
 
-from gpucheck.knowledge import driver_cuda
+from gpucheck.knowledge import driver_cuda, published
 from gpucheck.snapshot import numbers
 
 INDEX = "https://download.pytorch.org/whl"
@@ -62,8 +61,7 @@ class Table(msgspec.Struct, frozen=True):
 @functools.cache
 def table() -> Table:
     """Return the table, read once."""
-    text = resources.files("gpucheck.knowledge").joinpath("torch_cuda.json").read_bytes()
-    return msgspec.json.decode(text, type=Table)
+    return published("torch_cuda.json", Table)
 
 
 @functools.cache

@@ -1,9 +1,10 @@
 """What NVIDIA says of each Xid and recovery action. Sources stand in xid.json, keys a row."""
 
 from functools import cache
-from importlib.resources import files
 
 import msgspec
+
+from gpucheck.knowledge import published
 
 #: What each class of action means for whoever runs the machine.
 ACTIONS = {
@@ -57,8 +58,7 @@ class Table(msgspec.Struct, frozen=True):
 @cache
 def table() -> Table:
     """Return all Xids and recovery actions."""
-    data = files(__package__).joinpath("xid.json").read_bytes()
-    return msgspec.json.decode(data, type=Table)
+    return published("xid.json", Table)
 
 
 def find(number: int) -> XidMeaning | None:

@@ -507,7 +507,7 @@ def _gpus(talk: _Talk, root: Path) -> tuple[Gpu, ...]:
             state, trouble = "failed", "NVML did not answer"
         answers = _Answers(said or {}, talk._plan, trouble)
         gpus.append(_gpu(index, state, trouble, answers, root))
-    return _with_link_ends(gpus)
+    return _with_link_ends(_with_last_bus_id(gpus, root))
 
 
 def _gpu(index: int, state: State, trouble: str | None, answers: _Answers, root: Path) -> Gpu:
@@ -753,6 +753,22 @@ def _code(value: Any, symbol: str, convert: Callable[[Any], T]) -> Reading[T]:  
     if code == nvml_child.FUNCTION_NOT_FOUND:
         return Unknown(f"driver too old: {symbol} missing")
     return Unknown(f"{symbol}: error {code}")
+
+
+def _with_last_bus_id(gpus: list[Gpu], root: Path) -> list[Gpu]:
+    """Tell which GPU it is that cannot say so itself, where the driver knows one more than NVML."""
+    silent = [gpu for gpu in gpus if not isinstance(gpu.bus_id, str)]
+    if len(silent) != 1:
+        return gpus
+    try:
+        listed = {entry.name for entry in (root / "proc/driver/nvidia/gpus").iterdir()}
+    except OSError:
+        return gpus
+    [gpu] = silent
+    left = listed - {other.bus_id for other in gpus if isinstance(other.bus_id, str)}
+    if len(listed) == len(gpus) and len(left) == 1:
+        gpus[gpu.index] = msgspec.structs.replace(gpu, bus_id=left.pop())
+    return gpus
 
 
 def _with_link_ends(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:

@@ -523,15 +523,17 @@ def _start(say: Say) -> Any:
         say(NO_GPU, "open", "error", [None, str(error)])
         return None
     say(NO_GPU, "open", "is", _path(library))
-    # NVML initialises (14 ms) while pynvml is imported (30 ms). A second nvmlInit only counts.
+    # NVML initialises (14 ms) while pynvml is imported (30 ms). A second nvmlInit only counts,
+    # and one that failed is not tried again: it may have taken its time.
     done = _thread.allocate_lock()
     done.acquire()
+    codes: list[int] = []
 
     def initialise() -> None:
         try:
-            library.nvmlInitWithFlags(0)
+            codes.append(library.nvmlInitWithFlags(0))
         except AttributeError:
-            pass  # pynvml will say so
+            codes.append(FUNCTION_NOT_FOUND)
         finally:
             done.release()
 
@@ -542,7 +544,13 @@ def _start(say: Say) -> Any:
         say(NO_GPU, "init", "error", [None, f"pynvml cannot be imported: {error!r}"])
         return None
     done.acquire()
-    kind, value = _answer(nvml, "nvmlInitWithFlags", nvml.nvmlInit)
+
+    def again() -> None:
+        if codes != [0]:
+            raise nvml.NVMLError(codes[0])
+        nvml.nvmlInit()
+
+    kind, value = _answer(nvml, "nvmlInitWithFlags", again)
     say(NO_GPU, "init", kind, value)
     return nvml if kind == "is" else None
 

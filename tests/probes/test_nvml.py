@@ -508,6 +508,26 @@ def test_a_gpu_that_falls_off_the_bus_on_the_way_keeps_what_it_said(tmp_path):
     assert other.state == "ok"
 
 
+def test_a_lost_gpu_that_cannot_say_its_bus_id_has_the_one_that_is_left(tmp_path):
+    for name in ("0000:00:06.0", "0000:00:07.0", "0000:00:08.0"):
+        (tmp_path / "proc/driver/nvidia/gpus" / name).mkdir(parents=True)
+
+    found = look(tmp_path, [h200(), h200().lost(), h200()], root=tmp_path)
+
+    assert found.gpus[1].bus_id == "0000:00:07.0"
+    assert isinstance(found.gpus[1].name, Unknown)
+
+
+def test_a_lost_gpu_that_may_be_one_of_several_has_no_bus_id(tmp_path):
+    for name in ("0000:00:06.0", "0000:00:07.0", "0000:00:08.0"):
+        (tmp_path / "proc/driver/nvidia/gpus" / name).mkdir(parents=True)
+
+    found = look(tmp_path, [h200(), h200().lost(), h200().lost()], root=tmp_path)
+
+    assert isinstance(found.gpus[1].bus_id, Unknown)
+    assert isinstance(found.gpus[2].bus_id, Unknown)
+
+
 def test_a_gpu_whose_handle_is_refused_is_recorded_with_the_reason(tmp_path):
     found = look(tmp_path, [h200(), h200().fails("nvmlDeviceGetHandleByIndex", 4)])
 

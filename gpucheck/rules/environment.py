@@ -1401,13 +1401,14 @@ def _is_joined(one: str, other: str, reaches: dict[str, set[str]]) -> bool:
     return False
 
 
-@rule("ENV027", Severity.WARNING, "This shell is older than its start-up file")
+@rule("ENV027", Severity.WARNING, "A start-up file sets what this shell does not have")
 def shell_is_stale(machine: Snapshot) -> Answers:
-    """A start-up file sets a value that this shell does not have: it was changed after the start.
+    """The file was changed after this shell started, or this kind of shell does not read it.
 
     Start-up files are read once, when a shell starts. Open a new terminal, or read the file in
-    this one with `. ~/.bashrc`; a file such as ~/.profile is read at login alone. (A shell that
-    is not interactive, as in an ssh command or a batch job, may not read the file at all.)
+    this one with `. ~/.bashrc`; a file such as ~/.profile is read at login alone. A shell that
+    is not interactive, as in an ssh command, a service or a batch job, may not read the file, or
+    not to its end (ENV030).
 
     Values that only running the file would tell are not checked, nor are lines that stand under a
     condition.

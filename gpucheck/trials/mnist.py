@@ -171,8 +171,6 @@ def _unpack(path: Path, file: File) -> bytearray:
                 if not piece:
                     break
                 content += piece
-            if packed and len(content) > file.size:
-                return content
     except EOFError as error:
         raise DataError(
             path, f"the gzip stream is cut off after {len(content):,} bytes", _expected(file)

@@ -30,6 +30,9 @@ from gpucheck.snapshot import (
 if TYPE_CHECKING:
     from gpucheck.probes.child import Child
 
+#: What the second reading itself may take while the GPUs are kept under load for it.
+SAMPLING_SECONDS = 2.0
+
 Section = TypeVar("Section", bound=Fact)
 
 
@@ -64,6 +67,28 @@ class _Look(Generic[Section]):
         if self._facts is None:
             return unknown_section(self._section, f"the {self.name} probe did not end in time")
         return self._facts
+
+
+class _Load:
+    """Lets the second reading of the counters wait until the deep trial loads the GPUs."""
+
+    def __init__(self, hold_seconds: float) -> None:
+        self.hold_seconds = hold_seconds
+        self._decided = threading.Event()
+        self._is_on = False
+
+    def begin(self) -> None:
+        self._is_on = True
+        self._decided.set()
+
+    def end(self) -> None:
+        self._is_on = False
+        self._decided.set()
+
+    def wait(self) -> bool:
+        """Return whether the GPUs are under load, as soon as that is decided."""
+        self._decided.wait()
+        return self._is_on
 
 
 def collect(
@@ -104,7 +129,8 @@ def collect(
         looks.append(started_look)  # type: ignore[arg-type]
         return started_look
 
-    nvml = look("nvml", Nvml, lambda: _nvml(deep, quick, left(), watch_seconds))
+    load = _Load(hold_seconds=max(watch_seconds, 1.0) + SAMPLING_SECONDS) if deep else None
+    nvml = look("nvml", Nvml, lambda: _nvml(deep, quick, left(), watch_seconds, load))
     pytorch = look("pytorch", PyTorch, lambda: _pytorch(python, variables, left()))
     toolkits = look("toolkits", Toolkits, lambda: _toolkits(variables, left()))
     libraries = look("libraries", Libraries, lambda: _libraries(pytorch.facts(early), variables))
@@ -121,7 +147,7 @@ def collect(
     startup_files = look("startup files", StartupFiles, lambda: _startup_files(variables))
     kernel_log = look("kernel log", KernelLog, lambda: _kernel_log(left()))
 
-    worked = _deep(pytorch.facts(early), left()) if deep else None
+    worked = None if load is None else _deep(pytorch.facts(early), left(), load)
     driver_facts = driver.facts(until)
     if cuda_child is None:
         driver_facts = replace(driver_facts, cuda_init=None)
@@ -211,11 +237,21 @@ def _cudnn(
     return cudnn.probe(pytorch, libraries, toolkits, variables, deadline_seconds=deadline_seconds)
 
 
-def _nvml(deep: bool, quick: bool, deadline_seconds: float, watch_seconds: float) -> Nvml:
+def _nvml(
+    deep: bool,
+    quick: bool,
+    deadline_seconds: float,
+    watch_seconds: float,
+    load: "_Load | None",
+) -> Nvml:
     from gpucheck.probes import nvml
 
     return nvml.probe(
-        deep=deep, quick=quick, deadline_seconds=deadline_seconds, watch_seconds=watch_seconds
+        deep=deep,
+        quick=quick,
+        deadline_seconds=deadline_seconds,
+        watch_seconds=watch_seconds,
+        before_second=None if load is None else load.wait,
     )
 
 
@@ -226,16 +262,23 @@ def _kernel_log(deadline_seconds: float) -> KernelLog:
 
 
 def _deep(
-    pytorch: PyTorch, deadline_seconds: float
+    pytorch: PyTorch, deadline_seconds: float, load: "_Load"
 ) -> tuple[Deep, tuple[MappedLibrary, ...] | Unknown]:
     from gpucheck.snapshot import Python
     from gpucheck.trials import deep
 
-    match pytorch.python:
-        case Python(path=path):
-            return deep.run(path, deadline_seconds=deadline_seconds)
-        case Unknown(why=why):
-            return unknown_section(Deep, why), Unknown(why)
-        case _:
-            why = "there is no Python with torch"
-            return unknown_section(Deep, why), Unknown(why)
+    try:
+        match pytorch.python:
+            case Python(path=path):
+                child = deep.start(path, deadline_seconds, load.hold_seconds)
+                for line in child.lines():
+                    if deep.is_loaded(line):
+                        load.begin()
+                return deep.finish(child)
+            case Unknown(why=why):
+                return unknown_section(Deep, why), Unknown(why)
+            case _:
+                why = "there is no Python with torch"
+                return unknown_section(Deep, why), Unknown(why)
+    finally:
+        load.end()

@@ -39,6 +39,14 @@ app = typer.Typer(
 )
 app.add_typer(env_cli.app, name="env")
 
+
+def _number(value: float | None) -> float | None:
+    """Refuse NaN, which older versions of typer let pass through every range."""
+    if value is not None and value != value:  # only NaN is
+        raise typer.BadParameter("is not a number")
+    return value
+
+
 PythonOption = Annotated[
     str | None,
     typer.Option(
@@ -62,6 +70,7 @@ WatchOption = Annotated[
         metavar="SECONDS",
         min=0,
         max=3600,
+        callback=_number,
         help="Read the GPUs' counters twice, this far apart, to judge rates.",
     ),
 ]
@@ -72,6 +81,7 @@ TimeoutOption = Annotated[
         metavar="SECONDS",
         min=0.5,
         max=86400,
+        callback=_number,
         help="Report after this long, whatever has not answered. Default: 30, with --deep 300.",
     ),
 ]

@@ -100,6 +100,7 @@ def toolkit_outruns_driver(machine: Snapshot) -> Answers:
                 + (", and CUDA_HOME points to it" if is_home else ""),
                 fix=(f"Install driver {needed} or newer" if needed else "Install a newer driver")
                 + f", or build with a CUDA {newest.partition('.')[0]} toolkit.",
+                explained_by=("TOR004",),  # a driver too old for both is one trouble
             )
         elif version[:2] > have[:2] and toolkit.home == chosen:
             yield Symptom(

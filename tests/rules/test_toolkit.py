@@ -6,6 +6,7 @@ import machines
 from gpucheck.report import examine
 from gpucheck.rule import Severity
 from gpucheck.rules import toolkit as rules
+from gpucheck.rules.pytorch import driver_too_old
 from gpucheck.snapshot import HomeVariable, HostCompiler, Unknown
 from machines import CUDA_12, CUDA_13, is_applicable, is_content, machine, not_checked, symptoms
 
@@ -90,6 +91,17 @@ def test_it_is_an_error_where_cuda_home_points_to_it():
     [found] = symptoms(rules.toolkit_outruns_driver, bad)
 
     assert found.severity is Severity.ERROR
+
+
+def test_a_driver_too_old_for_toolkit_and_torch_is_one_complaint():
+    bad = machine(toolkits=toolkits(CUDA_13), **OLD_DRIVER)
+
+    report = examine(bad, rules=[rules.toolkit_outruns_driver, driver_too_old])
+
+    assert [(f.code, f.explained_by) for f in report.findings] == [
+        ("TOR004", None),
+        ("CUD002", "TOR004"),
+    ]
 
 
 def test_a_newer_minor_of_the_same_major_is_only_worth_knowing():

@@ -215,12 +215,14 @@ class _Talk:
                         return None
                     if "count" in self.system and stall_seconds != query_seconds:
                         break
+                else:
+                    break
             waited = time.monotonic() - last
             ended = child.end()
         if ended.late_after_seconds is None:
             return _Silence(ended.signal_name, ended.exit_code, ended.trouble)
-        stalled = waited > 0.9 * query_seconds
-        return _Silence(seconds=waited, is_out_of_time=not stalled)
+        stalled = waited > 0.9 * stall_seconds
+        return _Silence(seconds=stall_seconds, is_out_of_time=not stalled)
 
     def _take(self, line: bytes) -> bool:
         """Take in one line; True after the last one. What makes no sense is passed over."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.refusal import Refusal
 from gpucheck.shellenv.snippet import Shell
 
 _PROGRAMS = {
@@ -28,7 +29,8 @@ def calling(variables: Mapping[str, str], proc: Path = Path("/proc")) -> Shell:
     for name in _ancestors(proc, os.getppid()):
         if name in _NAMES:
             return _NAMES[name]
-    return _NAMES.get(Path(variables.get("SHELL") or _login_shell()).name, Shell.BASH)
+    named = Path(variables.get("SHELL") or _login_shell()).name
+    return _NAMES.get(named, Shell.BASH)
 
 
 def _ancestors(proc: Path, pid: int) -> Iterator[str]:
@@ -58,8 +60,14 @@ def _login_shell() -> str:
 
 
 def home_of(variables: Mapping[str, str]) -> Path:
-    """Return the user's home: $HOME, else the password file's."""
-    return Path(variables.get("HOME") or Path("~").expanduser())
+    """Return the user's home: $HOME, else the password file's.
+
+    Raises Refusal where neither knows one.
+    """
+    try:
+        return Path(variables.get("HOME") or Path("~").expanduser())
+    except RuntimeError:
+        raise Refusal("HOME is not set, and this user has no home: give --file") from None
 
 
 def startup_file(shell: Shell, variables: Mapping[str, str]) -> Path:

@@ -216,6 +216,23 @@ def test_diff_and_a_refused_question_change_nothing(here: Machine):
     assert here.env("status", "--shell", "bash").stdout == f"{file}: absent\n"
 
 
+@pytest.mark.parametrize(("answer", "status"), [("y", 0), ("n", 1), ("", 1)])
+def test_on_a_terminal_it_asks_and_takes_no_for_an_answer(answer: str, status: int, here: Machine):
+    file = here.home / ".bashrc"
+    file.write_bytes(BASHRC)
+    ours, its = os.openpty()
+    command = [str(GPUCHECK), "env", "install", "--shell", "bash", "--cuda", str(here.toolkit)]
+
+    os.write(ours, f"{answer}\n".encode())
+    ended = subprocess.run(command, stdin=its, capture_output=True, env=here.variables, timeout=60)
+    os.close(ours)
+    os.close(its)
+
+    assert ended.returncode == status, ended.stderr
+    assert ended.stderr.endswith(b"Write this? [y/N] ")
+    assert (file.read_bytes() == BASHRC) == (status != 0)
+
+
 def test_status_tells_a_block_that_was_edited_and_one_that_is_out_of_date(here: Machine):
     file = here.home / ".bashrc"
     here.install("--file", str(file))

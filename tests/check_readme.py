@@ -19,8 +19,23 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def commands() -> str:
-    """Every command with its options, as `--help` has them."""
-    return "\n".join(_command("gpucheck", typer.main.get_command(app), is_top=True)).strip()
+    """A table of the commands, and every command with its options, as `--help` has them."""
+    top = typer.main.get_command(app)
+    inner: dict[str, Any] = getattr(top, "commands", {})
+    lines = ["| command | what it does |", "|---|---|"]
+    lines += [f"| `gpucheck {name}` | {_cell(_first(inner[name]))} |" for name in inner]
+    lines += ["", "<details><summary>All options</summary>", ""]
+    lines += [*_command("gpucheck", top, is_top=True), "</details>"]
+    return "\n".join(lines)
+
+
+def _first(command: Any) -> str:
+    """The first paragraph of a command's help, on one line."""
+    return " ".join((command.help or "").split("\n\n", 1)[0].split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _command(name: str, command: Any, *, is_top: bool = False) -> Iterator[str]:
@@ -30,7 +45,7 @@ def _command(name: str, command: Any, *, is_top: bool = False) -> Iterator[str]:
     if not is_top:
         yield f"#### `{f'{name} {words}'.strip()}`"
         yield ""
-        yield (command.help or "").split("\n\n", 1)[0].replace("\n", " ")
+        yield _first(command)
         yield ""
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
     if options and not is_top:
@@ -60,7 +75,7 @@ def _names(option: Any) -> str:
 
 
 def _help(option: Any) -> str:
-    text = " ".join((option.help or "").split()).replace("|", "\\|")
+    text = _cell(" ".join((option.help or "").split()))
     default = getattr(option, "default", None)
     if default is None or default is False or "Default" in text:
         return text
@@ -80,8 +95,7 @@ def rules() -> str:
         lines += [f"<details><summary>{family}: {subject} ({len(mine)} rules)</summary>", ""]
         lines += ["| code | severity | finds |", "|---|---|---|"]
         for rule in mine:
-            title = rule.title.replace("|", "\\|").replace("<", "&lt;")
-            lines.append(f"| {rule.code} | {rule.severity.value} | {title} |")
+            lines.append(f"| {rule.code} | {rule.severity.value} | {_cell(rule.title)} |")
         lines += ["", "</details>"]
     return "\n".join(lines)
 

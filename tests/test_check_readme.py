@@ -11,7 +11,9 @@ EMPTY = "# x\n<!-- commands -->\n<!-- /commands -->\ny\n<!-- rules --><!-- /rule
 def test_the_tables_are_put_between_their_marks_and_the_rest_stays():
     text = check_readme.corrected(EMPTY)
 
-    assert text.startswith("# x\n<!-- commands -->\n\n#### `gpucheck doctor`\n")
+    assert text.startswith("# x\n<!-- commands -->\n\n| command | what it does |\n")
+    assert "\n| `gpucheck doctor` | Examine this machine: " in text
+    assert "\n#### `gpucheck doctor`\n" in text
     assert "<!-- /commands -->\ny\n<!-- rules -->\n" in text
     assert text.endswith("<!-- /rules -->\nz\n")
     assert "| `--format text\\|json\\|markdown` | How to print the report. Default: text. |" in text

@@ -4,6 +4,7 @@
 
 import fnmatch
 import functools
+import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -682,6 +683,7 @@ def _conf_directories(text: str, folder: Path, root: Path, depth: int) -> Iterat
 def _matching(pattern: str, folder: Path, root: Path) -> list[Path]:
     start, relative = (root, pattern.lstrip("/")) if pattern.startswith("/") else (folder, pattern)
     try:
-        return sorted(start.glob(re.sub(r"\*\*+", "*", relative)))
-    except (ValueError, OSError, NotImplementedError):
+        # Path.glob stumbles over patterns such as "./".
+        return sorted(start / name for name in glob.glob(relative, root_dir=start))  # noqa: PTH207
+    except (ValueError, OSError):
         return []

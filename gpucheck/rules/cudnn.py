@@ -224,7 +224,11 @@ def torn_cudnn(machine: Snapshot) -> Answers:
     if parts is None:
         return
     version = _version(machine, library)
-    home = library.path.rpartition("/")[0]  # type: ignore[union-attr]
+    homes = {
+        path.rpartition("/")[0]
+        for path in (library.path, library.real_path)
+        if isinstance(path, str)
+    }
     missing: list[str] = []
     strangers: list[str] = []
     for part in parts:
@@ -232,7 +236,7 @@ def torn_cudnn(machine: Snapshot) -> Answers:
             missing.append(f"{part.soname} is missing")
         elif isinstance(part.path, Unknown):
             missing.append(f"{part.soname} will not load ({part.path.why})")
-        elif part.path.rpartition("/")[0] != home:
+        elif part.path.rpartition("/")[0] not in homes:
             if isinstance(part.version, str) and isinstance(version, str):
                 if not is_same_version(part.version, version):
                     strangers.append(f"{part.path} is {part.version}, by {part.found_via}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from elf_files import elf
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wheel_tree import PRELOADING, plant_libraries, plant_system_cudnn, plant_torch, remove
 
@@ -436,5 +436,17 @@ def test_toolkits_of_ld_so_conf_are_found_through_includes_and_links(tmp_path: P
 def test_an_ld_so_conf_that_includes_itself_comes_to_an_end(tmp_path: Path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/ld.so.conf").write_text("include ld.so.conf\ninclude /etc/ld.so.conf\n")
+
+    assert toolkits_in_ld_so_conf(tmp_path) == ()
+
+
+@given(
+    st.text(),
+    st.sampled_from(["", ".", "./", "..", "/", "**", "***", "[", "*/*", "etc/x.conf", "x\0y"]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_no_ld_so_conf_raises(tmp_path: Path, text: str, pattern: str):
+    (tmp_path / "etc").mkdir(exist_ok=True)
+    (tmp_path / "etc/ld.so.conf").write_text(f"include {pattern}\n{text}", encoding="utf-8")
 
     assert toolkits_in_ld_so_conf(tmp_path) == ()

@@ -71,8 +71,14 @@ def report_of(snapshot: Path, columns: int = COLUMNS) -> str:
     return done.stdout
 
 
+def _snapshots() -> list[Path]:
+    """The recorded files that are snapshots."""
+    start = b'"schema": "gpucheck.snapshot/'
+    return [file for file in sorted(RECORDED.glob("*.json")) if start in file.read_bytes()[:200]]
+
+
 def main(arguments: list[str]) -> None:
-    for snapshot in [Path(name) for name in arguments] or sorted(RECORDED.glob("*.json")):
+    for snapshot in [Path(name) for name in arguments] or _snapshots():
         target = snapshot.with_suffix(".svg")
         target.write_text(picture(report_of(snapshot), "gpucheck doctor"), encoding="utf-8")
         print(target)

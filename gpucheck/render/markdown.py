@@ -61,7 +61,7 @@ def _lines(report: Report) -> Iterator[str]:
 def _group(group: Group) -> Iterator[str]:
     finding = group.finding
     subjects = ", ".join(member.subject for member in group.members if member.subject)
-    about = f" ({escape(subjects)})" if subjects else ""
+    about = f" ({escape(subjects)})" if subjects and subjects not in finding.title else ""
     yield f"### {finding.severity.value} {finding.code}: {escape(finding.title)}{about}"
     yield ""
     for member in group.members:

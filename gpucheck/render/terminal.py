@@ -35,7 +35,7 @@ def as_text(report: Report, style: Style, *, verbose: bool = False) -> str:
     groups = grouped(report.findings)
     for name, families, look in found.SECTIONS:
         lines += _section(report, groups, name, families, look(report.machine), style, verbose)
-    lines += ["", *_verdict(report, style), ""]
+    lines += ["", *_verdict(report, style, "" if verbose else " (-v says why)"), ""]
     return style.finish("\n".join(lines))
 
 
@@ -218,8 +218,11 @@ def _block(text: str, style: Style, first: str, further: str) -> Iterator[str]:
 # ------------------------------------------------------------------------------------- verdict
 
 
-def summary(report: Report) -> str:
-    """Say in a sentence or two, for a newcomer, how the machine is."""
+def summary(report: Report, *, hint: str = "") -> str:
+    """Say in a sentence or two, for a newcomer, how the machine is.
+
+    *hint* says where to see what was not checked.
+    """
     roots = report.roots
     errors = sum(1 for root in roots if root.severity is Severity.ERROR)
     warnings = sum(1 for root in roots if root.severity is Severity.WARNING)
@@ -247,16 +250,16 @@ def summary(report: Report) -> str:
     if infos:
         text += f" {_count(infos, 'note')} above for your information."
     if left:
-        text += f" {_count(left, 'check')} could not be made (-v says why)."
+        text += f" {_count(left, 'check')} could not be made{hint}."
     return text
 
 
-def _verdict(report: Report, style: Style) -> Iterator[str]:
+def _verdict(report: Report, style: Style, hint: str) -> Iterator[str]:
     signs: dict[str, Sign] = {"broken": "error", "degraded": "warning", "healthy": "good"}
     sign = signs[report.verdict]
     if not report.passed and not report.findings:
         sign = "unknown"
-    for at, line in enumerate(wrap(summary(report), style.width - 2)):
+    for at, line in enumerate(wrap(summary(report, hint=hint), style.width - 2)):
         yield f"{style.sign(sign)} {style.bold(line)}" if at == 0 else f"  {style.bold(line)}"
     first = first_step(report)
     if first is None:

@@ -737,7 +737,8 @@ _MOST_INTERPRETER_BYTES = 4 << 20
 def read_interpreter(data: bytes) -> tuple[tuple[str, ...], tuple[int, int] | None]:
     """Return the default directories and the version that an ld-linux*.so was built with.
 
-    They stand in its read-only data. Nothing found gives `()` and `None`.
+    They stand in its read-only data. Nothing found gives `()` and `None`; before 2.33 the file
+    did not tell its version, and did not know the glibc-hwcaps subfolders: (2, 32) stands for all.
     """
     match = _SYSTEM_DIRECTORIES.search(data)
     directories = (
@@ -746,7 +747,9 @@ def read_interpreter(data: bytes) -> tuple[tuple[str, ...], tuple[int, int] | No
         else tuple(part.decode().rstrip("/") for part in match[0].split(b"\0") if part)
     )
     version = _VERSION.search(data)
-    return directories, None if version is None else (int(version[1]), int(version[2]))
+    if version is not None:
+        return directories, (int(version[1]), int(version[2]))
+    return directories, (2, 32) if match is not None and b"glibc-hwcaps" not in data else None
 
 
 def hwcaps_of(flags: Iterable[str]) -> tuple[str, ...]:

@@ -131,6 +131,14 @@ def test_the_interpreters_own_directories_and_version_are_read():
     assert version == (2, 36)
 
 
+def test_an_interpreter_from_before_2_33_knows_no_glibc_hwcaps():
+    directories, version = read_interpreter(b"\0/lib64/\0/usr/lib64/\0")
+
+    assert (directories, version) == (("/lib64", "/usr/lib64"), (2, 32))
+    assert read_interpreter(b"\0/lib64/\0/usr/lib64/\0glibc-hwcaps\0")[1] is None
+    assert read_interpreter(b"") == ((), None)
+
+
 @given(st.binary(max_size=300))
 def test_no_interpreter_raises(data: bytes):
     read_interpreter(b"/lib64/\0/usr/lib64/\0" + data)

@@ -6,7 +6,6 @@ that is lost has a name, whatever the collective operations are waiting for.
 """
 
 import json
-import os
 import socket
 import sys
 import threading
@@ -28,8 +27,6 @@ _BEAT_SECONDS = 0.5
 
 def run(plan: Plan, tell: Tell, read: Callable[[], mnist.Digits]) -> None:
     """Train as rank `plan.rank` of `plan.world`."""
-    if plan.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.world))
     devices = training.choose_gpus(plan, tell)
     device = devices[0] if plan.joined else devices[plan.rank]
     tell("phase", name="meeting")

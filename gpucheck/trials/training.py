@@ -84,6 +84,8 @@ def choose_gpus(plan: Plan, tell: Tell) -> list[torch.device]:
     """Return a device for each replica; raises NotReadyError where there are too few."""
     tell("phase", name="CUDA start", torch=str(torch.__version__))
     if plan.device == "cpu":
+        # On a busy machine threads that wait for each other take fifty times as long.
+        torch.set_num_threads(1)
         visible = 1 if plan.joined else len(chosen_gpus(plan.wanted, int(DEFAULT_GPUS)))
         wanted_ranks = plan.world if plan.joined else visible
         tell("gpus", visible=0, wanted=wanted_ranks, missing=[], gpus=[])

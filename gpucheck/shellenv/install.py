@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.probes.files import read_bytes
 from gpucheck.refusal import Refusal
 from gpucheck.render.outside_text import clean
 from gpucheck.shellenv import atomic_write, shells, startup_file
@@ -38,6 +39,8 @@ class Edit:
     original: atomic_write.Original
     content: bytes | None
     old_exports: tuple[startup_file.OldExport, ...] = ()
+    #: the same in the files that this one reads in turn
+    read_along: tuple[tuple[Path, startup_file.OldExport], ...] = ()
 
     @property
     def path(self) -> Path:
@@ -82,7 +85,7 @@ def planned(wish: Wish, machine: Snapshot, variables: Mapping[str, str]) -> tupl
         original = _read(path) if number == 0 else _read_if_possible(path)
         if original is None or (number and not _wants_block(original)):
             continue
-        edits.append(_edit(original, shell, wish, needed))
+        edits.append(_edit(original, shell, wish, needed, variables.get("HOME")))
     return tuple(edits)
 
 
@@ -102,7 +105,9 @@ def _wants_block(login: atomic_write.Original) -> bool:
     return has_block or not shells.leads_to_bashrc(login.content)
 
 
-def _edit(original: atomic_write.Original, shell: Shell, wish: Wish, needed: Exports) -> Edit:
+def _edit(
+    original: atomic_write.Original, shell: Shell, wish: Wish, needed: Exports, home: str | None
+) -> Edit:
     content = original.content
     record = startup_file.Record(
         shell=shell.value, cuda=wish.cuda, ld_library_path=wish.ld_library_path.value
@@ -113,7 +118,23 @@ def _edit(original: atomic_write.Original, shell: Shell, wish: Wish, needed: Exp
         text = startup_file.install(
             content, render(needed, shell), record, replaced_lines=lines, force=wish.force
         )
-    return Edit(shell=shell, original=original, content=text, old_exports=old)
+    return Edit(
+        shell=shell,
+        original=original,
+        content=text,
+        old_exports=old,
+        read_along=tuple(_read_along(content or b"", shell, home)),
+    )
+
+
+def _read_along(
+    content: bytes, shell: Shell, home: str | None
+) -> Iterator[tuple[Path, startup_file.OldExport]]:
+    for name in startup_file.sources(content, shell.value, home):
+        text = read_bytes(name)
+        if isinstance(text, bytes):
+            for old in startup_file.old_exports(text, shell.value):
+                yield Path(name), old
 
 
 class _naming:  # noqa: N801 - reads as a word: with _naming(path)
@@ -230,12 +251,21 @@ def show(edits: tuple[Edit, ...], wish: Wish, say: Say) -> None:
         say(diff(edit) if edit.changes else f"{_name(edit.path)} has the right block already\n")
     for edit in edits:
         for old in edit.old_exports:
-            fault = f" ({old.mangled})" if old.mangled else ""
-            say(f"{_name(edit.path)}:{old.line}: {clean(old.text)}{fault}\n")
             if old.keeps is not None:
-                say(f"    a hand-written export: edit it yourself, {clean(old.keeps)}\n")
-            elif not wish.replaces:
-                say("    a hand-written export: --replace puts it out of use\n")
+                note = f"edit it yourself, {old.keeps}"
+            else:
+                note = "goes out of use" if wish.replaces else "--replace puts it out of use"
+            say(_pointed_out(edit.path, old, note))
+        for path, old in edit.read_along:
+            say(
+                _pointed_out(path, old, f"edit it yourself, it is in a file that {edit.path} reads")
+            )
+
+
+def _pointed_out(path: Path, old: startup_file.OldExport, note: str) -> str:
+    fault = f" ({old.mangled})" if old.mangled else ""
+    line = clean(f"{path}:{old.line}: {old.text}{fault}")
+    return f"{line}\n    a hand-written export: {clean(note)}\n"
 
 
 def diff(edit: Edit) -> str:
@@ -278,6 +308,7 @@ def look_at_new_shells(
     """Start the real shell and say what it exports; 1 where it is not what was meant."""
     file = (wish.file or shells.startup_file(wish.shell, variables)).expanduser().absolute()
     wrong = 0
+    told_already: tuple[str, ...] | None = None
     say("A new shell sees:\n")
     for start in shells.starts(wish.shell, file, is_default(wish, variables)):
         seen = shells.look(wish.shell, start, variables)
@@ -294,10 +325,11 @@ def look_at_new_shells(
         wrong |= not is_right and start.reads_file
         if start.reads_file and start.kind != "login":
             findings = tuple(_environment_findings(machine, seen.variables))
-            for finding in findings:
+            for finding in findings if findings != told_already else ():
                 say(f"    ! {finding}\n")
-            if not findings:
+            if not findings and told_already is None:
                 say("    the doctor's rules about the environment (ENV) are content\n")
+            told_already = findings
     say("Open a new shell, or source the file, to have it in this one.\n")
     return int(wrong)
 

@@ -11,7 +11,14 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from gpucheck.probes.startup_files import BLOCK_BEGINS, BLOCK_ENDS, Dialect, parse, split
+from gpucheck.probes.startup_files import (
+    BLOCK_BEGINS,
+    BLOCK_ENDS,
+    Dialect,
+    parse,
+    split,
+    without_block,
+)
 from gpucheck.refusal import Refusal
 from gpucheck.shellenv.snippet import Shell
 from gpucheck.snapshot import StartupSetting, Unknown
@@ -311,6 +318,11 @@ def old_exports(text: bytes, shell: str) -> tuple[OldExport, ...]:
         return ()
     lines = decoded.split("\n")
     found: dict[int, OldExport] = {}
+    for number, line in enumerate(without_block(decoded)[0].split("\n"), 1):
+        if _ALSO_CUDA.match(line):
+            found[number] = OldExport(
+                line=number, text=line.strip(), mangled=None, keeps=_keeps(lines, number)
+            )
     for setting in settings:
         if setting.line in found or not _is_cuda(setting):
             continue
@@ -320,7 +332,16 @@ def old_exports(text: bytes, shell: str) -> tuple[OldExport, ...]:
             mangled=setting.mangled if isinstance(setting.mangled, str) else None,
             keeps=_keeps(lines, setting.line),
         )
-    return tuple(found.values())
+    return tuple(found[number] for number in sorted(found))
+
+
+# What the reader of start-up files leaves out, and CUDA's programs read all the same.
+_ALSO_CUDA = re.compile(r"\s*(?:export\s+|setenv\s+|set\s+-\S+\s+)?(?:CUDA_PATH|CUDA_ROOT)[=\s]")
+
+
+def sources(text: bytes, shell: str, home: str | None) -> tuple[str, ...]:
+    """Return the files that *text* reads in turn, where plain reading tells their names."""
+    return parse(text.decode("utf-8", "replace"), "", dialect_of(shell), home).sources
 
 
 def _is_cuda(setting: StartupSetting) -> bool:
@@ -372,7 +393,7 @@ _PATHS = re.compile(
 
 def _foreign(words: list[str]) -> str | None:
     """Return the first word or element that is not CUDA's; None where all are."""
-    if "CUDA_HOME" in words:
+    if not {"CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"}.isdisjoint(words):
         return None  # set CUDA_HOME /opt/x, export CUDA_HOME = /opt/x
     for word in words:
         if word in ("=", ":", "PATH", "LD_LIBRARY_PATH"):

@@ -201,6 +201,16 @@ def test_the_classical_recipe_is_found_replaced_and_given_back(here: Machine):
     assert (here.home / ".bashrc").read_text() == recipe
 
 
+def test_exports_in_a_file_that_bashrc_reads_are_pointed_out_too(here: Machine):
+    (here.home / ".bashrc").write_text("source ~/.cuda_env\n")
+    (here.home / ".cuda_env").write_text("\nexport CUDA_HOME=/usr/local/cuda-11.8\n")
+
+    shown = here.env("diff", "--shell", "bash", "--cuda", str(here.toolkit)).stdout
+
+    assert f"{here.home}/.cuda_env:2: export CUDA_HOME=/usr/local/cuda-11.8\n" in shown
+    assert f"it is in a file that {here.home}/.bashrc reads" in shown
+
+
 def test_diff_and_a_refused_question_change_nothing(here: Machine):
     file = here.home / ".bashrc"
     file.write_bytes(BASHRC)

@@ -231,6 +231,8 @@ def test_old_exports_are_found_with_their_lines_and_faults():
         "export PATH=$PATH:$CUDA_HOME/bin # CUDA",
         "PATH=/usr/local/cuda-12.4/bin:$PATH; export PATH",
         "[ -d /usr/local/cuda ] && export CUDA_HOME=/usr/local/cuda",
+        "export CUDA_PATH=/usr/local/cuda-11.8",
+        "CUDA_ROOT=/opt/x; export CUDA_ROOT",
         "export CUDA_HOME=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH",
         "export LD_LIBRARY_PATH=/usr/local/cuda/lib64:/usr/local/cuda/extras/CUPTI/lib64",
     ],

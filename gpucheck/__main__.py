@@ -12,7 +12,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
 def main() -> NoReturn:
-    """Run the command that `sys.argv` names, and exit with its status.
+    """Run the command that `sys.argv` names, and exit with its status, without atexit handlers.
 
     GPUCHECK_TRACEBACK=1 shows the traceback of a failure of gpucheck's own.
     """
@@ -23,7 +23,8 @@ def main() -> NoReturn:
         status = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends in one line
         status = _explain(error)
-    sys.exit(_flush(status))
+    # All is said and every child is ended: the interpreter's own farewell would take 15 ms more.
+    os._exit(_flush(status))
 
 
 def _run() -> int:
@@ -96,8 +97,6 @@ def _flush(status: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)  # the interpreter flushes once more on its way out
         if not isinstance(error, BrokenPipeError):
             _say(f"gpucheck: the output could not be written: {error.strerror}")
             return OUR_FAULT

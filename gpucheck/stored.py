@@ -62,11 +62,15 @@ def parse(content: bytes, name: str) -> Snapshot:
     if schema != SCHEMA:
         raise Refusal(f"{name}: {_wrong_schema(schema)}")
     try:
-        return msgspec.json.decode(content, type=Snapshot)
+        machine = msgspec.json.decode(content, type=Snapshot)
     except msgspec.ValidationError as error:
         raise Refusal(f"{name}: a fact is of the wrong type: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise Refusal(f"{name}: {_malformed(content, error)}") from None
+    if machine == Snapshot(gpucheck=machine.gpucheck):
+        # Judged, it would have no finding; and what was not examined is never called healthy.
+        raise Refusal(f"{name}: holds no fact of any machine")
+    return machine
 
 
 def as_json(machine: Snapshot) -> str:

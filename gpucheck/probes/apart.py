@@ -30,6 +30,10 @@ _GRACE_SECONDS = 0.25
 _SIZE = struct.Struct("=Q")
 
 
+class ExaminationError(Exception):
+    """The examination as a whole broke off, and nothing is known of the machine."""
+
+
 class Examination:
     """An examination under way in another process."""
 
@@ -47,7 +51,6 @@ class Examination:
         if timeout_seconds is None:
             timeout_seconds = (DEEP_TIMEOUT_SECONDS if deep else TIMEOUT_SECONDS) + watch_seconds
         self._until = time.monotonic() + timeout_seconds + SENDING_SECONDS
-        self._expect_gpus = expect_gpus
         self._pipe, sending = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
@@ -64,7 +67,7 @@ class Examination:
         os.close(sending)
 
     def facts(self) -> "Snapshot":
-        """Wait for the facts. Where they do not come, everything is unknown, with the reason."""
+        """Wait for the facts; ExaminationError says why none came (each probe's own loss is a fact)."""
         import msgspec
 
         from gpucheck.snapshot import Snapshot
@@ -80,9 +83,9 @@ class Examination:
             os.close(self._pipe)
         if data is None:
             os.kill(self._pid, signal.SIGTERM)
-            return self._nothing("the examination did not end in time")
+            raise ExaminationError("the examination did not end in time")
         if not data:
-            return self._nothing(f"the examination {self._reap(_GRACE_SECONDS)}")
+            raise ExaminationError(f"the examination {self._reap(_GRACE_SECONDS)}")
         return msgspec.msgpack.decode(data, type=Snapshot)
 
     def _receive(self) -> bytes | None:
@@ -114,19 +117,6 @@ class Examination:
             time.sleep(0.005)
         return "broke off"
 
-    def _nothing(self, why: str) -> "Snapshot":
-        from gpucheck import __version__
-        from gpucheck.snapshot import Fact, Snapshot, unknown_section
-
-        sections = {
-            name: unknown_section(type(default), why)
-            for name, default in zip(
-                Snapshot.__struct_fields__, Snapshot.__struct_defaults__, strict=True
-            )
-            if isinstance(default, Fact)
-        }
-        return Snapshot(gpucheck=__version__, expected_gpus=self._expect_gpus, **sections)  # type: ignore[arg-type]
-
 
 def _examine(
     sending: int,
@@ -143,7 +133,10 @@ def _examine(
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
         signal.signal(signal.SIGTERM, _leave)
         # Whoever reads the report must not wait for a process that is stuck.
-        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+        except OSError:  # a machine without /dev/null is examined too
+            null = os.memfd_create("null")
         for descriptor in range(3):
             os.dup2(null, descriptor)
         from gpucheck.probes import cuda_init

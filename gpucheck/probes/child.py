@@ -10,6 +10,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ GRACE_SECONDS = 0.25  # how long a killed child may take to go
 OUTPUT_LIMIT_BYTES = 8 << 20
 
 _living: "weakref.WeakSet[Child]" = weakref.WeakSet()
+_starting = threading.RLock()  # held while a child comes to be, so that none is overlooked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +72,20 @@ class Child:
         self._selector = selectors.DefaultSelector()
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                env=None if environment is None else dict(environment),
-                cwd=working_directory,
-            )
+            with _starting:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                    env=None if environment is None else dict(environment),
+                    cwd=working_directory,
+                )
+                _living.add(self)
         except (OSError, ValueError) as error:
             self._trouble = f"could not start {command[0]}: {getattr(error, 'strerror', error)}"
             return
-        _living.add(self)
         for name in self._buffers:
             pipe = getattr(self._process, name)
             os.set_blocking(pipe.fileno(), False)
@@ -98,6 +101,10 @@ class Child:
     @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
 
     def lines(self, *, stall_seconds: float | None = None) -> Iterator[bytes]:
         """Yield each line of stdout as it comes, until the child closes it or is late.
@@ -241,11 +248,15 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 
 def kill_all() -> None:
-    """Send SIGKILL to every child that is still there, without waiting for any."""
+    """Send SIGKILL to every child that is still there, without waiting for any.
+
+    For a process that leaves at once: no further child can be started after this.
+    """
+    _starting.acquire(timeout=GRACE_SECONDS)
     for child in list(_living):
-        if child._process is not None and child._process.returncode is None:
+        if child.is_running and child.pid is not None:
             try:
-                os.killpg(child._process.pid, signal.SIGKILL)
+                os.killpg(child.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
 

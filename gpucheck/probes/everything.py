@@ -132,7 +132,7 @@ def collect(
     load = _Load(hold_seconds=max(watch_seconds, 1.0) + SAMPLING_SECONDS) if deep else None
     nvml = look("nvml", Nvml, lambda: _nvml(deep, quick, left(), watch_seconds, load))
     pytorch = look("pytorch", PyTorch, lambda: _pytorch(python, variables, left()))
-    toolkits = look("toolkits", Toolkits, lambda: _toolkits(variables, left()))
+    toolkits = look("toolkits", Toolkits, lambda: _toolkits(variables, left(), not quick))
     libraries = look("libraries", Libraries, lambda: _libraries(pytorch.facts(early), variables))
     cudnn = look(
         "cudnn",
@@ -207,10 +207,10 @@ def _driver(variables: dict[str, str]) -> Driver:
     return driver.probe(library_path=variables.get("LD_LIBRARY_PATH"))
 
 
-def _toolkits(variables: dict[str, str], deadline_seconds: float) -> Toolkits:
+def _toolkits(variables: dict[str, str], deadline_seconds: float, run_nvcc: bool) -> Toolkits:
     from gpucheck.probes import toolkit
 
-    return toolkit.probe(variables, deadline_seconds=deadline_seconds)
+    return toolkit.probe(variables, deadline_seconds=deadline_seconds, run_nvcc=run_nvcc)
 
 
 def _pytorch(python: str | None, variables: dict[str, str], deadline_seconds: float) -> PyTorch:

@@ -651,7 +651,7 @@ def element_is_writable(machine: Snapshot) -> Answers:
     "ENV015",
     Severity.WARNING,
     "LD_LIBRARY_PATH leads to another toolkit than CUDA_HOME",
-    roots=("ENV026",),
+    roots=("ENV026", "LIB001"),
 )
 def library_path_is_another_toolkits(machine: Snapshot) -> Answers:
     """What is built with CUDA_HOME's toolkit runs with the other one's libraries.

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from fakes import stuck
 
-from gpucheck.report import examine
 from gpucheck.snapshot import Snapshot, Unknown
 
 PROGRAM = """
@@ -69,15 +68,20 @@ def test_whoever_reads_our_output_does_not_wait_for_what_is_stuck(tmp_path: Path
     assert ended.stdout
 
 
-def test_an_examination_that_crashes_is_unknown_and_never_healthy():
+def test_an_examination_that_breaks_off_is_our_failure_and_never_healthy():
     crash = "import gpucheck.probes.everything as e, os; e.collect = lambda **_: os.abort()"
-    program = f"{crash}\n{PROGRAM.format(options='')}"
+    program = (
+        f"{crash}; import sys; sys.argv = ['gpucheck', 'doctor']; import gpucheck.__main__ as m"
+    )
 
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
-    machine = msgspec.json.decode(ended.stdout, type=Snapshot)
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{program}; m.main()"], capture_output=True, text=True, timeout=60
+    )
 
-    assert machine.host.system == Unknown("the examination was ended by signal 6")
-    assert not examine(machine).passed
+    assert ended.returncode == 3
+    assert not ended.stdout
+    assert "the examination was ended by signal 6" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_ctrl_c_ends_the_examination_and_what_it_started(tmp_path: Path):

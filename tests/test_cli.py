@@ -381,7 +381,12 @@ def test_a_working_directory_that_is_gone_is_no_trouble(tmp_path: Path, healthy:
     program += "from gpucheck.__main__ import main; main()"
 
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, env=BARE, capture_output=True, timeout=60
+        # -I: an installed command does not look for modules in the working directory either
+        [sys.executable, "-I", "-c", program],
+        cwd=folder,
+        env=BARE,
+        capture_output=True,
+        timeout=60,
     )
 
     assert (done.returncode, done.stderr) == (0, b"")

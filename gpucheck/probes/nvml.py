@@ -924,7 +924,8 @@ def _with_sample(gpu: Gpu, talk: _Talk, after_seconds: float, *, under_load: boo
 
     def links(*positions: int) -> Reading[int]:
         return answers.get(
-            "nvlink_errors", lambda value: sum(one[n] for one in value for n in positions)
+            "nvlink_errors",
+            lambda value: _integer(sum(one[n] for one in value for n in positions)),
         )
 
     sample = GpuSample(

@@ -262,7 +262,11 @@ def traced(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[by
     return subprocess.run(
         ["strace", "-o", str(folder / "trace"), *arguments, *program],
         capture_output=True,
-        env={"PYTHONPATH": str(HERE.parents[1]), "PYTHONHASHSEED": "0"},
+        env={
+            "PYTHONPATH": str(HERE.parents[1]),
+            "PYTHONHASHSEED": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         timeout=60,
     )
 
@@ -301,17 +305,21 @@ def test_killed_at_any_system_call_the_file_is_the_old_or_the_new(
     part: int, calls: list[tuple[str, int]], tmp_path: Path
 ):
     outcomes = set()
-    for number, (name, which) in list(enumerate(calls))[part::4]:
+    spared = 0
+    mine = list(enumerate(calls))[part::4]
+    for number, (name, which) in mine:
         folder = tmp_path / str(number)
 
         ended = traced(["-e", f"inject={name}:signal=KILL:when={which}"], folder)
 
-        assert ended.returncode == -9
+        assert ended.returncode in (-9, 0), ended.stderr
+        spared += ended.returncode == 0  # the program made a call less than at first
         content = (folder / "home" / ".bashrc").read_bytes()
         assert content in (OLD, NEW), f"killed at {name} number {which}"
         outcomes.add(content)
         shutil.rmtree(folder)
     assert OLD in outcomes
+    assert spared <= len(mine) // 10
 
 
 @pytest.mark.parametrize("part", range(4))

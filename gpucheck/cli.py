@@ -340,23 +340,16 @@ def _collect(
         raise Refusal("--deep and --quick contradict each other")
     from gpucheck.probes.apart import Examination
 
-    examination = Examination(
+    with Examination(
         python=python,
         deep=deep,
         quick=quick,
         watch_seconds=watch or 0.0,
         expect_gpus=expect_gpus,
         timeout_seconds=timeout,
-    )
-    if warm_up is not None:
-        warm_up()  # while the other process looks, this one imports what comes after
-    from gpucheck.progress import waiting
-
-    if deep:
-        notice = waiting("Putting every GPU to work ...")
-    else:
-        notice = waiting("Still waiting for an answer ...", after_seconds=2)
-    with notice:
+    ) as examination:
+        if warm_up is not None:
+            warm_up()  # while the other process looks, this one gets ready for what comes after
         return examination.facts()
 
 

@@ -66,23 +66,26 @@ class Examination:
             )
         os.close(sending)
 
+    def __enter__(self) -> "Examination":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        os.close(self._pipe)
+        if kind is not None:  # Ctrl-C: end the examination and all that it started, before we go
+            try:
+                os.kill(self._pid, signal.SIGTERM)
+            except ProcessLookupError:
+                return
+            self._reap(_GRACE_SECONDS)
+
     def facts(self) -> "Snapshot":
-        """Wait for the facts; ExaminationError says why none came (each probe's own loss is a fact)."""
+        """Wait for the facts. ExaminationError: none came (what one probe lost is a fact)."""
         import msgspec
 
         from gpucheck.snapshot import Snapshot
 
-        try:
-            data = self._receive()
-        except BaseException:
-            # Ctrl-C: end the examination and all that it started, before we go.
-            os.kill(self._pid, signal.SIGTERM)
-            self._reap(_GRACE_SECONDS)
-            raise
-        finally:
-            os.close(self._pipe)
+        data = self._receive()
         if data is None:
-            os.kill(self._pid, signal.SIGTERM)
             raise ExaminationError("the examination did not end in time")
         if not data:
             raise ExaminationError(f"the examination {self._reap(_GRACE_SECONDS)}")
@@ -110,7 +113,10 @@ class Examination:
         """Say how the process ended, waiting at most *seconds* for that."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:
+                return "has ended"
             if pid:
                 code = os.waitstatus_to_exitcode(status)
                 return f"ended with status {code}" if code >= 0 else f"was ended by signal {-code}"

@@ -15,7 +15,8 @@ from gpucheck.snapshot import Snapshot, Unknown
 PROGRAM = """
 import sys, msgspec
 from gpucheck.probes.apart import Examination
-sys.stdout.buffer.write(msgspec.json.encode(Examination({options}).facts()))
+with Examination({options}) as examination:
+    sys.stdout.buffer.write(msgspec.json.encode(examination.facts()))
 """
 
 

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Sequence
 from gpucheck.knowledge import recipe
 from gpucheck.rule import Answers, NotApplicable, NotChecked, Severity, Symptom, known, rule
 from gpucheck.snapshot import (
+    NotFinite,
     NotSupported,
     Snapshot,
     SoloRun,
@@ -214,6 +215,9 @@ def idle_gpu(machine: Snapshot) -> Answers:
         return
     replicas = yield from known(training.replicas)
     if replicas is None:
+        return
+    if isinstance(training.not_finite, NotFinite):
+        yield NotChecked(why="the training was stopped early, for a number that is not finite")
         return
     for replica in replicas:
         expected = training.epochs * _images_for(

@@ -1,0 +1,201 @@
+"""Ranks under DDP: on this host, under torchrun, and on two hosts that are namespaces."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GPUCHECK = [sys.executable, "-m", "gpucheck", "smoke", "--strategy", "ddp", "--device", "cpu"]
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None, reason="torch is not in this environment"
+    ),
+]
+
+
+def run(command: list[str], tmp_path: Path, **variables: str) -> Any:
+    """Run a command that prints a report as JSON, and return that report."""
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), **variables},
+    )
+    assert "Traceback" not in ended.stdout
+    assert ended.stdout, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def found(report: Any) -> list[tuple[str, str]]:
+    return [(finding["code"], finding["subject"]) for finding in report["findings"]]
+
+
+def test_four_ranks_train_as_one(digits: Path, tmp_path: Path):
+    report = run([*GPUCHECK, "--data", str(digits), "--json"], tmp_path)
+
+    assert found(report) == []
+    training = report["training"]
+    assert training["parity"] < 1e-5
+    assert [rank["images"] for rank in training["replicas"]] == [15_000] * 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        ("segv:30@1", "TRN011", "SIGSEGV in batch 30"),
+        ("hang:30@1", "TRN005", "_hang"),
+    ],
+)
+def test_the_rank_that_fails_is_named_not_those_that_wait(
+    digits: Path, tmp_path: Path, fault: str, code: str, said: str
+):
+    command = [*GPUCHECK, "--gpus", "3", "--timeout", "15", "--data", str(digits), "--json"]
+
+    report = run(command, tmp_path, GPUCHECK_TEST_FAULT=fault)
+
+    [finding] = report["findings"]
+    assert finding["code"] == code
+    assert finding["subject"].startswith("rank 1 on ")
+    assert said in finding["saw"]
+
+
+def test_a_replica_that_computes_wrongly_is_found_among_ranks(digits: Path, tmp_path: Path):
+    command = [*GPUCHECK, "--gpus", "2", "--data", str(digits), "--json"]
+
+    report = run(command, tmp_path, GPUCHECK_TEST_FAULT="nan:10@1")
+
+    assert [code for code, _ in found(report)] == ["TRN002"]
+
+
+def torchrun(ranks: int, *options: str) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+    return [*launcher, "--standalone", "-m", *GPUCHECK[2:], *options]
+
+
+def test_under_torchrun_rank_0_alone_speaks(digits: Path, tmp_path: Path):
+    report = run(torchrun(4, "--data", str(digits), "--json"), tmp_path)
+
+    assert found(report) == []
+    assert len(report["training"]["replicas"]) == 4
+
+
+def test_under_torchrun_a_killed_rank_is_named(digits: Path, tmp_path: Path):
+    command = torchrun(2, "--timeout", "30", "--data", str(digits), "--json")
+
+    report = run(command, tmp_path, GPUCHECK_TEST_FAULT="kill:30@1")
+
+    [(code, subject)] = found(report)
+    assert code == "TRN005"
+    assert subject.startswith("rank 1 on ")
+
+
+# ------------------------------------------------------------------------------------- two hosts
+
+
+class Host:
+    """A network namespace with a host name of its own; it ends with its first process."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
+        self.address = address
+        self.keeper = subprocess.Popen(
+            ["unshare", "--net", "--uts", "sh", "-c", f"hostname {name}; exec sleep 600"]
+        )
+        self.inside = ["nsenter", "--net", "--uts", "-t", str(self.keeper.pid)]
+
+    def ip(self, *arguments: str) -> None:
+        subprocess.run([*self.inside, "ip", *arguments], check=True, capture_output=True)
+
+
+def why_no_hosts() -> str | None:
+    if os.geteuid() != 0:
+        return "only root can make network namespaces"
+    for program in ("ip", "unshare", "nsenter"):
+        if shutil.which(program) is None:
+            return f"{program} is not installed"
+    tried = subprocess.run(
+        ["unshare", "--net", "--uts", "sh", "-c", "ip link add a type veth peer name b"],
+        capture_output=True,
+        text=True,
+    )
+    return tried.stderr.strip() or None if tried.returncode else None
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Host, Host]]:
+    """Two hosts with a cable between them."""
+    why = why_no_hosts()
+    if why is not None:
+        pytest.skip(why)
+    pair = Host("host-a", "10.77.0.1"), Host("host-b", "10.77.0.2")
+    try:
+        time.sleep(0.2)  # for unshare to be in its namespaces
+        pids = [str(host.keeper.pid) for host in pair]
+        pair[0].ip(
+            "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", pids[1]
+        )
+        for host in pair:
+            host.ip("link", "set", "lo", "up")
+            host.ip("address", "add", f"{host.address}/24", "dev", "cable")
+            host.ip("link", "set", "cable", "up")
+        yield pair
+    finally:
+        for host in pair:
+            host.keeper.kill()
+            host.keeper.wait()
+
+
+def start_rank(rank: int, host: Host, *options: str, tmp_path: Path) -> "subprocess.Popen[str]":
+    job = {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "10.77.0.1",
+        "MASTER_PORT": "29511",
+        "GLOO_SOCKET_IFNAME": "cable",
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
+    return subprocess.Popen(
+        [*host.inside, *GPUCHECK, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **job},
+    )
+
+
+def test_a_host_that_is_cut_off_in_the_middle_is_named(
+    hosts: tuple[Host, Host], digits: Path, tmp_path: Path
+):
+    options = ["--data", str(digits), "--epochs", "1000", "--timeout", "15"]
+    ranks = [start_rank(rank, host, *options, tmp_path=tmp_path) for rank, host in enumerate(hosts)]
+    try:
+        assert ranks[0].stdout is not None
+        line = ranks[0].stdout.readline()
+        assert "Train Epoch" in line, ranks[0].communicate()
+
+        hosts[1].ip("link", "set", "cable", "down")
+        began = time.monotonic()
+        output, errors = ranks[0].communicate(timeout=60)
+        ranks[1].communicate(timeout=60)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+
+    assert time.monotonic() - began < 60
+    assert ranks[0].returncode == 1, errors
+    assert ranks[1].returncode == 1
+    assert "rank 1 on host-b gave no sign of life" in " ".join(output.split())
+    assert "TRN005" in output

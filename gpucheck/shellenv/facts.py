@@ -1,7 +1,9 @@
 """Collects the few facts that exports hang on: files alone, in the time of a blink."""
 
+import threading
+import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from gpucheck import __version__
 from gpucheck.snapshot import (
@@ -32,15 +34,18 @@ def collect(
     wider = dict(variables)
     if cuda is not None and "/" in cuda:
         wider["CUDA_HOME"] = cuda
-    torch = _try(
+    torch = _Look(
         PyTorch, lambda: pytorch.probe(python, variables, deadline_seconds=DEADLINE_SECONDS)
     )
+    libraries = _Look(Libraries, lambda: loader.probe(torch.facts(), variables))
+    drivers = _Look(Driver, driver.probe)
+    toolkits = _Look(Toolkits, lambda: toolkit.probe(wider, deadline_seconds=DEADLINE_SECONDS))
     return Snapshot(
         gpucheck=__version__,
-        pytorch=torch,
-        libraries=_try(Libraries, lambda: loader.probe(torch, variables)),
-        driver=_try(Driver, driver.probe),
-        toolkits=_try(Toolkits, lambda: toolkit.probe(wider, deadline_seconds=DEADLINE_SECONDS)),
+        pytorch=torch.facts(),
+        libraries=libraries.facts(),
+        driver=drivers.facts(),
+        toolkits=toolkits.facts(),
     )
 
 
@@ -64,8 +69,25 @@ def with_environment(machine: Snapshot, variables: Mapping[str, str]) -> Snapsho
     )
 
 
-def _try(section: type[Section], probe: Callable[[], Section]) -> Section:
-    try:
-        return probe()
-    except Exception as error:  # noqa: BLE001 - one section the less must not cost the exports
-        return unknown_section(section, f"gpucheck's own probe failed: {error!r}")
+class _Look(Generic[Section]):
+    """One probe in a thread of its own: a file system that hangs costs its section alone."""
+
+    def __init__(self, section: type[Section], probe: Callable[[], Section]) -> None:
+        self._section = section
+        self._probe = probe
+        self._facts: Section | None = None
+        self._until = time.monotonic() + DEADLINE_SECONDS + 1.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._facts = self._probe()
+        except Exception as error:  # noqa: BLE001 - one section the less must not cost the exports
+            self._facts = unknown_section(self._section, f"gpucheck's own probe failed: {error!r}")
+
+    def facts(self) -> Section:
+        self._thread.join(max(0.0, self._until - time.monotonic()))
+        if self._facts is None:
+            return unknown_section(self._section, f"no answer in {DEADLINE_SECONDS + 1:g} s")
+        return self._facts

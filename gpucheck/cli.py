@@ -350,7 +350,14 @@ def _collect(
     ) as examination:
         if warm_up is not None:
             warm_up()  # while the other process looks, this one gets ready for what comes after
-        return examination.facts()
+        from gpucheck.progress import waiting
+
+        if deep:
+            notice = waiting("Putting every GPU to work ...")
+        else:
+            notice = waiting("Still waiting for an answer ...", after_seconds=2)
+        with notice:
+            return examination.facts()
 
 
 def _stored(

@@ -50,7 +50,8 @@ def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]
         except PlanError as error:
             raise Refusal(str(error)) from None
         speaks = trial.plan.rank == 0
-        examination = Examination(python=python, quick=True)  # it forks: before there are threads
+        # It forks: before there are threads.
+        examination = stack.enter_context(Examination(python=python, quick=True))
         if speaks:
             relay.listener = _progress(plan.epochs, quiet, trial, stack)
         stack.enter_context(trial)

@@ -19,6 +19,8 @@ from gpucheck.trials import mnist
 from gpucheck.trials.plan import Plan
 
 _PR_SET_PDEATHSIG = 1
+#: After a failure in a job: time to hear which of the other ranks fell silent first.
+_LISTENING_SECONDS = 6.0
 
 
 def main() -> None:
@@ -53,6 +55,8 @@ def main() -> None:
         tell("data fault", path=str(error.path), problem=error.problem, expected=error.expected)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent wants to know
         training.explain(error, tell)
+        if plan.joined:
+            time.sleep(_LISTENING_SECONDS)
         _leave(1)
     tell("done")
     _leave(0)

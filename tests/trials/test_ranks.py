@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -118,42 +119,51 @@ class Host:
         subprocess.run([*self.inside, "ip", *arguments], check=True, capture_output=True)
 
 
-def why_no_hosts() -> str | None:
-    if os.geteuid() != 0:
-        return "only root can make network namespaces"
-    for program in ("ip", "unshare", "nsenter"):
-        if shutil.which(program) is None:
-            return f"{program} is not installed"
-    tried = subprocess.run(
-        ["unshare", "--net", "--uts", "sh", "-c", "ip link add a type veth peer name b"],
-        capture_output=True,
-        text=True,
-    )
-    return tried.stderr.strip() or None if tried.returncode else None
+class Hosts:
+    """Two hosts, and the cable between them."""
 
-
-@pytest.fixture
-def hosts() -> Iterator[tuple[Host, Host]]:
-    """Two hosts with a cable between them."""
-    why = why_no_hosts()
-    if why is not None:
-        pytest.skip(why)
-    pair = Host("host-a", "10.77.0.1"), Host("host-b", "10.77.0.2")
-    try:
-        time.sleep(0.2)  # for unshare to be in its namespaces
-        pids = [str(host.keeper.pid) for host in pair]
-        pair[0].ip(
-            "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", pids[1]
+    def __init__(self) -> None:
+        self.pair = Host("host-a", "10.77.0.1"), Host("host-b", "10.77.0.2")
+        time.sleep(0.3)  # for unshare to be in its namespaces
+        pids = [str(host.keeper.pid) for host in self.pair]
+        self.cable = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("cable.py")), *pids],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        for host in pair:
+        assert self.cable.stdout is not None
+        if self.cable.stdout.readline() != "plugged\n":
+            why = self.cable.communicate()[1].strip().splitlines()[-1:]
+            self.end()
+            pytest.skip(f"no network devices can be made here: {why}")
+        for host in self.pair:
             host.ip("link", "set", "lo", "up")
             host.ip("address", "add", f"{host.address}/24", "dev", "cable")
             host.ip("link", "set", "cable", "up")
-        yield pair
-    finally:
-        for host in pair:
-            host.keeper.kill()
-            host.keeper.wait()
+
+    def cut(self) -> None:
+        self.cable.send_signal(signal.SIGSTOP)
+
+    def end(self) -> None:
+        for process in (self.cable, *(host.keeper for host in self.pair)):
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make network namespaces")
+    for program in ("ip", "unshare", "nsenter"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    tried = subprocess.run(["unshare", "--net", "--uts", "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(tried.stderr.strip())
+    two = Hosts()
+    yield two
+    two.end()
 
 
 def start_rank(rank: int, host: Host, *options: str, tmp_path: Path) -> "subprocess.Popen[str]":
@@ -175,17 +185,17 @@ def start_rank(rank: int, host: Host, *options: str, tmp_path: Path) -> "subproc
     )
 
 
-def test_a_host_that_is_cut_off_in_the_middle_is_named(
-    hosts: tuple[Host, Host], digits: Path, tmp_path: Path
-):
+def test_a_host_that_is_cut_off_in_the_middle_is_named(hosts: Hosts, digits: Path, tmp_path: Path):
     options = ["--data", str(digits), "--epochs", "1000", "--timeout", "15"]
-    ranks = [start_rank(rank, host, *options, tmp_path=tmp_path) for rank, host in enumerate(hosts)]
+    ranks = [
+        start_rank(rank, host, *options, tmp_path=tmp_path) for rank, host in enumerate(hosts.pair)
+    ]
     try:
         assert ranks[0].stdout is not None
         line = ranks[0].stdout.readline()
         assert "Train Epoch" in line, ranks[0].communicate()
 
-        hosts[1].ip("link", "set", "cable", "down")
+        hosts.cut()
         began = time.monotonic()
         output, errors = ranks[0].communicate(timeout=60)
         ranks[1].communicate(timeout=60)

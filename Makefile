@@ -42,7 +42,12 @@ doctor: $(VENV)/installed ## examine this machine and print the report
 	@$(BIN)/gpucheck doctor $(ARGS) || { status=$$?; [ $$status -eq 1 ] || exit $$status; }
 
 smoke: $(VENV)/installed-torch ## train MNIST on every GPU (a rehearsal on the CPU where there is none)
-	@$(BIN)/gpucheck smoke $(ARGS)
+	@if [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || grep -qs 0x10de /sys/bus/pci/devices/*/vendor; then \
+		$(BIN)/gpucheck smoke --gpus all $(ARGS); \
+	else \
+		echo "make: NO NVIDIA GPU IS HERE: THIS IS A REHEARSAL ON THE CPU, AND PROVES NO GPU" >&2; \
+		$(BIN)/gpucheck smoke --device cpu $(ARGS); \
+	fi
 
 test: $(VENV)/installed-dev shells ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)

@@ -251,9 +251,10 @@ def _held_memory(gpu: TrainingGpu) -> Answers:
     most = yield from known(watched.memory_used_maximum_bytes, subject)
     if before is None or most is None:
         return
-    if most < _LEAST_CONTEXT_BYTES and most - before < _LEAST_CONTEXT_BYTES:
+    grown = max(0, most - before)
+    if grown < _LEAST_CONTEXT_BYTES:
         yield Symptom(
-            saw=f"at most {most >> 20} MiB of its memory were in use while it was to train",
+            saw=f"its memory in use grew by {grown >> 20} MiB while it was to train",
             fix="Look for what keeps the GPU from its part: CUDA_VISIBLE_DEVICES, MIG.",
             subject=subject,
             commands=("gpucheck doctor",),

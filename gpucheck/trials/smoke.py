@@ -46,6 +46,7 @@ from gpucheck.trials.plan import DEFAULT_GPUS, Plan, check, chosen_gpus
 _WHOLE_RUN_SECONDS = 7 * 24 * 3600.0  # silence is what ends a child, not length
 _LIMIT_BYTES = 1 << 30  # a line for each step of however many epochs
 _STACK_SECONDS = 0.7  # for the child to write its stack after our signal
+_ENDING_SECONDS = 5.0  # for the driver to take a killed process's GPU memory back
 _GATHER_SECONDS = 2.0  # after a first failure, for others to show that they failed earlier
 _LOST_SECONDS = 3.0  # six missed signs of life
 _LINGER_SECONDS = 10.0  # for rank 0 to give its verdict before torchrun ends all for our status
@@ -205,7 +206,7 @@ class Smoke:
         failure = self._follow()
         self._facts.phases.end(time.monotonic())
         self._facts.failure = failure
-        if failure is None and self.plan.device == "cuda" and kernel_log is not None:
+        if self.plan.device == "cuda" and kernel_log is not None:
             self._facts.new_xids = _new_xids(kernel_log)
         if failure is not None and self.plan.joined and self.plan.rank > 0:
             self._linger()
@@ -415,7 +416,7 @@ class Smoke:
         return None
 
     def _wait_for(self, process: _Process) -> Ended:
-        until = time.monotonic() + 2.0
+        until = time.monotonic() + _ENDING_SECONDS
         while process.ended is None and time.monotonic() < until:
             try:
                 other, said = self._events.get(timeout=0.1)
@@ -561,8 +562,10 @@ class _Watch:
         with self._lock:
             return list(self._readings[-1]["gpus"]) if self._readings else []
 
-    def of(self, uuid: object, bus_id: object, since: float, until: float) -> Known[WatchedGpu]:
-        """Sum up the readings of one GPU between two moments."""
+    def of(
+        self, uuid: object, bus_id: object, *, cuda_start: float, since: float, until: float
+    ) -> Known[WatchedGpu]:
+        """Sum up the readings of one GPU from *since* to *until*."""
         with self._lock:
             readings = list(self._readings)
             error = self._error
@@ -574,7 +577,8 @@ class _Watch:
         ]
         if not mine:
             return Unknown(error or "NVML showed no GPU of this UUID or bus id")
-        before = [gpu for at, gpu in mine if at < since] or [mine[0][1]]
+        # A first reading that came when CUDA was up already says nothing of the time before.
+        before = mine[0][1]["memory_used_bytes"] if mine[0][0] < cuda_start else None
         during = [gpu for at, gpu in mine if since <= at <= until]
         seen = during or [mine[-1][1]]
         reasons = [g["clocks_event_reasons"] for g in seen if g["clocks_event_reasons"] is not None]
@@ -583,7 +587,7 @@ class _Watch:
         return WatchedGpu(
             index=mine[0][1]["index"],
             samples=len(during),
-            memory_used_before_bytes=_value(before[0]["memory_used_bytes"]),
+            memory_used_before_bytes=before if before is not None else NOT_SUPPORTED,
             memory_used_maximum_bytes=_highest(seen, "memory_used_bytes"),
             utilization_maximum_percent=_highest(seen, "utilization_percent"),
             temperature_maximum_celsius=_highest(seen, "temperature_celsius"),
@@ -592,10 +596,6 @@ class _Watch:
             corrected_ecc_added=_added(mine, "corrected_ecc"),
             uncorrected_ecc_added=_added(mine, "uncorrected_ecc"),
         )
-
-
-def _value(number: Any) -> Any:  # noqa: ANN401 - a reading of any type
-    return NOT_SUPPORTED if number is None else number
 
 
 def _highest(readings: list[Event], name: str) -> Any:  # noqa: ANN401
@@ -618,7 +618,8 @@ class _Facts:
         self._copies: list[CopyTrial] = []
         self._solo: list[SoloRun] = []
         self._losses: list[float] = []
-        self._from = self._until = float("inf")  # of the training, for NVML's readings
+        # moments of the training, to which NVML's readings are held
+        self._cuda_start = self._from = self._until = float("inf")
         self.phases = _Phases()
         self.watch = _Watch()
         self.failure: TrainingFailure | None = None
@@ -664,7 +665,9 @@ class _Facts:
         self.phases.begin(event["name"], event["at"])
         if "torch" in event:
             self._told["torch"] = event["torch"]
-        if event["name"] == "training":
+        if event["name"] == "CUDA start":
+            self._cuda_start = event["at"]
+        elif event["name"] == "training":
             self._from = event["at"]
         elif event["name"] == "parity":
             self._until = min(self._until, event["at"])
@@ -732,4 +735,10 @@ class _Facts:
         return "the training did not come so far"
 
     def _watched(self, gpu: Event) -> Known[WatchedGpu]:
-        return self.watch.of(gpu["uuid"], gpu["bus_id"], self._from, self._until)
+        return self.watch.of(
+            gpu["uuid"],
+            gpu["bus_id"],
+            cuda_start=self._cuda_start,
+            since=self._from,
+            until=self._until,
+        )

@@ -96,7 +96,7 @@ def choose_gpus(plan: Plan, tell: Tell) -> list[torch.device]:
         # Slurm may show each task one GPU, as number 0.
         wanted = [0 if visible == 1 else plan.local_rank]
     else:
-        wanted = chosen_gpus(plan.wanted, visible)
+        wanted = chosen_gpus(plan.wanted, max(visible, plan.world if plan.world > 1 else 0))
     numbers = sorted({number for number in wanted if number < visible})
     # Under DDP each rank describes its own GPU; all look whether all are there.
     mine = [wanted[plan.rank]] if plan.world > 1 and not plan.joined else numbers
@@ -112,7 +112,9 @@ def choose_gpus(plan: Plan, tell: Tell) -> list[torch.device]:
         raise NotReadyError
     for number in mine:
         free, total = torch.cuda.mem_get_info(number)
-        needed = NEEDED_BYTES if number == mine[0] else NEEDED_BYTES_ELSEWHERE
+        needed = NEEDED_BYTES_ELSEWHERE
+        if plan.world > 1 or number == wanted[0]:  # it holds the images
+            needed = NEEDED_BYTES
         if free < needed:
             tell(
                 "failed",

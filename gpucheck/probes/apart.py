@@ -138,6 +138,9 @@ def _examine(
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
         signal.signal(signal.SIGTERM, _leave)
+        # A closed terminal ends us too; our children, in sessions of their own, it would leave.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # unless run by nohup
+            signal.signal(signal.SIGHUP, _leave)
         # Whoever reads the report must not wait for a process that is stuck.
         try:
             null = os.open(os.devnull, os.O_RDWR)

@@ -1,6 +1,7 @@
 """The whole examination in a process of its own: it comes back whatever the machine does."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -85,7 +86,14 @@ def test_an_examination_that_breaks_off_is_our_failure_and_never_healthy():
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_ctrl_c_ends_the_examination_and_what_it_started(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("which", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)],
+    ids=["Ctrl-C", "timeout", "closed terminal"],
+)
+def test_whatever_ends_gpucheck_ends_what_it_started(tmp_path: Path, which: int, status: int):
+    if signal.getsignal(which) is signal.SIG_IGN:
+        pytest.skip(f"signal {which} is ignored here")
     python = tmp_path / "python3"
     python.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
     python.chmod(0o755)
@@ -102,10 +110,10 @@ def test_ctrl_c_ends_the_examination_and_what_it_started(tmp_path: Path):
         else:
             doctor.kill()
             pytest.skip("the examined Python needed no child")
-        os.killpg(doctor.pid, 2)
+        os.killpg(doctor.pid, which)
         doctor.communicate(timeout=10)
 
-    assert doctor.returncode == 130
+    assert doctor.returncode == status
     grandchild = int((tmp_path / "pid").read_text())
     for _ in range(100):
         try:

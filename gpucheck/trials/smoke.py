@@ -530,7 +530,7 @@ class _Phases:
         return {**spent, "total": round((self._since - self._first) * 1000, 1)}
 
 
-class _Watch:
+class Watch:
     """What NVML said while the model trained; filled by one thread, read by another."""
 
     def __init__(self) -> None:
@@ -621,7 +621,7 @@ class _Facts:
         # moments of the training, to which NVML's readings are held
         self._cuda_start = self._from = self._until = float("inf")
         self.phases = _Phases()
-        self.watch = _Watch()
+        self.watch = Watch()
         self.failure: TrainingFailure | None = None
         self.new_xids: Known[tuple[Xid, ...]] = NOT_EXAMINED
 

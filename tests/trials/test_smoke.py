@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -248,7 +249,8 @@ def test_the_log_has_the_form_that_everybody_greps_for(digits: Path, tmp_path: P
 
     assert process.returncode == 0, errors
     lines = output.splitlines()
-    assert lines[1].startswith("Train Epoch: 1 [6400/60000 (11%)]\tLoss: 1.")
+    form = r"Train Epoch: 1 \[6400/60000 \(11%\)\]\tLoss: \d\.\d{6}"
+    assert re.fullmatch(form, lines[1])
     assert sum(line.startswith("Train Epoch: 1 [") for line in lines) == 10
     assert "A REHEARSAL ON THE CPU: NO GPU WAS PROVEN." in output
     assert not errors

@@ -112,12 +112,14 @@ class Smoke:
         self._watcher: Child | None = None
         self._facts = _Facts(plan)
         self._ranks: dict[int, Event] = {}
+        self._shared_before: set[Path] = set()
 
     # ------------------------------------------------------------------------- start and end
 
     def __enter__(self) -> "Smoke":
         self._started = time.monotonic()
         self._facts.phases.start(self._started)
+        self._shared_before = shared_memory()
         if self.plan.device == "cuda":
             self._watcher = Child(
                 python_command("gpucheck.trials.watch"),
@@ -138,6 +140,8 @@ class Smoke:
             process.child.kill()
         if self._watcher is not None:
             self._watcher.kill()
+        if self._is_ddp and self.plan.device == "cuda":
+            remove_unused(shared_memory() - self._shared_before)
 
     def _plans(self) -> list[Plan]:
         plan = self.plan
@@ -432,6 +436,32 @@ class Smoke:
     @property
     def _is_ddp(self) -> bool:
         return self.plan.strategy == "ddp"
+
+
+def shared_memory(folder: Path = Path("/dev/shm")) -> set[Path]:  # noqa: S108 - it is meant
+    """Return our user's files of NCCL in shared memory: killed ranks may leave some behind."""
+    found = set()
+    for path in folder.glob("nccl-*"):
+        try:
+            if path.stat().st_uid == os.geteuid():
+                found.add(path)
+        except OSError:
+            pass  # gone meanwhile
+    return found
+
+
+def remove_unused(files: set[Path], processes: Path = Path("/proc")) -> None:
+    """Remove those of *files* that no process maps: another job of this user may use the others."""
+    if not files:
+        return
+    for maps in processes.glob("[0-9]*/maps"):
+        try:
+            text = maps.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        files = {path for path in files if str(path) not in text}
+    for path in files:
+        path.unlink(missing_ok=True)
 
 
 def _is_one_of_many(variables: Mapping[str, str]) -> bool:

@@ -1,5 +1,6 @@
 import itertools
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from fakes.nvml import FakeNvml, h200
 
 from gpucheck.snapshot import NOT_SUPPORTED, Unknown, WatchedGpu
-from gpucheck.trials.smoke import Watch
+from gpucheck.trials.smoke import Watch, remove_unused, shared_memory
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
@@ -113,3 +114,18 @@ def test_a_gpu_that_nvml_does_not_show_is_unknown():
     facts = seen.of("GPU-1", None, cuda_start=0.0, since=0.0, until=1.0)
 
     assert facts == Unknown("crashed with SIGSEGV")
+
+
+# --------------------------------------------------------------------------------- shared memory
+
+
+def test_shared_memory_that_nobody_maps_is_removed_and_what_is_mapped_stays(tmp_path: Path):
+    left, used, other = (tmp_path / name for name in ("nccl-left", "nccl-used", "sem.other"))
+    for file in (left, used, other):
+        file.write_bytes(bytes(4096))
+    with used.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+        remove_unused(shared_memory(tmp_path))
+
+    assert not left.exists()
+    assert used.exists()
+    assert other.exists()

@@ -2,13 +2,14 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from gpucheck.refusal import Refusal
 from gpucheck.report import Report, examine
 from gpucheck.rule import Severity
-from gpucheck.snapshot import Snapshot, Training, replace
+from gpucheck.snapshot import Maybe, Snapshot, Training, TrainingFailure, replace
 from gpucheck.trials.plan import Plan, PlanError
 from gpucheck.trials.smoke import Listener, Smoke
 
@@ -101,3 +102,26 @@ def _say_what_failed(training: Training) -> None:
     report = examine(Snapshot(training=training), select=("TRN",))
     for finding in report.roots:
         sys.stderr.write(f"gpucheck: {finding.code} {finding.subject}: {finding.saw}\n")
+
+
+def without_names(machine: Snapshot) -> Snapshot:
+    """Return *machine* with private details removed, the names of the other ranks' hosts too."""
+    from gpucheck import privacy
+
+    training = machine.training
+    if training is None:
+        return privacy.redact(machine)
+    replicas, failure = training.replicas, training.failure
+    hosts: list[Maybe[str]] = []
+    if isinstance(replicas, tuple):
+        hosts = list(dict.fromkeys(one.host for one in replicas))
+        replicas = tuple(replace(one, host=_token(one.host, hosts)) for one in replicas)
+    if isinstance(failure, TrainingFailure):
+        hosts += [] if failure.host in hosts else [failure.host]
+        failure = replace(failure, host=_token(failure.host, hosts))
+    training = replace(training, replicas=replicas, failure=failure)
+    return privacy.redact(replace(machine, training=training))
+
+
+def _token(host: Maybe[str], hosts: Sequence[Maybe[str]]) -> Maybe[str]:
+    return f"host-{hosts.index(host)}" if isinstance(host, str) else host

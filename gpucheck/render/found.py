@@ -66,6 +66,10 @@ def driver(machine: Snapshot) -> str:
             parts.append("cuInit works")
         case None:
             parts.append("cuInit not tried (--quick)")
+    if isinstance(machine.nvml.gpus, tuple):
+        persistence = {gpu.persistence for gpu in machine.nvml.gpus}
+        if persistence in ({True}, {False}):
+            parts.append(f"persistence {'on' if True in persistence else 'off'}")
     match machine.driver.fabric_manager:
         case FabricManager(is_running=True, version=str(version)):
             parts.append(f"fabric manager {version}")
@@ -98,8 +102,17 @@ def cuda(machine: Snapshot) -> str:
     parts = [f"{_text(kit.version) or 'unknown version'} in {kit.home}" for kit in ordered]
     match machine.toolkits.host_compiler:
         case HostCompiler(kind=kind, version=version):
-            parts.append(f"{kind} {_text(version) or ''}".strip())
+            limit = _compiler_limit(first, kind)
+            parts.append(f"{kind} {_text(version) or ''}".strip() + limit)
     return ", ".join(parts)
+
+
+def _compiler_limit(toolkit: Toolkit | None, kind: str) -> str:
+    """Say how new a host compiler the toolkit's nvcc takes, in brackets."""
+    if toolkit is None:
+        return ""
+    newest = {"gcc": toolkit.max_gcc, "clang": toolkit.max_clang}.get(kind)
+    return f" (nvcc takes up to {newest})" if isinstance(newest, int) else ""
 
 
 def cudnn(machine: Snapshot) -> str:
@@ -138,6 +151,9 @@ def libraries(machine: Snapshot) -> str:
     text = f"{len(resolved)} for torch"
     if origins:
         text += ": " + ", ".join(f"{count} from {_from(where)}" for where, count in origins.items())
+    for library in resolved:
+        if library.soname.startswith("libnccl.so") and isinstance(library.version, str):
+            text += f"; NCCL {library.version}"
     mapped = machine.libraries.mapped
     if isinstance(mapped, tuple):
         paths = {one.soname: {one.path} for one in mapped}

@@ -32,7 +32,7 @@ def test_the_driver_is_known_by_its_libraries_where_no_module_is_loaded():
     bare = {"module_version": None, "module_kind": None, "cuda_init": None}
     text = found.driver(machine(driver=bare, nvml={"driver_version": Unknown("x")}))
 
-    assert text == "580.159.04, no module is loaded, CUDA 13.0, cuInit not tried (--quick)"
+    assert text == "580.159.04, no module is loaded, CUDA 13.0, cuInit not tried (--quick), persistence on"
 
 
 def test_no_driver_is_told_from_a_driver_that_could_not_be_looked_at():
@@ -86,7 +86,7 @@ def test_a_torch_without_cuda_has_no_cudnn_linked_in():
 
 
 def test_libraries_are_counted_by_where_they_come_from():
-    assert found.libraries(HEALTHY) == "5 for torch: 5 from wheels"
+    assert found.libraries(HEALTHY) == "5 for torch: 5 from wheels; NCCL 2.28.9"
     assert (
         found.libraries(machine(libraries={"resolved": ()})) == "this torch needs no CUDA library"
     )

@@ -23,7 +23,7 @@ def test_a_finding_reads_like_this():
     assert text.startswith("## gpucheck report: broken\n\nBroken: versions differ.\n")
     assert "### error DRV006: versions differ\n\n- saw: 570 and 580\n" in text
     assert "```sh\nsudo reboot\n```" in text
-    assert "| Driver | 580.159.04, open module, CUDA 13.0, cuInit works |" in text
+    assert "| Driver | 580.159.04, open module, CUDA 13.0, cuInit works, persistence on |" in text
 
 
 def test_marks_html_mentions_and_issue_numbers_lose_their_meaning():

@@ -88,14 +88,14 @@ gpucheck 0.1.0 on host-1
 
 ✓ Host         Ubuntu 24.04.3 LTS, kernel 6.8.0-50-generic, x86_64, virtual
                (kvm), 32 CPUs, 256 GiB
-✓ Driver       580.159.04, open module, CUDA 13.0, cuInit works
+✓ Driver       580.159.04, open module, CUDA 13.0, cuInit works, persistence on
 ✓ GPUs         2 × NVIDIA H200
   GPU  Name     Temp    Power  Memory  ECC  PCIe  NVLink  Procs    State
     0  H200  37/89°C  82/700W  0/140G   ok  5x16   18/18      0  ✓ ok
     1  H200  37/89°C  82/700W  0/140G   ok  5x16   18/18      0  ✓ ok
-✓ CUDA         13.0 in /usr/local/cuda-13.0, gcc 13.3.0
+✓ CUDA         13.0 in /usr/local/cuda-13.0, gcc 13.3.0 (nvcc takes up to 15)
 ✓ cuDNN        9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
-✓ Libraries    5 for torch: 5 from wheels
+✓ Libraries    5 for torch: 5 from wheels; NCCL 2.28.9
 ✓ Environment  CUDA_HOME=/usr/local/cuda, LD_LIBRARY_PATH is unset
 ✓ PyTorch      2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the active
                environment)
@@ -125,7 +125,7 @@ gpucheck 0.1.0 on host-1
 
 ✓ Host         Ubuntu 24.04.3 LTS, kernel 6.8.0-50-generic, x86_64, virtual
                (kvm), 32 CPUs, 256 GiB
-✗ Driver       570.86.15, open module, CUDA 13.0, cuInit works
+✗ Driver       570.86.15, open module, CUDA 13.0, cuInit works, persistence on
   ✗ DRV006  The kernel module and the libraries are of different versions
     saw  the loaded module is 570.86.15; libcuda.so.1 and libnvidia-ml.so.1 are
          580.159.04
@@ -135,9 +135,9 @@ gpucheck 0.1.0 on host-1
     └ ✗ DRV016  NVML does not start: nvmlInitWithFlags answered 18
     └ ✗ TOR008  torch sees no GPU: is_available() is false
 ✓ GPUs         2 on the PCI bus; NVML shows none
-✓ CUDA         13.0 in /usr/local/cuda-13.0, gcc 13.3.0
+✓ CUDA         13.0 in /usr/local/cuda-13.0, gcc 13.3.0 (nvcc takes up to 15)
 ✓ cuDNN        9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
-✓ Libraries    5 for torch: 5 from wheels
+✓ Libraries    5 for torch: 5 from wheels; NCCL 2.28.9
 ✓ Environment  CUDA_HOME=/usr/local/cuda, LD_LIBRARY_PATH is unset
 ✗ PyTorch      2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the active
                environment) (see DRV006)

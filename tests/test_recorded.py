@@ -1,0 +1,55 @@
+"""Snapshots of real machines, and the reports that they give: the golden ones.
+
+`python -m tests.test_recorded` writes the reports anew; look at the difference before you commit it.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECORDED = Path(__file__).parent / "recorded"
+MACHINES = sorted(path.stem for path in RECORDED.glob("*.json") if path.stem != "h200_nvml")
+
+
+def report(name: str, *options: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", "gpucheck", "doctor", "--from", RECORDED / f"{name}.json", *options],
+        capture_output=True,
+        text=True,
+        env={"LC_ALL": "C.UTF-8", "COLUMNS": "84", "PATH": "/usr/bin:/bin"},
+        timeout=60,
+    )
+    assert ended.returncode in (0, 1), ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_recorded_machine_gives_its_golden_report(name: str):
+    assert report(name, "-v") == (RECORDED / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def test_the_two_h200s_are_healthy_and_torch_gets_the_cudnn_of_its_wheel():
+    found = json.loads(report("h200x2", "--json"))
+
+    assert found["verdict"] == "healthy"
+    assert [f for f in found["findings"] if f["severity"] != "info"] == []
+    assert [gpu["name"] for gpu in found["gpus"]] == ["NVIDIA H200", "NVIDIA H200"]
+    assert found["host"]["driver"] == "580.159.04"
+    assert found["host"]["torch_cuda"] == found["host"]["driver_cuda"] == "13.0"
+    assert found["host"]["cudnn"] == "9.19.0"
+    assert not found["not_checked"]
+
+
+def test_a_machine_without_a_gpu_has_one_root():
+    found = json.loads(report("no-gpu", "--json"))
+
+    serious = [f["code"] for f in found["findings"] if f["severity"] != "info"]
+    assert serious == ["DRV001"]
+
+
+if __name__ == "__main__":
+    for each in MACHINES:
+        (RECORDED / f"{each}.txt").write_text(report(each, "-v"), encoding="utf-8")

@@ -17,6 +17,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with digits: the real MNIST where GPUCHECK_MNIST names it, else synthetic ones."""
     if "GPUCHECK_MNIST" in os.environ:
         return Path(os.environ["GPUCHECK_MNIST"])
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch, which draws the digits, is not in this environment")
     folder = tmp_path_factory.mktemp("digits")
     # In a child: torch warns where numpy is missing, and takes its time to import.
     from gpucheck.probes.child import run

@@ -125,7 +125,7 @@ gpucheck 0.1.0 on host-1
 
 ✓ Host         Ubuntu 24.04.3 LTS, kernel 6.8.0-50-generic, x86_64, virtual
                (kvm), 32 CPUs, 256 GiB
-✗ Driver       570.86.15, open module, CUDA 13.0, cuInit works, persistence on
+✗ Driver       570.86.15, open module, CUDA 13.0, cuInit works
   ✗ DRV006  The kernel module and the libraries are of different versions
     saw  the loaded module is 570.86.15; libcuda.so.1 and libnvidia-ml.so.1 are
          580.159.04

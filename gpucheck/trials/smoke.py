@@ -207,7 +207,7 @@ class Smoke:
 
         *kernel_log* is what the kernel had said before: what is new is counted.
         """
-        failure = self._follow()
+        failure = self._follow() or self._facts.not_begun()
         self._facts.phases.end(time.monotonic())
         self._facts.failure = failure
         if self.plan.device == "cuda" and kernel_log is not None:
@@ -242,7 +242,7 @@ class Smoke:
                 self._take(process, said)
             if process.has_failed and gather_until is None:
                 gather_until = time.monotonic() + self._gathering_seconds()
-            if all(p.is_done for p in self._processes):
+            if all(p.is_done and not p.has_failed for p in self._processes):
                 return None
         failed = [process for process in self._processes if process.has_failed]
         if failed:
@@ -758,6 +758,14 @@ class _Facts:
             phases_ms=self.phases.milliseconds(),
             **told,
         )
+
+    def not_begun(self) -> TrainingFailure | None:
+        """Return why a training that nothing stopped has no result, None where it has one."""
+        if self._plan.rank or "accuracy" in self._told or "not_finite" in self._told:
+            return None  # in a job rank 0 alone has results
+        if isinstance(self._told.get("data_fault"), DataFault):
+            return TrainingFailure(kind="blocked", phase="data", message="the data cannot be used")
+        return TrainingFailure(kind="blocked", phase="CUDA start", message="there are too few GPUs")
 
     def _why_unknown(self) -> str:
         if self.failure is not None and self.failure.kind == "blocked":

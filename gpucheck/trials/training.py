@@ -106,7 +106,7 @@ def choose_gpus(plan: Plan, tell: Tell) -> list[torch.device]:
         wanted=plan.world if plan.joined else len(wanted),
         unavailable=why,
         missing=sorted({number for number in wanted if number >= visible}),
-        gpus=[describe(number) for number in mine if number in numbers],
+        gpus=[described(number, tell) for number in mine if number in numbers],
     )
     if not wanted or any(number >= visible for number in wanted):
         raise NotReadyError
@@ -133,9 +133,20 @@ def why_no_cuda() -> str | None:
         return f"torch {torch.__version__} is built without CUDA"
     try:
         torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:
-        return str(error).strip().splitlines()[0]
+    except Exception as error:  # noqa: BLE001 - its own classes differ from version to version
+        return last_line(error)
     return None
+
+
+def described(number: int, tell: Tell) -> dict[str, object]:
+    """Return what identifies a GPU; where CUDA does not start on it, say so and give up."""
+    try:
+        return describe(number)
+    except RuntimeError as error:
+        short = "out of memory" in str(error)
+        kind = "out of memory" if short else "error"
+        tell("failed", kind=kind, gpu=number, message=f"GPU {number}: {last_line(error)}")
+        raise NotReadyError from error
 
 
 def describe(number: int) -> dict[str, object]:

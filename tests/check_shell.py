@@ -4,6 +4,7 @@ ShellCheck reads bash, sh and ksh; zsh, fish and tcsh read their own syntax, whe
 installed; so does Lua.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,8 @@ def check(shell: Shell, file: Path) -> str:
         return ""
     if shutil.which(command[0]) is None:
         return ""
-    ended = subprocess.run(command, capture_output=True, text=True)
+    at_home_here = os.environ | {"HOME": str(file.parent)}  # fish makes folders there
+    ended = subprocess.run(command, capture_output=True, text=True, env=at_home_here)
     return (ended.stdout + ended.stderr) if ended.returncode or ended.stderr else ""
 
 

@@ -248,7 +248,12 @@ def test_the_calling_shell_is_known_through_a_middleman(shell, tmp_path):
     command = f"sh -c '{sys.executable} {script}; true'; true"
 
     shown = subprocess.run(
-        [shell, "-c", command], capture_output=True, text=True, check=True, cwd="/"
+        [shell, "-c", command],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+        env=os.environ | {"HOME": str(tmp_path)},  # fish makes folders there
     )
 
     assert shown.stdout.strip() == shell

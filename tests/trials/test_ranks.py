@@ -31,7 +31,12 @@ def run(command: list[str], tmp_path: Path, **variables: str) -> Any:
         capture_output=True,
         text=True,
         timeout=110,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), **variables},
+        env={
+            **os.environ,
+            "XDG_CACHE_HOME": str(tmp_path),
+            "PET_LOG_DIR": str(tmp_path),  # torchrun's; by default it leaves a folder in /tmp
+            **variables,
+        },
     )
     assert "Traceback" not in ended.stdout
     assert ended.stdout, ended.stderr

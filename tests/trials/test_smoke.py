@@ -21,7 +21,7 @@ pytestmark = [
         importlib.util.find_spec("torch") is None, reason="torch is not in this environment"
     ),
 ]
-DEADLINE_SECONDS = 4.0
+DEADLINE_SECONDS = 10.0  # the import of torch takes several on a busy machine
 
 
 def train(data: Path, cache: Path, *, fault: str = "", **plan: Any) -> Training:

@@ -46,6 +46,7 @@ def picture(text: str, title: str, columns: int = COLUMNS) -> str:
     )
     console.print(Text.from_ansi(text.rstrip("\n")))
     svg = console.export_svg(title=title, theme=THEME, unique_id="report")
+    svg = svg.replace("<svg ", '<svg xml:space="preserve" ', 1)  # some viewers fold blanks
     svg = re.sub(r"@font-face\s*\{[^}]*\}", "", svg)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-variant-east-asian:[^;]*;", "", svg)

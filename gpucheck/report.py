@@ -190,13 +190,16 @@ def _cause(rule: Rule, symptom: Symptom, found: dict[str, list[str]]) -> Node | 
             return code, symptom.subject if symptom.subject in subjects else subjects[0]
     for code in rule.roots:
         for subject in found.get(code, ()):
-            if subject == symptom.subject or not (_is_gpu(subject) and _is_gpu(symptom.subject)):
+            if not _are_other_gpus(subject, symptom.subject):
                 return code, symptom.subject if symptom.subject in found[code] else subject
     return None
 
 
-def _is_gpu(subject: str) -> bool:
-    return subject.startswith("gpu ")
+def _are_other_gpus(one: str, other: str) -> bool:
+    """Whether both name GPUs ("gpu 0", or "gpu 0, gpu 1"), and none in common."""
+    if one == other or not (one.startswith("gpu ") and other.startswith("gpu ")):
+        return False
+    return not set(one.split(", ")) & set(other.split(", "))
 
 
 def _root(node: Node, causes: dict[Node, Node | None]) -> Node | None:

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable
 
 from gpucheck.rule import Answers, NotApplicable, NotChecked, Severity, Symptom, known, rule
+from gpucheck.rules import distribution
 from gpucheck.snapshot import (
     CudaInit,
     DeviceNode,
@@ -17,6 +18,8 @@ from gpucheck.snapshot import (
 
 NO_GPU = NotApplicable(why="no NVIDIA GPU")
 WSL_LIBRARIES = "/usr/lib/wsl/"
+CAPABILITIES = "NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+NVML_UNKNOWN = 999
 NVML_VERSION_MISMATCH = 18  # NVML_ERROR_LIB_RM_VERSION_MISMATCH
 CUDA_STUB_LIBRARY = 34  # CUDA_ERROR_STUB_LIBRARY
 #: What may stand behind a code of cuInit, nearest first; it counts where it was found too.
@@ -138,41 +141,6 @@ def _listed(names: Iterable[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
-def _distribution(machine: Snapshot) -> str:
-    name = machine.host.distribution
-    return name.lower() if isinstance(name, str) else ""
-
-
-def _kernel(machine: Snapshot) -> str:
-    release = machine.host.kernel_release
-    return release if isinstance(release, str) else "$(uname -r)"
-
-
-def _install_commands(machine: Snapshot) -> tuple[str, ...]:
-    name = _distribution(machine)
-    if "ubuntu" in name:
-        return ("sudo ubuntu-drivers install", "sudo reboot")
-    if "debian" in name:
-        return ("sudo apt install nvidia-driver", "sudo reboot")
-    if "arch" in name:
-        return ("sudo pacman -S nvidia-open", "sudo reboot")
-    return ()
-
-
-def _header_commands(machine: Snapshot) -> tuple[str, ...]:
-    name = _distribution(machine)
-    release = _kernel(machine)
-    if "ubuntu" in name or "debian" in name:
-        return (f"sudo apt install linux-headers-{release}",)
-    if any(word in name for word in ("fedora", "red hat", "rocky", "alma", "centos", "oracle")):
-        return (f"sudo dnf install kernel-devel-{release}",)
-    if "suse" in name:
-        return ("sudo zypper install kernel-default-devel",)
-    if "arch" in name:
-        return ("sudo pacman -S linux-headers",)
-    return ()
-
-
 def _real_libraries(machine: Snapshot) -> tuple[DriverLibrary, ...] | Unknown:
     """Return the copies that a driver brought: neither stubs nor compatibility libraries."""
     libraries = machine.driver.libraries
@@ -254,8 +222,9 @@ def no_driver(machine: Snapshot) -> Answers:
     yield Symptom(
         saw=f"{_count(len(gpus), 'NVIDIA GPU')} on the PCI bus "
         f"({_listed(gpu.bus_id for gpu in gpus)}), no nvidia kernel module and no libcuda.so.1",
-        fix="Install the NVIDIA driver (not only the CUDA toolkit), then restart the machine.",
-        commands=_install_commands(machine),
+        fix="Install the NVIDIA driver (not only the CUDA toolkit), then restart the machine."
+        + distribution.where_drivers_are(machine),
+        commands=distribution.install_driver(machine),
     )
 
 
@@ -302,7 +271,7 @@ def module_not_loaded(machine: Snapshot) -> Answers:
 
 def _not_loaded(machine: Snapshot) -> Symptom:
     driver = machine.driver
-    kernel = _kernel(machine)
+    kernel = distribution.kernel(machine)
     is_dkms = isinstance(driver.dkms_version, str)
     load = "sudo modprobe nvidia"
     if isinstance(driver.module_file, str):
@@ -327,14 +296,18 @@ def _not_loaded(machine: Snapshot) -> Symptom:
             fix="Install what DKMS has built, and load it.",
             commands=(f"sudo dkms autoinstall -k {kernel}", load),
         )
-    build = (f"sudo dkms autoinstall -k {kernel}", load) if is_dkms else _install_commands(machine)
+    build = (
+        (f"sudo dkms autoinstall -k {kernel}", load)
+        if is_dkms
+        else distribution.build_module(machine)
+    )
     if driver.has_kernel_headers is False:
         return Symptom(
             saw=f"{saw}; the kernel's headers are missing",
             fix="Install the headers of the running kernel, build the module, load it."
             if is_dkms
             else "Install the headers of the running kernel, then the driver once more.",
-            commands=(*_header_commands(machine), *build),
+            commands=(*distribution.install_headers(machine), *build),
         )
     return Symptom(
         saw=saw,
@@ -359,19 +332,18 @@ def nouveau(machine: Snapshot) -> Answers:
     gpus = yield from known(machine.host.pci_gpus)
     if gpus is None:
         return
-    held = [gpu for gpu in gpus if gpu.driver == "nouveau"]
+    held = [gpu for gpu in gpus if gpu.driver == "nouveau" and not _is_left_to(machine, gpu)]
     if not held:
         for gpu in gpus:
             if isinstance(gpu.driver, Unknown):
                 yield NotChecked(why=gpu.driver.why, subject=gpu.bus_id)
         return
-    is_debian = any(word in _distribution(machine) for word in ("ubuntu", "debian"))
     yield Symptom(
         saw=f"nouveau is bound to {_listed(gpu.bus_id for gpu in held)}",
         fix="Keep nouveau from loading, renew the initial ram disk, restart.",
         commands=(
             "echo blacklist nouveau | sudo tee /etc/modprobe.d/blacklist-nouveau.conf",
-            "sudo update-initramfs -u" if is_debian else "sudo dracut --force",
+            *distribution.renew_ram_disk(machine),
             "sudo reboot",
         ),
     )
@@ -414,16 +386,11 @@ def module_refused(machine: Snapshot) -> Answers:
         return
     else:
         return
-    key = (
-        "/var/lib/shim-signed/mok/MOK.der"
-        if "ubuntu" in _distribution(machine)
-        else "/var/lib/dkms/mok.pub"
-    )
     yield Symptom(
         saw=saw,
         fix="Enrol the key that signs this machine's modules and confirm it at the next start, or "
         "install signed modules, or switch Secure Boot off.",
-        commands=(f"sudo mokutil --import {key}", "sudo reboot"),
+        commands=(f"sudo mokutil --import {distribution.signing_key(machine)}", "sudo reboot"),
     )
 
 
@@ -497,20 +464,30 @@ def _mismatch_fix(
             "fix": f"Take {folder} out of LD_LIBRARY_PATH: {fitting[0].path} fits the module.",
         }
     if _is_container(machine):
+        if others and fitting:
+            return {
+                "fix": f"Remove {_listed(library.real_path for library in others)} from the image: "
+                "no driver belongs into it, and the host's own is here too.",
+            }
         return {"fix": "Restart the container: its libraries are those of its host's old driver."}
     on_disk = machine.driver.module_file_version
-    if isinstance(on_disk, str) and others and numbers(on_disk) == numbers(module):
+    is_on_disk = isinstance(on_disk, str) and numbers(on_disk) == numbers(module)
+    if others and fitting and (is_on_disk or not isinstance(on_disk, str)):
+        return {
+            "fix": f"Two drivers are installed: keep {module}, which the kernel runs, and remove "
+            f"{others[0].version}: its package, or (where no package owns the file) by "
+            "`sudo nvidia-uninstall`, the .run installer's own. Then restart.",
+            "commands": distribution.owner_of_file(machine, others[0].real_path),
+        }
+    if is_on_disk and others:
         return {
             "fix": f"The module on disk is {module} too: install driver module and libraries of "
             "one version, then restart.",
-            "commands": _install_commands(machine),
+            "commands": distribution.install_driver(machine),
         }
     return {
-        "fix": "Restart the machine; or stop all that uses the GPUs and reload the modules.",
-        "commands": (
-            "sudo reboot",
-            "sudo modprobe -r nvidia_drm nvidia_modeset nvidia_uvm nvidia && sudo modprobe nvidia",
-        ),
+        "fix": "Restart the machine, so that it loads the module of the libraries' version.",
+        "commands": ("sudo reboot",),
     }
 
 
@@ -541,14 +518,31 @@ def two_drivers(machine: Snapshot) -> Answers:
                 yield NotChecked(why=library.version.why, subject=library.path)
         return
     module = machine.driver.module_version
-    seen = [
-        f"{library.path} is {library.version}"
-        f"{f' and wins (by {library.found_via})' if library.wins else ''}"
-        for library in libraries
-        if isinstance(library.version, str)
-    ]
-    keep = f"Keep {module}, the loaded module's version" if isinstance(module, str) else "Keep one"
-    yield Symptom(saw=_listed(seen), fix=f"{keep}, and remove the other version's libraries.")
+    told: list[str] = []
+    for version in dict.fromkeys(lib.version for lib in libraries if isinstance(lib.version, str)):
+        paths = [
+            library.path + (f" (wins, by {library.found_via})" if library.wins else "")
+            for library in libraries
+            if library.version == version
+        ]
+        told.append(f"{version}: {', '.join(paths)}")
+    kept = module if isinstance(module, str) and module in versions else None
+    others = [lib for lib in libraries if isinstance(lib.version, str) and lib.version != kept]
+    if _is_container(machine):
+        how = ": they belong into no image, the host's own are brought in at the start."
+        commands: tuple[str, ...] = ()
+    else:
+        how = (
+            ": by their package; where no package owns them, by `sudo nvidia-uninstall`, the .run "
+            "installer's own."
+        )
+        commands = distribution.owner_of_file(machine, others[0].real_path) if kept else ()
+    keep = f"Keep {kept}, the loaded module's version" if kept else "Keep one"
+    yield Symptom(
+        saw="; ".join(told),
+        fix=f"{keep}, and remove the other version's libraries{how}",
+        commands=commands,
+    )
 
 
 @rule("DRV012", Severity.ERROR, "This driver cannot drive a GPU that is here")
@@ -597,13 +591,14 @@ def _judge_family(machine: Snapshot, gpu: PciGpu, version: str) -> Answers:
             subject=gpu.bus_id,
             saw=f"{what}, which needs driver {first} or newer; this is {version}",
             fix=f"Install a driver of branch {first} or newer, then restart.",
-            commands=_install_commands(machine),
+            commands=distribution.install_driver(machine),
         )
     elif last is not None and branch > (last,):
         yield Symptom(
             subject=gpu.bus_id,
             saw=f"{what}, which drivers after {last} no longer drive; this is {version}",
             fix=f"Install a driver of branch {last}, then restart.",
+            commands=distribution.older_driver(machine, last),
         )
     elif isinstance(kind, Unknown):
         yield NotChecked(why=kind.why, subject=gpu.bus_id)
@@ -612,12 +607,26 @@ def _judge_family(machine: Snapshot, gpu: PciGpu, version: str) -> Answers:
             subject=gpu.bus_id,
             saw=f"{what}, which needs the {family.module} kernel module; the {kind} one is loaded",
             fix=f"Install the driver with the {family.module} kernel module, then restart.",
-            commands=(
-                (f"sudo apt install nvidia-driver-{branch[0]}-open", "sudo reboot")
-                if family.module == "open" and branch and "ubuntu" in _distribution(machine)
-                else ()
-            ),
+            commands=distribution.open_module(machine, branch[0])
+            if family.module == "open" and branch
+            else (),
         )
+
+
+def _is_left_to(machine: Snapshot, gpu: PciGpu) -> bool:
+    """Whether an old card was left to nouveau, which the driver of the other GPUs cannot drive.
+
+    It shows the screen, as it is meant to; the GPUs that compute have the nvidia driver.
+    """
+    version = machine.driver.module_version
+    if gpu.driver != "nouveau" or not _nvml_works(machine) or not isinstance(version, str):
+        return False
+    from gpucheck.knowledge.driver_cuda import last_branch_for
+    from gpucheck.knowledge.kernel_module import family_of
+
+    family = family_of(gpu.device_id)
+    last = None if family is None else last_branch_for(family.compute_capability)
+    return last is not None and numbers(version)[:1] > (last,)
 
 
 def _unseen_gpus(machine: Snapshot) -> tuple[PciGpu, ...] | None:
@@ -629,7 +638,11 @@ def _unseen_gpus(machine: Snapshot) -> tuple[PciGpu, ...] | None:
     nvml = machine.nvml
     excluded = machine.driver.excluded_gpus
     hidden = () if isinstance(excluded, Unknown) else excluded
-    gpus = [gpu for gpu in _bus_gpus(machine) if gpu.bus_id not in hidden]
+    gpus = [
+        gpu
+        for gpu in _bus_gpus(machine)
+        if gpu.bus_id not in hidden and not _is_left_to(machine, gpu)
+    ]
     if isinstance(nvml.count, Unknown):
         return None
     excluded_by_uuid = sum(name.startswith("GPU-") for name in hidden)
@@ -719,10 +732,11 @@ def device_missing(machine: Snapshot) -> Answers:
         yield NotChecked(why="/dev/nvidia-uvm is made when CUDA is first used; cuInit was not seen")
         return
     if _is_container(machine):
+        fix, commands = distribution.start_with_gpus(machine)
         yield Symptom(
             saw=f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} not in this container",
-            fix="Start the container with its GPUs, by the NVIDIA Container Toolkit.",
-            commands=("docker run --gpus all ...",),
+            fix=fix,
+            commands=commands,
         )
         return
     modules = machine.driver.loaded_modules
@@ -779,7 +793,13 @@ def device_forbidden(machine: Snapshot) -> Answers:
     saw = f"{_listed(node.path for node in forbidden)}: {first.error or 'permission denied'}"
     if isinstance(first.mode, str) and group:
         saw += f" ({first.mode}, group {group})"
-    if group and group != "root" and may_group and not is_member:
+    if _is_container(machine):
+        yield Symptom(
+            saw=saw,
+            fix="Start the container as a user, or with a group (`--group-add`), that may open "
+            "them.",
+        )
+    elif group and group != "root" and may_group and not is_member:
         yield Symptom(
             saw=saw,
             fix=f"Join the group {group}, then log out and in again.",
@@ -802,7 +822,7 @@ def device_forbidden(machine: Snapshot) -> Answers:
 @rule(
     "DRV009",
     Severity.ERROR,
-    "CUDA does not start: cuInit fails",
+    "CUDA does not start",
     roots=("DRV001", "DRV002", "DRV003", "HST004", "HST005", "DRV006", "DRV013"),
 )
 def cuinit_fails(machine: Snapshot) -> Answers:
@@ -825,16 +845,17 @@ def cuinit_fails(machine: Snapshot) -> Answers:
     if isinstance(init.trouble, str):
         yield _interrupted(machine, init.trouble, init.library)
     elif init.library is None or (init.code is None and init.load_error):
+        saw, fix, commands = _not_loadable(machine, "libcuda.so.1", init.load_error)
         yield Symptom(
-            saw=f"libcuda.so.1 does not load: {init.load_error or 'no reason given'}",
-            fix="Install the driver's libraries, or put them where the loader finds them; in a "
-            "container, start it with NVIDIA_DRIVER_CAPABILITIES=compute,utility.",
+            saw=saw,
+            fix=fix,
+            commands=commands,
             explained_by=("DRV013", "ENV022"),
         )
     elif isinstance(init.code, int) and init.code != 0:
-        yield _failed(init.code, init.library)
+        yield _failed(machine, init.code, init.library)
     elif init.code == 0 and init.device_count == 0:
-        yield _failed(100, init.library)
+        yield _failed(machine, 100, init.library)
     elif not isinstance(init.code, int):
         yield NotChecked(why="cuInit gave no code")
 
@@ -857,7 +878,46 @@ def _interrupted(
     )
 
 
-def _failed(code: int, library: "str | Unknown | None") -> Symptom:
+def _not_loadable(
+    machine: Snapshot, soname: str, error: "str | Unknown | None"
+) -> tuple[str, str, tuple[str, ...]]:
+    """Return what was seen of a driver library that does not load, the fix, and its commands."""
+    reason = error if isinstance(error, str) else "no reason given"
+    saw = f"{soname} does not load: {reason.removeprefix(f'{soname}: ')}"
+    libraries = machine.driver.libraries
+    copies = [
+        library
+        for library in (libraries if isinstance(libraries, tuple) else ())
+        if library.soname == soname and not library.is_stub and not library.is_compat
+    ]
+    if copies and not any(library.wins for library in copies):
+        folder = copies[0].path.rpartition("/")[0]
+        return (
+            f"{saw}; {copies[0].path} is here, where the loader does not look",
+            f"Let the loader look in {folder}.",
+            (f'export LD_LIBRARY_PATH="{folder}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"',),
+        )
+    if _is_container(machine):
+        return (
+            saw,
+            f"Start the container again with {CAPABILITIES}, so that it gets these libraries.",
+            (),
+        )
+    return (
+        saw,
+        "Install the driver's libraries, in the version of its kernel module.",
+        distribution.install_driver(machine),
+    )
+
+
+def _same_trouble(machine: Snapshot, code: int) -> tuple[str, ...]:
+    """NVML asks less of the driver than CUDA: where it cannot start either, that is the cause."""
+    error = machine.nvml.error
+    is_start = isinstance(error, NvmlError) and isinstance(error.code, int)
+    return ("DRV016",) if is_start and code not in (CUDA_STUB_LIBRARY, 803, 804) else ()
+
+
+def _failed(machine: Snapshot, code: int, library: "str | Unknown | None") -> Symptom:
     from gpucheck.knowledge.cuda_errors import cuda_error
 
     row = cuda_error(code)
@@ -871,7 +931,7 @@ def _failed(code: int, library: "str | Unknown | None") -> Symptom:
     return Symptom(
         saw=f"cuInit fails with error {code} ({row.name}: {row.meaning}){where}",
         fix=f"{_sentence(row.fix)} Usual causes: {'; '.join(row.causes)}.",
-        explained_by=CAUSES_OF_CUDA_ERRORS.get(code, ()),
+        explained_by=(*CAUSES_OF_CUDA_ERRORS.get(code, ()), *_same_trouble(machine, code)),
     )
 
 
@@ -905,20 +965,19 @@ def fabric_manager(machine: Snapshot) -> Answers:
     if isinstance(manager, Unknown):
         yield NotChecked(why=manager.why)
         return
-    branch = f"-{numbers(module)[0]}" if isinstance(module, str) and numbers(module) else ""
     if manager is None:
         yield Symptom(
             saw=f"{_count(switches, 'NVSwitch device')} on the PCI bus and no fabric manager "
             "is installed",
             fix="Install the fabric manager of the driver's version and start it.",
             commands=(
-                f"sudo apt install nvidia-fabricmanager{branch}",
+                *distribution.fabric_manager(machine, module),
                 "sudo systemctl enable --now nvidia-fabricmanager",
             ),
             severity=_if_working(machine),
         )
         return
-    yield from _judge_manager(machine, manager, branch)
+    yield from _judge_manager(machine, manager)
 
 
 def _if_working(machine: Snapshot) -> Severity | None:
@@ -926,7 +985,7 @@ def _if_working(machine: Snapshot) -> Severity | None:
     return Severity.WARNING if _cuda_works(machine) else None
 
 
-def _judge_manager(machine: Snapshot, manager: FabricManager, branch: str) -> Answers:
+def _judge_manager(machine: Snapshot, manager: FabricManager) -> Answers:
     module, version = machine.driver.module_version, manager.version
     is_other = (
         isinstance(module, str) and isinstance(version, str) and numbers(module) != numbers(version)
@@ -936,7 +995,7 @@ def _judge_manager(machine: Snapshot, manager: FabricManager, branch: str) -> An
             saw=f"the fabric manager is {version}, the driver {module}",
             fix="Install both in one version, then restart the fabric manager.",
             commands=(
-                f"sudo apt install nvidia-fabricmanager{branch}={module}-1",
+                *distribution.fabric_manager(machine, module),
                 "sudo systemctl restart nvidia-fabricmanager",
             ),
             severity=_if_working(machine),
@@ -985,7 +1044,9 @@ def persistence_off(machine: Snapshot) -> Answers:
     yield Symptom(
         saw=f"persistence is off on {_listed(gpu.subject for gpu in asleep)}, and "
         "nvidia-persistenced does not run",
-        fix="Start the persistence daemon.",
+        fix="On the host, start the persistence daemon."
+        if _is_container(machine)
+        else "Start the persistence daemon.",
         commands=("sudo systemctl enable --now nvidia-persistenced",),
     )
 
@@ -1026,8 +1087,10 @@ def gpus_missing(machine: Snapshot) -> Answers:
     for gpu in unseen:
         yield Symptom(
             subject=gpu.bus_id,
-            saw=f"the GPU at {gpu.bus_id} ({gpu.device_id}) is on the PCI bus, and NVML lists "
-            f"{_count(count, 'GPU')} without it",
+            saw=f"{gpu.bus_id} ({gpu.device_id}) is not among the {_count(count, 'GPU')} that NVML "
+            "lists"
+            if count
+            else f"{gpu.bus_id} ({gpu.device_id}) is on the bus, and NVML lists no GPU",
             fix="Look in the kernel log for this bus id; then restart the machine, and check the "
             "board's power cables and seat if it stays away.",
             commands=(f"sudo dmesg | grep -i -e nvrm -e {gpu.bus_id}",),
@@ -1122,11 +1185,23 @@ def nvml_fails(machine: Snapshot) -> Answers:
         )
         return
     if code is None:
+        saw, fix, commands = _not_loadable(machine, "libnvidia-ml.so.1", error.message)
+        init = machine.driver.cuda_init
+        neither = isinstance(init, CudaInit) and init.library is None and init.trouble is None
         yield Symptom(
-            saw=f"libnvidia-ml.so.1 does not load: {error.message}",
-            fix="Install the driver's libraries; in a container, start it with "
-            "NVIDIA_DRIVER_CAPABILITIES=compute,utility.",
-            explained_by=CAUSES_OF_NVML_ERRORS[12],
+            saw=saw,
+            fix=fix,
+            commands=commands,
+            explained_by=(*CAUSES_OF_NVML_ERRORS[12], *(("DRV009",) if neither else ())),
+        )
+        return
+    if code == NVML_UNKNOWN and _is_container(machine):
+        yield Symptom(
+            saw=f"{error.call} fails with NVML_ERROR_UNKNOWN (999) in this container",
+            fix="Restart the container. If it worked before, it has lost its right to open "
+            "/dev/nvidia*, mostly by a `systemctl daemon-reload` on the host: give it the devices "
+            "by CDI (`--device nvidia.com/gpu=all`), or let Docker use the cgroupfs driver.",
+            explained_by=CAUSES_OF_NVML_ERRORS[code],
         )
         return
     from gpucheck.knowledge.cuda_errors import nvml_error

@@ -1,6 +1,7 @@
 """Rules about the host: the system, its limits, and what surrounds it."""
 
 from gpucheck.rule import Answers, NotApplicable, NotChecked, Severity, Symptom, known, rule
+from gpucheck.rules import distribution
 from gpucheck.snapshot import DriverLibrary, Snapshot, Unknown
 
 SHM = "/dev/shm"  # noqa: S108 - what is meant is the mount point
@@ -164,18 +165,9 @@ def container_without_gpus(machine: Snapshot) -> Answers:
     if isinstance(driver.module_version, str):
         saw = f"The host runs driver {driver.module_version}"
     else:
-        saw = f"The bus shows {len(gpus) if isinstance(gpus, tuple) else 0} NVIDIA GPU(s)"
-    fix, commands = {
-        "kubernetes": ("Ask for `nvidia.com/gpu: 1` (or more) in the pod's resource limits.", ()),
-        "apptainer": ("Start it with --nv.", ("apptainer exec --nv IMAGE …",)),
-        "podman": ("Start it with its GPUs.", ("podman run --device nvidia.com/gpu=all …",)),
-    }.get(
-        container,
-        (
-            "Start it with its GPUs; the host needs the NVIDIA Container Toolkit.",
-            ("docker run --gpus all …",),
-        ),
-    )
+        count = len(gpus) if isinstance(gpus, tuple) else 0
+        saw = f"The bus shows {count} NVIDIA GPU{'s' * (count != 1)}"
+    fix, commands = distribution.start_with_gpus(machine)
     yield Symptom(
         saw=f"{saw}; this {container} container has no /dev/nvidia* and no driver library.",
         fix=fix,
@@ -270,11 +262,7 @@ def iommu_translates(machine: Snapshot) -> Answers:
         saw=f"{gpus} GPUs on bare metal, and the kernel's IOMMU translates their addresses"
         + ("; they are joined by NVLink, which does not pass it." if by_nvlink else "."),
         fix="Add iommu=pt to the kernel's command line, then reboot.",
-        commands=(
-            r"sudo sed -i 's/^GRUB_CMDLINE_LINUX=\"/&iommu=pt /' /etc/default/grub",
-            "sudo update-grub",
-            "sudo reboot",
-        ),
+        commands=distribution.kernel_parameter(machine, "iommu=pt"),
         severity=Severity.INFO if by_nvlink else None,
     )
 
@@ -293,7 +281,8 @@ def few_cpus(machine: Snapshot) -> Answers:
         if machine.host.container is None:
             yield NotApplicable(why="not in a container")
         return
-    gpus = yield from known(gpu_count(machine))
+    # Not the bus: it shows the host's GPUs, of which this container may have one.
+    gpus = yield from known(machine.nvml.count)
     if gpus == 0:
         yield NotApplicable(why="no NVIDIA GPU here")
     if not gpus:
@@ -302,6 +291,7 @@ def few_cpus(machine: Snapshot) -> Answers:
     if cpus is None or cpus >= CPUS_PER_GPU * gpus:
         return
     yield Symptom(
-        saw=f"{cpus} CPU(s) may be used for {gpus} GPU(s).",
+        saw=f"{gpus} GPU{'s' * (gpus != 1)}, and {cpus} CPU{'s' * (cpus != 1)} to feed "
+        f"{'them' if gpus != 1 else 'it'}.",
         fix=f"Start the container with at least {CPUS_PER_GPU * gpus} CPUs.",
     )

@@ -481,7 +481,7 @@ class BuiltMachine(Tree):
         fake = FakeNvml(told, self.gpus, installed=False, **self.nvml_options)
         command = [sys.executable, "-m", "gpucheck", *arguments]
         if refresh_cache:
-            command = ["/bin/sh", "-c", 'ldconfig 2>/dev/null; exec "$@"', "sh", *command]
+            command = ["/bin/sh", "-c", '/sbin/ldconfig 2>/dev/null; exec "$@"', "sh", *command]
         return self.execute(command, {"FAKE_NVML": str(fake.told)}, timeout)
 
     def execute(

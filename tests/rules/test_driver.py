@@ -614,7 +614,7 @@ def test_a_container_without_any_device_file_is_told_how_to_start():
 
     symptom = only(rules.device_missing, inside)
 
-    assert symptom.commands == ("docker run --gpus all ...",)
+    assert symptom.commands == ("docker run --gpus all …",)
 
 
 def test_without_the_module_no_device_file_is_expected():
@@ -803,8 +803,8 @@ def test_two_driver_versions_say_which_wins_and_from_where():
     symptom = only(rules.two_drivers, two)
 
     assert symptom.saw == (
-        "/opt/a/libcuda.so.1 is 580.159.04 and wins (by LD_LIBRARY_PATH) and "
-        "/usr/lib/libcuda.so.1 is 535.54.03"
+        "580.159.04: /opt/a/libcuda.so.1 (wins, by LD_LIBRARY_PATH); "
+        "535.54.03: /usr/lib/libcuda.so.1"
     )
     assert "Keep 580.159.04" in symptom.fix
 
@@ -1002,7 +1002,7 @@ def test_a_gpu_on_the_bus_that_nvml_lacks_is_named_by_its_bus_id():
     symptom = only(rules.gpus_missing, machine(nvml={"count": 1, "gpus": (gpu(0),)}))
 
     assert symptom.subject == BUS_IDS[1]
-    assert "NVML lists 1 GPU without it" in symptom.saw
+    assert "is not among the 1 GPU that NVML lists" in symptom.saw
 
 
 @pytest.mark.parametrize(

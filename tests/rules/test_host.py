@@ -114,7 +114,7 @@ def test_devices_on_the_bus_are_enough_to_know_what_is_missing():
 
     [found] = symptoms(rules.container_without_gpus, m)
 
-    assert found.saw.startswith("The bus shows 2 NVIDIA GPU(s)")
+    assert found.saw.startswith("The bus shows 2 NVIDIA GPUs")
 
 
 def test_a_stub_in_the_image_is_no_driver():
@@ -248,7 +248,7 @@ def test_an_unknown_iommu_is_not_checked():
 def test_a_container_with_fewer_than_two_cpus_a_gpu_is_a_remark():
     [found] = symptoms(rules.few_cpus, container(host={"cpus_usable": 3}))
 
-    assert found.saw == "3 CPU(s) may be used for 2 GPU(s)."
+    assert found.saw == "2 GPUs, and 3 CPUs to feed them."
 
 
 def test_two_cpus_a_gpu_are_enough():

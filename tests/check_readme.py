@@ -4,6 +4,7 @@
 """
 
 import enum
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from gpucheck.explain import FAMILIES
 from gpucheck.rules import RULES
 
 README = Path(__file__).parent.parent / "README.md"
+RECORDED = Path(__file__).parent / "recorded"
 
 
 def commands() -> str:
@@ -100,7 +102,23 @@ def rules() -> str:
     return "\n".join(lines)
 
 
-BLOCKS = {"commands": commands, "rules": rules}
+def report_of(name: str) -> str:
+    """What the doctor says of a recorded machine today."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "gpucheck", "doctor", "--from", RECORDED / f"{name}.json"],
+        capture_output=True,
+        text=True,
+        env={"LC_ALL": "C.UTF-8", "COLUMNS": "84", "PATH": "/usr/bin:/bin"},
+    )
+    return f"```text\n{ended.stdout.rstrip()}\n```"
+
+
+BLOCKS = {
+    "misconfigured": lambda: report_of("h200x2-misconfigured"),
+    "no-gpu": lambda: report_of("no-gpu"),
+    "commands": commands,
+    "rules": rules,
+}
 
 
 def corrected(text: str) -> str:

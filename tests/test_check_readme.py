@@ -5,7 +5,10 @@ import pytest
 
 from gpucheck.rules import RULES
 
-EMPTY = "# x\n<!-- commands -->\n<!-- /commands -->\ny\n<!-- rules --><!-- /rules -->\nz\n"
+EMPTY = (
+    "# x\n<!-- commands -->\n<!-- /commands -->\ny\n<!-- rules --><!-- /rules -->\nz\n"
+    "<!-- misconfigured --><!-- /misconfigured --><!-- no-gpu --><!-- /no-gpu -->\nend\n"
+)
 
 
 def test_the_tables_are_put_between_their_marks_and_the_rest_stays():
@@ -15,7 +18,8 @@ def test_the_tables_are_put_between_their_marks_and_the_rest_stays():
     assert "\n| `gpucheck doctor` | Examine this machine: " in text
     assert "\n#### `gpucheck doctor`\n" in text
     assert "<!-- /commands -->\ny\n<!-- rules -->\n" in text
-    assert text.endswith("<!-- /rules -->\nz\n")
+    assert "<!-- /rules -->\nz\n<!-- misconfigured -->\n\n```text\ngpucheck " in text
+    assert text.endswith("```\n\n<!-- /no-gpu -->\nend\n")
     assert "| `--format text\\|json\\|markdown` | How to print the report. Default: text. |" in text
     for rule in RULES:
         assert f"| {rule.code} | {rule.severity.value} | " in text

@@ -50,6 +50,8 @@ def host(machine: Snapshot) -> str:
 def driver(machine: Snapshot) -> str:
     """Version, kind of module, and the newest CUDA that it runs."""
     version = driver_version(machine)
+    if version is None and isinstance(machine.host.tegra, str):
+        version = "part of the Jetson's own system"
     if version is None:
         reason = _why(machine.driver.module_version)
         return f"unknown: {reason}" if reason else "no NVIDIA driver is loaded or installed"
@@ -57,7 +59,9 @@ def driver(machine: Snapshot) -> str:
     kind = machine.driver.module_kind
     if isinstance(kind, str):
         parts.append(f"{kind} module")
-    elif machine.driver.module_version is None:
+    elif machine.host.is_wsl is True:
+        parts.append("by Windows")
+    elif machine.driver.module_version is None and not isinstance(machine.host.tegra, str):
         parts.append("no module is loaded")
     if cuda := driver_cuda(machine):
         parts.append(f"CUDA {cuda}")
@@ -83,6 +87,8 @@ def gpus(machine: Snapshot) -> str:
     if isinstance(seen, tuple) and seen:
         names = Counter(_text(gpu.name) or "GPU of unknown name" for gpu in seen)
         return ", ".join(f"{count} × {name}" for name, count in names.items())
+    if isinstance(machine.host.tegra, str):
+        return "built into the Jetson's chip"
     if isinstance(buses, tuple) and buses:
         return f"{len(buses)} on the PCI bus; NVML shows none"
     if isinstance(buses, tuple) or isinstance(seen, tuple):
@@ -229,10 +235,14 @@ def multi_gpu(machine: Snapshot) -> str:
     """How the GPUs reach each other."""
     pairs = machine.nvml.pairs
     count = machine.nvml.count
+    buses = machine.host.pci_gpus
+    if count == 0 and buses:
+        return "unknown: NVML shows no GPU"
+    if isinstance(machine.host.tegra, str) and not buses:
+        return "one GPU"
     if isinstance(count, int) and count < 2:
         return "one GPU" if count else "no GPU"
     if isinstance(pairs, Unknown):
-        buses = machine.host.pci_gpus
         if isinstance(buses, tuple) and len(buses) < 2:
             return "one GPU" if buses else "no GPU"
         return f"unknown: {pairs.why}"

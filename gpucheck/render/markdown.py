@@ -8,7 +8,7 @@ from gpucheck.render import found
 from gpucheck.render.rows import gpu_rows, pair_rows
 from gpucheck.render.style import Style
 from gpucheck.render.table import gpu_table, pair_matrix
-from gpucheck.render.terminal import Group, first_step, grouped, summary
+from gpucheck.render.terminal import Group, by_reason, first_step, grouped, summary
 from gpucheck.report import Report
 
 _MARKS = re.compile(r"[\\`*_\[\]<>|~&$]")
@@ -53,9 +53,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield ""
         yield "### Not checked"
         yield ""
-        for one in report.not_checked:
-            about = f" ({escape(one.subject)})" if one.subject else ""
-            yield f"- {one.code}{about}: {escape(one.why)}"
+        for why, asked in by_reason(report.not_checked):
+            yield f"- {escape(asked)}: {escape(why)}"
 
 
 def _group(group: Group) -> Iterator[str]:

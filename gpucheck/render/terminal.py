@@ -123,11 +123,14 @@ def _section(
 
 
 def _sign(mine: Sequence[Finding], unchecked: Sequence[Unchecked], passed: Sequence[str]) -> Sign:
+    """A section is sound where somebody looked: not where most of its questions stayed open."""
     severities = {finding.severity for finding in mine}
     if Severity.ERROR in severities:
         return "error"
     if Severity.WARNING in severities:
         return "warning"
+    if not severities and len({one.code for one in unchecked}) > len(passed):
+        return "unknown"
     if passed or severities:
         return "good"
     return "unknown" if unchecked else "none"
@@ -149,14 +152,27 @@ def _processes(report: Report, style: Style) -> Iterator[str]:
 
 
 def _quiet(unchecked: Sequence[Unchecked], passed: Sequence[str], style: Style) -> Iterator[str]:
-    for one in unchecked:
-        about = f" {one.subject}" if one.subject else ""
-        text = f"{one.code}{about}: not checked: {one.why}"
-        for at, line in enumerate(wrap(text, style.width - 4)):
+    for why, asked in by_reason(unchecked):
+        for at, line in enumerate(wrap(f"{asked}: not checked: {why}", style.width - 4)):
             yield f"  {style.sign('unknown')} {line}" if at == 0 else f"    {line}"
     for at, line in enumerate(wrap(f"passed: {', '.join(passed)}", style.width - 4)):
         if passed:
             yield f"  {style.sign('good')} {line}" if at == 0 else f"    {line}"
+
+
+def by_reason(unchecked: Sequence[Unchecked]) -> Iterator[tuple[str, str]]:
+    """Yield each reason once, with the questions that it left open: "GPU010 (gpu 0, gpu 1)"."""
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for one in unchecked:
+        subjects = reasons.setdefault(one.why, {}).setdefault(one.code, [])
+        if one.subject:
+            subjects.append(one.subject)
+    for why, codes in reasons.items():
+        texts = [
+            f"{code} ({', '.join(subjects)})" if subjects else code
+            for code, subjects in codes.items()
+        ]
+        yield why, ", ".join(texts)
 
 
 # ------------------------------------------------------------------------------------ findings
@@ -181,8 +197,12 @@ def _group(group: Group, style: Style, verbose: bool) -> Iterator[str]:
         yield from _labelled("why", finding.why, style)
     yield from _labelled("fix", finding.fix, style)
     yield from _commands(finding, style, "         ")
+    shown_texts: set[tuple[str, str]] = set()  # of several GPUs the same may be said
     for consequence in group.consequences:
         text = f"{consequence.title}: {consequence.saw}" if consequence.saw else consequence.title
+        if (consequence.code, text) in shown_texts:
+            continue
+        shown_texts.add((consequence.code, text))
         yield from _titled(consequence, text, style, "    └ ", quiet=True)
 
 

@@ -85,7 +85,7 @@ def _no_torch(machine: Snapshot, saw: str, subject: str) -> Symptom:
         commands=(f"gpucheck doctor --python {shlex.quote(others[0])}",)
         if others
         else (_pip(machine, "torch", build, again=False),)
-        if subject
+        if subject and not isinstance(machine.host.tegra, str)
         else (),
     )
 
@@ -123,7 +123,7 @@ def cpu_build(machine: Snapshot) -> Answers:
         subject=torch.location,
         saw=f"torch {torch.version} is built without CUDA, and an NVIDIA GPU is here",
         fix=_other_build(machine, fitting),
-        commands=(_pip(machine, "torch", fitting, again=True),),
+        commands=_other_command(machine, fitting),
     )
 
 
@@ -152,7 +152,7 @@ def foreign_build(machine: Snapshot) -> Answers:
         subject=torch.location,
         saw=f"torch {torch.version} is built for {name}, and the GPU here is NVIDIA's",
         fix=_other_build(machine, fitting),
-        commands=(_pip(machine, "torch", fitting, again=True),),
+        commands=_other_command(machine, fitting),
     )
 
 
@@ -187,7 +187,9 @@ def driver_too_old(machine: Snapshot) -> Answers:
     newest = reach.newest_cuda(machine)
     compat = reach.compat_library(machine)
     if compat:
-        newest = driver_cuda.newest_cuda_of(compat) or newest
+        # One older than the driver takes nothing from what the driver runs: ENV016 has it removed.
+        best = driver if driver and numbers(compat) < numbers(driver) else compat
+        newest = driver_cuda.newest_cuda_of(best) or newest
     runs = _runs(driver, newest, cuda)
     if runs is None:
         if driver is None and machine.driver.module_version is None:
@@ -607,6 +609,8 @@ def _compat_is_possible(machine: Snapshot) -> bool:
 
 
 def _other_build(machine: Snapshot, fitting: torch_cuda.Variant | None) -> str:
+    if isinstance(machine.host.tegra, str):
+        return "Install the torch that NVIDIA builds for this Jetson's JetPack release."
     if fitting is None:
         return "Install a torch that is built for CUDA, by the selector on pytorch.org."
     driver = reach.driver_version(machine)
@@ -615,6 +619,12 @@ def _other_build(machine: Snapshot, fitting: torch_cuda.Variant | None) -> str:
         + (f", which driver {driver} runs" if driver else "")
         + "."
     )
+
+
+def _other_command(machine: Snapshot, fitting: torch_cuda.Variant | None) -> tuple[str, ...]:
+    if isinstance(machine.host.tegra, str):
+        return ()  # the wheels of PyTorch's index know no Jetson's GPU
+    return (_pip(machine, "torch", fitting, again=True),)
 
 
 def _install(machine: Snapshot) -> str:

@@ -132,7 +132,8 @@ def test_pairs_that_cannot_copy_directly_are_counted():
         "SYS between the pair, peer-to-peer copies in 0 of 1"
     )
     assert found.multi_gpu(machine(nvml={"count": 1})) == "one GPU"
-    assert found.multi_gpu(machine(nvml={"count": 0})) == "no GPU"
+    assert found.multi_gpu(machine(nvml={"count": 0})) == "unknown: NVML shows no GPU"
+    assert found.multi_gpu(machine(nvml={"count": 0}, host={"pci_gpus": ()})) == "no GPU"
 
 
 @pytest.mark.parametrize("section", found.SECTIONS[:-1], ids=lambda section: section[0])

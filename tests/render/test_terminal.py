@@ -303,7 +303,7 @@ def test_verbose_shows_what_passed_what_was_not_checked_and_who_holds_the_gpus()
 
     assert "LNK002" not in text
     assert "1 check could not be made (-v says why)" in " ".join(text.split())
-    assert "  ? LNK002 gpu 0: not checked: idle\n" in verbose
+    assert "  ? LNK002 (gpu 0): not checked: idle\n" in verbose
     assert "  ✓ passed: GPU001\n" in verbose
     assert "gpu 0: python (pid 7, 1.0 GiB)" in verbose
 
@@ -352,3 +352,32 @@ def test_a_machine_of_which_nothing_is_known_can_be_shown():
     text = text_of(examine(Snapshot(), rules=rules))
 
     assert "unknown: not examined" in text
+
+
+def test_questions_that_stayed_open_for_one_reason_stand_together():
+    rules = [
+        answers(
+            "GPU010",
+            NotChecked(why="no NVML", subject="gpu 0"),
+            NotChecked(why="no NVML", subject="gpu 1"),
+        ),
+        answers("GPU011", NotChecked(why="no NVML")),
+        answers("GPU018", NotChecked(why="needs --deep")),
+    ]
+
+    verbose = text_of(examine(machine(), rules=rules), verbose=True)
+
+    assert "  ? GPU010 (gpu 0, gpu 1), GPU011: not checked: no NVML\n" in verbose
+    assert "  ? GPU018: not checked: needs --deep\n" in verbose
+
+
+def test_a_section_most_of_whose_questions_stayed_open_is_not_called_sound():
+    rules = [
+        passes("GPU001"),
+        answers("GPU010", NotChecked(why="no NVML")),
+        answers("GPU011", NotChecked(why="no NVML")),
+    ]
+
+    text = text_of(examine(machine(), rules=rules))
+
+    assert "? GPUs" in text

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fakes import cuda
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,52 +14,10 @@ from gpucheck.snapshot import CudaInit, Unknown
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
-SOURCE = r"""
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-static void act(const char *call) {
-    const char *wish = getenv("FAKE_CUDA");
-    if (!wish || strncmp(wish, call, strlen(call)) != 0) return;
-    wish += strlen(call) + 1;
-    if (!strcmp(wish, "hang")) for (;;) pause();
-    if (!strcmp(wish, "crash")) *(volatile int *)0 = 1;
-    if (!strcmp(wish, "exit")) _exit(3);
-    if (!strcmp(wish, "flood")) {
-        char block[65536];
-        memset(block, 'x', sizeof block);
-        for (int i = 0; i < 512; i++) write(1 + i % 2, block, sizeof block);
-    }
-}
-int cuInit(unsigned flags) {
-    act("cuInit");
-    return getenv("FAKE_CODE") ? atoi(getenv("FAKE_CODE")) : 0;
-}
-int cuDriverGetVersion(int *version) { act("cuDriverGetVersion"); *version = 13000; return 0; }
-int cuDeviceGetCount(int *count) { act("cuDeviceGetCount"); *count = 2; return 0; }
-"""
-
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lib dir")
-    (folder / "cuda.c").write_text(SOURCE)
-    subprocess.run(
-        [
-            "gcc",
-            "-shared",
-            "-fPIC",
-            "-w",
-            "-Wl,-soname,libcuda.so.1",
-            "-o",
-            "libcuda.so.1",
-            "cuda.c",
-        ],
-        cwd=folder,
-        check=True,
-    )
-    return folder / "libcuda.so.1"
+    return cuda.build(tmp_path_factory.mktemp("lib dir") / "libcuda.so.1")
 
 
 @pytest.fixture

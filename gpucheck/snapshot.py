@@ -575,7 +575,9 @@ class Gpu(Fact, frozen=True, kw_only=True):
     # heat, power, clocks
     temperature_celsius: Reading[int] = NOT_EXAMINED
     memory_temperature_celsius: Reading[int] = NOT_EXAMINED
-    temperature_margin_celsius: Reading[int] = NOT_EXAMINED  # "T.Limit": degrees left to slowdown
+    # "T.Limit": degrees left to the highest temperature it is meant to work at
+    temperature_margin_celsius: Reading[int] = NOT_EXAMINED
+    slowdown_margin_celsius: Reading[int] = NOT_EXAMINED  # where it slows down by itself: -2
     thresholds: Reading[ThermalThresholds] = NOT_EXAMINED
     power_watts: Reading[float] = NOT_EXAMINED
     power_limit_enforced_watts: Reading[float] = NOT_EXAMINED
@@ -782,10 +784,10 @@ class DataFault(Fact, frozen=True, kw_only=True):
 
 
 class NotFinite(Fact, frozen=True, kw_only=True):
-    """The first loss or gradient that was seen not to be a finite number."""
+    """The first loss or weight that was seen not to be a finite number."""
 
     step: int  # batch, from 1, over all epochs
-    what: str  # "loss", "gradient of layers.1.weight"
+    what: str  # "the loss", "the parameter 1.weight after the step"
 
 
 class TrainingFailure(Fact, frozen=True, kw_only=True):
@@ -830,7 +832,7 @@ class Training(Fact, frozen=True, kw_only=True):
     data_fault: Maybe[DataFault] = NOT_EXAMINED  # None: the data is as expected
     copies: Known[tuple[CopyTrial, ...]] = NOT_EXAMINED
     losses: Known[tuple[float, ...]] = NOT_EXAMINED  # one per logged batch, finite ones
-    not_finite: Maybe[NotFinite] = NOT_EXAMINED  # None: all losses and gradients were finite
+    not_finite: Maybe[NotFinite] = NOT_EXAMINED  # None: all losses and weights were finite
     accuracy: Known[float] = NOT_EXAMINED  # on the test images, 0 to 1
     reference_losses: Known[tuple[float, ...]] = NOT_EXAMINED  # one GPU alone, first epoch
     reference_accuracy: Known[float] = NOT_EXAMINED  # after the first epoch

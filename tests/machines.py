@@ -121,6 +121,7 @@ def gpu(index: int = 0, **changes: Any) -> Gpu:
         "temperature_celsius": 37,
         "memory_temperature_celsius": 45,
         "temperature_margin_celsius": 50,
+        "slowdown_margin_celsius": -2,
         "thresholds": ThermalThresholds(
             shutdown_celsius=95, slowdown_celsius=89, memory_max_celsius=95, gpu_max_celsius=87
         ),

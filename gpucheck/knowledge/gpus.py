@@ -1,6 +1,6 @@
 """What each GPU model has: links, PCIe, ECC. Sources stand in gpus.json, a key a row."""
 
-from functools import cache
+from functools import cache, lru_cache
 
 import msgspec
 
@@ -39,6 +39,7 @@ def table() -> Table:
     return published("gpus.json", Table)
 
 
+@lru_cache(maxsize=256)
 def find(name: str) -> GpuModel | None:
     """Return the model that NVML calls *name*; None for one that the table does not know.
 

@@ -26,6 +26,7 @@ from gpucheck.snapshot import (
     GpuPair,
     GpuProcess,
     GpuSample,
+    Maybe,
     Memory,
     NotSupported,
     NvLink,
@@ -432,7 +433,7 @@ def _integer(value: float | None) -> int:
 
 
 def _watts(milliwatts: int) -> float:
-    return round(milliwatts / 1000, 3)
+    return round(_integer(milliwatts) / 1000, 3)
 
 
 def _text(value: str) -> str:
@@ -548,6 +549,7 @@ def _gpu(index: int, state: State, trouble: str | None, answers: _Answers, root:
         temperature_celsius=get("temperature", _integer),
         memory_temperature_celsius=number(nvml_child.MEMORY_TEMPERATURE, _integer),
         temperature_margin_celsius=get("margin", lambda v: _integer(v[0])),
+        slowdown_margin_celsius=number(nvml_child.SLOWDOWN_MARGIN, _integer),
         thresholds=_one_reading(thresholds),
         power_watts=get("power", _watts),
         power_limit_enforced_watts=get("power_limit", _watts),
@@ -686,15 +688,26 @@ def _process_sizes(value: list[list[int | None]]) -> list[tuple[int, int | None]
     ]
 
 
-def process_name(process: int, root: Path = Path("/")) -> tuple[str | None, bool]:
-    """Return the name of a process and whether it is a zombie; None: it is not visible here."""
+def process_name(process: int, root: Path = Path("/")) -> tuple[Maybe[str], bool]:
+    """Return the name of a process and whether it is a zombie; None: there is none here."""
     try:
         stat = (root / "proc" / str(process) / "stat").read_text("utf-8", "replace")
     except OSError:
-        return None, False
+        return _unseen(process) if root == Path("/") else None, False
     # "4242 (python3) Z 1 …": the name may hold blanks and brackets of its own
     name, _, rest = stat.partition("(")[2].rpartition(")")
     return name or None, rest.split()[:1] == ["Z"]
+
+
+def _unseen(process: int) -> Unknown | None:
+    """Tell a process that /proc does not show to this user (mounted with hidepid) from none."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return Unknown(f"process {process} is hidden from this user")
+    except (OSError, OverflowError):
+        pass
+    return None
 
 
 # ----------------------------------------------------------------------------------------- links

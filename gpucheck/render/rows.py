@@ -195,7 +195,8 @@ def _limits(gpu: Gpu, reader: _Reader) -> dict[str, object]:
     match gpu.temperature_celsius, gpu.temperature_margin_celsius:
         case int(now), int(left) if core is None:
             reader.unknown.pop("temperature_limit_celsius", None)
-            core = now + left
+            below = gpu.slowdown_margin_celsius
+            core = now + left - (below if isinstance(below, int) else 0)
     return {"temperature_limit_celsius": core, "memory_temperature_limit_celsius": memory}
 
 

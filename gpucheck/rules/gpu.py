@@ -61,6 +61,8 @@ def gpu_lost(machine: Snapshot) -> Answers:
     power the machine down, reseat it, and if that does not help have it replaced.
 
     A GPU that fell off the bus earlier and answers now was reset since: that is no fault of today.
+    A container sees the kernel log of the whole machine, but not all of its GPUs: there a GPU that
+    only the log names is nobody's here.
     """
     gpus = yield from gpus_of(machine)
     fallen = _fallen_off_the_bus(machine)
@@ -73,9 +75,12 @@ def gpu_lost(machine: Snapshot) -> Answers:
                 fix="Restart the machine; check power, heat and seating if it is lost again.",
                 commands=("sudo reboot",),
             )
-    if isinstance(machine.nvml.gpus, tuple):
+    in_container = isinstance(machine.host.container, str)
+    if fallen and isinstance(machine.nvml.gpus, tuple) and not in_container:
         listed = {gpu.bus_id for gpu in gpus}
-        for bus_id in sorted(fallen - listed):
+        # One that NVML lists and that cannot say its bus id is one of them: it is told of above.
+        nameless = sum(gpu.state != "ok" and isinstance(gpu.bus_id, Unknown) for gpu in gpus)
+        for bus_id in sorted(fallen - listed)[nameless:]:
             yield Symptom(
                 subject=f"GPU at {bus_id}",
                 saw=f"the kernel logged Xid 79 for {bus_id}, and NVML no longer lists that GPU",
@@ -139,14 +144,19 @@ def recovery_wanted(machine: Snapshot) -> Answers:
         if action is None:
             yield NotChecked(why=f"recovery action {value} is not known", subject=gpu.subject)
             continue
-        needs_reboot = action.action in ("reboot", "system_reboot")
         yield Symptom(
             subject=gpu.subject,
             severity=Severity.WARNING if action.action in ("drain_p2p", "recover_imex") else None,
             saw=f"GPU {gpu.index}{_at(gpu)}: recovery action {value}, {action.meaning}",
             fix=_RECOVERIES.get(action.action, action.meaning),
-            commands=("sudo reboot",) if needs_reboot else (_reset(gpu),),
+            commands=_recovery_commands(action.action, gpu),
         )
+
+
+def _recovery_commands(action: str, gpu: Gpu) -> tuple[str, ...]:
+    if action in ("reset_gpu", "drain_and_reset"):
+        return (_reset(gpu),)
+    return ("sudo reboot",) if action in ("reboot", "system_reboot") else ()
 
 
 _RECOVERIES = {
@@ -323,7 +333,14 @@ def corrected_ecc(machine: Snapshot) -> Answers:
         if count is None:
             continue
         rate = _rate(count, gpu.second, lambda second: second.corrected_ecc_volatile)
-        if count > CORRECTED_ECC_TOTAL or (rate or 0.0) > CORRECTED_ECC_PER_SECOND:
+        # One error within a second is no rate yet: three are needed in a short reading.
+        is_fast = (
+            rate is not None
+            and gpu.second is not None
+            and rate > CORRECTED_ECC_PER_SECOND
+            and rate * gpu.second.after_seconds > 2.5
+        )
+        if count > CORRECTED_ECC_TOTAL or is_fast:
             growth = "" if rate is None else f", {rate:.1f} a second just now"
             yield Symptom(
                 subject=gpu.subject,
@@ -441,8 +458,14 @@ def too_hot(machine: Snapshot) -> Answers:
                 yield _hot(gpu, f"{celsius} °C; it slows down at {slowdown} °C", Severity.ERROR)
                 continue
         elif isinstance(margin, int):
-            if margin <= 0:
+            # "T.Limit" counts down to the highest temperature to work at; it slows down below zero.
+            below = gpu.slowdown_margin_celsius
+            if isinstance(below, int) and margin <= below:
                 yield _hot(gpu, f"{celsius} °C, at its slowdown threshold", Severity.ERROR)
+                continue
+            if margin <= 5 and not (isinstance(maximum, int) and maximum > 0):
+                saw = f"{celsius} °C; it is meant to work to {celsius + margin} °C"
+                yield _hot(gpu, saw, Severity.WARNING)
                 continue
         else:
             yield from known(slowdown if slowdown else NotSupported(), gpu.subject)
@@ -478,15 +501,21 @@ def power_limited(machine: Snapshot) -> Answers:
         enforced = yield from known(gpu.power_limit_enforced_watts, gpu.subject)
         default = yield from known(gpu.power_limit_default_watts, gpu.subject)
         if enforced is not None and default is not None and enforced < default - 0.5:
-            laptop = isinstance(gpu.name, str) and ("Laptop" in gpu.name or "Max-Q" in gpu.name)
             yield Symptom(
                 subject=gpu.subject,
-                severity=Severity.INFO if laptop else None,
+                severity=Severity.INFO if is_laptop(gpu) else None,
                 saw=f"GPU {gpu.index}{_at(gpu)}: held to {enforced:g} W; the default is"
                 f" {default:g} W",
                 fix="Set the default limit again, or ignore GPU014 if the limit is meant.",
                 commands=(f"sudo nvidia-smi -i {gpu.index} -pl {default:g}",),
             )
+
+
+def is_laptop(gpu: Gpu) -> bool:
+    """Tell by its name whether a GPU sits in a laptop; "Max-Q Workstation" is a desktop's board."""
+    return isinstance(gpu.name, str) and (
+        "Laptop" in gpu.name or "Mobile" in gpu.name or gpu.name.endswith("Max-Q Design")
+    )
 
 
 @rule("GPU015", Severity.WARNING, "A GPU's clocks are held down by a setting", roots=("GPU014",))
@@ -520,7 +549,7 @@ def clocks_held(machine: Snapshot) -> Answers:
         busy = gpu.second.utilization_percent
         if clock is None or reasons is None or not isinstance(busy, int):
             continue
-        if busy >= 90 and reasons == 0 and clock < 0.9 * top:
+        if busy >= 90 and reasons == 0 and clock < _usual_share(gpu) * top:
             yield Symptom(
                 subject=gpu.subject,
                 saw=f"GPU {gpu.index}{_at(gpu)}: {clock} MHz under load, with no reason given;"
@@ -528,6 +557,16 @@ def clocks_held(machine: Snapshot) -> Answers:
                 fix="Unlock the clocks.",
                 commands=(f"sudo nvidia-smi -i {gpu.index} -rgc",),
             )
+
+
+def _usual_share(gpu: Gpu) -> float:
+    """Return which part of its maximum a GPU's clock reaches where nothing holds it down.
+
+    Data-centre boards reach it. The maximum of the others is a number that their voltage never
+    allows, and NVML gives no reason for that: an RTX 4090 runs at 2,700 of 3,105 MHz.
+    """
+    model = models.find(gpu.name) if isinstance(gpu.name, str) else None
+    return 0.9 if model is not None and model.ecc_is_default else 0.65
 
 
 @rule("GPU016", Severity.ERROR, "A GPU's compute mode keeps programs out")
@@ -626,17 +665,41 @@ def memory_held(machine: Snapshot) -> Answers:
             yield _held(gpu, memory, f"by a zombie: {_processes(zombies)}")
         elif memory.used_bytes <= HELD_MEMORY_BYTES:
             continue
-        elif isinstance(memory.reserved_bytes, Unknown | NotSupported):
-            yield NotChecked(why="the driver's own share is not told apart", subject=gpu.subject)
-        elif gpu.mig_is_on is True:
-            yield NotChecked(why="MIG is on", subject=gpu.subject)
         elif not processes or all(process.name is None for process in processes):
-            if isinstance(machine.host.container, str) or machine.host.is_wsl is True:
+            if (why := _may_hold_memory(gpu, memory)) is not None:
+                yield NotChecked(why=why, subject=gpu.subject)
+            elif isinstance(machine.host.container, str) or machine.host.is_wsl is True:
                 yield NotChecked(why="processes outside are not shown here", subject=gpu.subject)
             elif isinstance(machine.host.container, Unknown):
                 yield NotChecked(why=machine.host.container.why, subject=gpu.subject)
             else:
                 yield _held(gpu, memory, "by no living process")
+
+
+#: A console, a login screen or a compositor without a process of its own stays under this.
+DISPLAY_BYTES = 1 << 30
+#: how the names of virtual GPUs end: memory in GB, and the kind of licence
+_VIRTUAL = tuple(f"{digit}{kind}" for digit in "0123456789" for kind in "QCBA")
+
+
+def _may_hold_memory(gpu: Gpu, memory: Memory) -> str | None:
+    """Say who but a process may hold memory of this GPU; None where nobody may."""
+    if isinstance(memory.reserved_bytes, Unknown | NotSupported):
+        return "the driver's own share is not told apart"
+    if gpu.mig_is_on is True:
+        return "MIG is on"
+    if isinstance(gpu.numa_node, int):
+        return "the kernel uses this GPU's memory as its own (a NUMA node)"
+    if isinstance(gpu.name, str) and (gpu.name.startswith("GRID ") or _is_virtual(gpu.name)):
+        return "a virtual GPU holds memory for its host"
+    if gpu.display_active is True and memory.used_bytes < DISPLAY_BYTES:
+        return "it drives a display, which holds memory too"
+    return None
+
+
+def _is_virtual(name: str) -> bool:
+    """Tell a vGPU by its name: "NVIDIA A40-48Q", "GRID T4-16Q", "NVIDIA A100-4-20C"."""
+    return "-" in name and name.endswith(_VIRTUAL)
 
 
 def _held(gpu: Gpu, memory: Memory, by_whom: str) -> Symptom:
@@ -664,6 +727,9 @@ def xid_errors(machine: Snapshot) -> Answers:
     raised to a warning where they point at the GPU after all: the same unit, or the same one GPU of
     several, failing for different programs. The others say what the machine needs. The log covers
     this boot; a reset since may have mended what it tells of.
+
+    Where NVML tells of the same fault, the log line stands under that finding. Xid 154 is the
+    driver's note of the recovery that it asks for: what NVML says of that now counts more.
     """
     gpus = machine.nvml.gpus if isinstance(machine.nvml.gpus, tuple) else ()
     if not gpus and machine.host.pci_gpus == ():
@@ -671,10 +737,12 @@ def xid_errors(machine: Snapshot) -> Answers:
         return
     logged = yield from known(machine.kernel_log.xids)
     for entry in logged or ():
-        yield _xid(entry, gpus, logged or ())
+        yield _xid(entry, gpus, logged or (), in_container=isinstance(machine.host.container, str))
 
 
-def _xid(entry: Xid, gpus: tuple[Gpu, ...], logged: tuple[Xid, ...]) -> Symptom:
+def _xid(
+    entry: Xid, gpus: tuple[Gpu, ...], logged: tuple[Xid, ...], *, in_container: bool
+) -> Symptom:
     gpu = next((gpu for gpu in gpus if gpu.bus_id == entry.bus_id), None)
     meaning = xids.find(entry.number)
     when = _when(entry)
@@ -685,24 +753,27 @@ def _xid(entry: Xid, gpus: tuple[Gpu, ...], logged: tuple[Xid, ...]) -> Symptom:
     if meaning is None or meaning.severity == "follow":
         saw += f": {entry.text}" if entry.text else ""
     pattern = _pattern(entry, len(gpus), logged)
+    severity = _xid_severity(entry, gpu)
     if meaning is None:
-        severity = Severity.WARNING
         fix = "This number is not in the table: look it up in NVIDIA's Xid catalogue."
     else:
-        severity = _XID_SEVERITIES[meaning.severity]
         fix = _sentence(meaning.advice) or xids.ACTIONS[meaning.action]
-        if meaning.action in ("restart_app", "none") and meaning.severity != "critical":
-            severity = Severity.INFO
     if pattern:
         severity = Severity.WARNING
         saw += f"; {pattern}"
         fix = "Run the vendor's field diagnostic on this GPU."
+    if gpu is None and gpus and in_container and all(isinstance(g.bus_id, str) for g in gpus):
+        severity = Severity.INFO
+        saw += "; that GPU is none of those that this container has"
+        fix = "Tell whoever runs the machine; the GPUs of this container are others."
     return Symptom(
         subject=f"GPU at {entry.bus_id}" if gpu is None else gpu.subject,
         severity=severity,
         saw=saw,
         fix=fix,
-        commands=("sudo reboot",) if meaning is not None and meaning.action == "reboot" else (),
+        commands=("sudo reboot",)
+        if meaning is not None and meaning.action == "reboot" and severity is Severity.ERROR
+        else (),
         explained_by=_xid_roots(entry, gpu),
     )
 
@@ -713,17 +784,76 @@ _XID_SEVERITIES = {
     "info": Severity.INFO,
     "follow": Severity.INFO,
 }
+#: Xids of failing memory. Restarting the program is all that some of them ask for, and yet the
+#: fault is the GPU's: NVIDIA's documentation of GPU memory errors.
+_MEMORY_XIDS = frozenset((48, 63, 64, 92, 94, 95, 140, 171, 172))
+_NVLINK_XIDS = frozenset((74, 136, 144, 145, 146, 147, 148, 149, 150, 155))
+
+
+def _xid_severity(entry: Xid, gpu: Gpu | None) -> Severity:
+    meaning = xids.find(entry.number)
+    if meaning is None:
+        return Severity.WARNING
+    severity = _XID_SEVERITIES[meaning.severity]
+    if entry.number == 154:
+        return _recovery_severity(entry, gpu)
+    if entry.number == 79 and gpu is not None and gpu.state == "ok":
+        return Severity.WARNING  # it answers again, so it was reset since
+    if entry.number == 63 and gpu is not None and _is_remapped(gpu):
+        return Severity.INFO
+    if meaning.action == "restart_app" and severity is Severity.WARNING:
+        return severity if entry.number in _MEMORY_XIDS else Severity.INFO
+    return severity
+
+
+def _is_remapped(gpu: Gpu) -> bool:
+    """Tell whether NVML knows of no row or page any more that waits for a reset."""
+    if isinstance(gpu.remapped_rows, RemappedRows):
+        return not gpu.remapped_rows.is_pending
+    return isinstance(gpu.retired_pages, RetiredPages) and not gpu.retired_pages.is_pending
+
+
+def _recovery_severity(entry: Xid, gpu: Gpu | None) -> Severity:
+    """Judge Xid 154 by its own text, where NVML does not tell what is asked for now.
+
+    The text: "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)".
+    """
+    if gpu is not None and isinstance(gpu.recovery_action, int):
+        return Severity.INFO
+    asked = entry.text.rpartition(" to ")[2].lower()
+    if "reset" in asked or "reboot" in asked:
+        return Severity.ERROR
+    return Severity.WARNING if "drain" in asked else Severity.INFO
 
 
 def _xid_roots(entry: Xid, gpu: Gpu | None) -> tuple[str, ...]:
-    """Return what NVML would have said of the same fault, if it still stands."""
-    if gpu is not None and gpu.state == "lost":
-        return ("GPU001",)
-    if gpu is not None and gpu.state != "ok":
-        return ("GPU002",)
-    if entry.number == 79:
-        return ("GPU001",)
-    return ()
+    """Return what NVML says of the same fault of the same GPU, if it still stands."""
+    if gpu is None:
+        return ("GPU001",) if entry.number == 79 else ()
+    if gpu.state != "ok":
+        return ("GPU001",) if gpu.state == "lost" else ("GPU002", "GPU001")
+    roots: list[str] = []
+    if entry.number in _MEMORY_XIDS:
+        rows = gpu.remapped_rows
+        if isinstance(rows, RemappedRows) and rows.has_failed:
+            roots.append("GPU006")
+        if isinstance(gpu.uncorrected_ecc_volatile, int) and gpu.uncorrected_ecc_volatile:
+            roots.append("GPU004")
+        if isinstance(rows, RemappedRows) and rows.is_pending:
+            roots.append("GPU005")
+        if isinstance(gpu.retired_pages, RetiredPages) and gpu.retired_pages.is_pending:
+            roots.append("GPU008")
+    if entry.number in _NVLINK_XIDS and _has_dead_link(gpu):
+        roots.append("LNK004")
+    meaning = xids.find(entry.number)
+    asks = meaning is not None and meaning.action in ("reset_gpu", "reboot", "follow_xid_154")
+    if asks and isinstance(gpu.recovery_action, int) and gpu.recovery_action:
+        roots.append("GPU003")
+    return tuple(roots)
+
+
+def _has_dead_link(gpu: Gpu) -> bool:
+    return isinstance(gpu.nvlinks, tuple) and any(link.is_up is False for link in gpu.nvlinks)
 
 
 def _pattern(entry: Xid, count: int, logged: tuple[Xid, ...]) -> str:
@@ -773,11 +903,15 @@ def gpus_differ(machine: Snapshot) -> Answers:
         return
     names = Counter([gpu.name for gpu in sound if isinstance(gpu.name, str)])
     if len(names) > 1:
-        usual = names.most_common(1)[0][0]
-        display = [gpu for gpu in sound if gpu.name != usual and gpu.display_active is True]
-        others = sum(count for name, count in names.items() if name != usual)
+        usual = _usual(sound, names)
+        others = [gpu for gpu in sound if gpu.name != usual]
+        most = max(_total_bytes(gpu) for gpu in sound)
+        for_display = all(
+            gpu.display_active is True or 0 < _total_bytes(gpu) <= min(most / 4, SMALL_CARD_BYTES)
+            for gpu in others
+        )
         yield Symptom(
-            severity=Severity.INFO if len(display) == others else None,
+            severity=Severity.INFO if for_display else None,
             saw=", ".join(f"{count} × {name}" for name, count in names.most_common()),
             fix="Choose GPUs of one model for work that uses several.",
             commands=(
@@ -787,27 +921,58 @@ def gpus_differ(machine: Snapshot) -> Answers:
         )
     for name in names:
         family = [gpu for gpu in sound if gpu.name == name]
-        for what, read in (("memory", _total_memory), ("power limit", _power_limit)):
-            values = {gpu.index: read(gpu) for gpu in family}
-            if len({value for value in values.values() if value is not None}) > 1:
+        for what, read, unit, tolerance in _DIFFERENCES:
+            values = {gpu.index: value for gpu in family if (value := read(gpu)) is not None}
+            if values and max(values.values()) - min(values.values()) > tolerance(values):
                 yield Symptom(
                     subject=what,
                     saw=f"{name}: "
-                    + ", ".join(f"GPU {index} {value}" for index, value in values.items()),
+                    + ", ".join(
+                        f"GPU {index} {value:.0f} {unit}" for index, value in values.items()
+                    ),
                     fix=f"Find out why the {what} differs; give work that uses several GPUs to"
                     " equal ones.",
                     explained_by=("GPU014",) if what == "power limit" else (),
                 )
 
 
-def _total_memory(gpu: Gpu) -> str | None:
-    # Drivers keep slightly different shares for themselves: compare whole GiB.
-    return f"{gpu.memory.total_bytes / 2**30:.0f} GiB" if isinstance(gpu.memory, Memory) else None
+#: A card with less memory than this, and a quarter of the others', is there for the screen.
+SMALL_CARD_BYTES = 12 << 30
 
 
-def _power_limit(gpu: Gpu) -> str | None:
+def _usual(gpus: list[Gpu], names: Counter[str]) -> str:
+    """Return the model that the machine computes with: the most frequent, then the largest."""
+    return max(
+        names,
+        key=lambda name: (
+            any(gpu.name == name and gpu.display_active is not True for gpu in gpus),
+            names[name],
+            max(_total_bytes(gpu) for gpu in gpus if gpu.name == name),
+        ),
+    )
+
+
+def _total_bytes(gpu: Gpu) -> int:
+    return gpu.memory.total_bytes if isinstance(gpu.memory, Memory) else 0
+
+
+def _total_gib(gpu: Gpu) -> float | None:
+    return gpu.memory.total_bytes / 2**30 if isinstance(gpu.memory, Memory) else None
+
+
+def _power_limit(gpu: Gpu) -> float | None:
     watts = gpu.power_limit_enforced_watts
-    return f"{watts:.0f} W" if isinstance(watts, int | float) else None
+    return watts if isinstance(watts, int | float) else None
+
+
+#: what is compared, how it is read, its unit, and how far equal boards may be apart: drivers keep
+#: slightly different shares of the memory for themselves
+_DIFFERENCES: tuple[
+    tuple[str, Callable[[Gpu], float | None], str, Callable[[dict[int, float]], float]], ...
+] = (
+    ("memory", _total_gib, "GiB", lambda values: 0.03 * max(values.values())),
+    ("power limit", _power_limit, "W", lambda _: 1.0),
+)
 
 
 @rule(

@@ -2,7 +2,7 @@
 
 from gpucheck.knowledge import gpus as models
 from gpucheck.rule import Answers, NotApplicable, NotChecked, Severity, Symptom, known, rule
-from gpucheck.rules.gpu import NEEDS_TWO_READINGS, gpus_of
+from gpucheck.rules.gpu import NEEDS_TWO_READINGS, gpus_of, is_laptop
 from gpucheck.snapshot import Fabric, Gpu, GpuSample, NvLink, PciGpu, Reading, Snapshot, Unknown
 
 REPLAYS_PER_MINUTE = 16
@@ -17,9 +17,15 @@ def pcie_narrow(machine: Snapshot) -> Answers:
     Reseat the board, try another slot, and look for a bent pin, a riser or a cable of poor quality;
     some boards share lanes with an M.2 slot. At a quarter of the lanes or less something is
     defective. A slot that has fewer lanes than the GPU is only noted: that is how the machine is
-    built. Lanes do not depend on load, unlike the generation.
+    built, and so are the lanes of a laptop. Lanes do not depend on load, unlike the generation. A
+    GPU that a chip-to-chip link joins to its CPU (GH200, GB200, GB10) has PCIe for show only.
     """
     for gpu in (yield from gpus_of(machine)):
+        if _is_on_the_cpu(gpu):
+            yield NotApplicable(
+                why="a chip-to-chip link, not PCIe, carries data", subject=gpu.subject
+            )
+            continue
         width = yield from known(gpu.pcie_width, gpu.subject)
         most = yield from known(gpu.pcie_width_max, gpu.subject)
         if not width or not most:
@@ -29,7 +35,14 @@ def pcie_narrow(machine: Snapshot) -> Answers:
         limit = min(most, slot_width) if isinstance(slot_width, int) and slot_width else most
         model = models.find(gpu.name) if isinstance(gpu.name, str) else None
         own = max(most, (model.pcie_width or 0) if model is not None else 0)
-        if width < limit:
+        if width < limit and is_laptop(gpu):
+            yield Symptom(
+                subject=gpu.subject,
+                severity=Severity.INFO,
+                saw=f"GPU {gpu.index}: x{width} of x{limit}, as laptops often have it",
+                fix="Nothing: the lanes of a laptop are soldered.",
+            )
+        elif width < limit:
             yield Symptom(
                 subject=gpu.subject,
                 severity=Severity.ERROR if width * 4 <= limit else None,
@@ -44,6 +57,14 @@ def pcie_narrow(machine: Snapshot) -> Answers:
                 saw=f"GPU {gpu.index}: x{width} is all that its slot has; the GPU has x{own}",
                 fix="Use a slot with more lanes, if there is one.",
             )
+
+
+def _is_on_the_cpu(gpu: Gpu) -> bool:
+    """Tell a superchip: by its link, or by a model for which the table has no PCIe."""
+    if gpu.c2c_is_on is True:
+        return True
+    model = models.find(gpu.name) if isinstance(gpu.name, str) else None
+    return model is not None and model.pcie_width is None
 
 
 def _slot(machine: Snapshot, gpu: Gpu) -> PciGpu | None:
@@ -61,6 +82,11 @@ def pcie_slow(machine: Snapshot) -> Answers:
     is due.
     """
     for gpu in (yield from gpus_of(machine)):
+        if _is_on_the_cpu(gpu):
+            yield NotApplicable(
+                why="a chip-to-chip link, not PCIe, carries data", subject=gpu.subject
+            )
+            continue
         most = yield from known(gpu.pcie_generation_max, gpu.subject)
         now = yield from known(gpu.pcie_generation, gpu.subject)
         if not most or not now or now >= most:
@@ -112,15 +138,26 @@ def pcie_replays(machine: Snapshot) -> Answers:
             )
 
 
-@rule("LNK004", Severity.ERROR, "An NVLink is down", roots=("GPU001", "GPU002"))
+@rule(
+    "LNK004",
+    Severity.ERROR,
+    "An NVLink is down",
+    roots=("GPU001", "GPU002", "DRV010", "LNK006"),
+)
 def nvlink_down(machine: Snapshot) -> Answers:
     """Some NVLinks of this GPU are down while others are up: copies are slower, or fail.
 
     Programs that need all links (NVSwitch systems) do not start at all. Reset all GPUs together;
-    if the same link stays down, its connector, bridge, board or the switch is defective. A GPU with
-    no link up at all has no bridge, or is alone in its virtual machine: that is only noted.
+    if the same link stays down, its connector, bridge, board or the switch is defective.
+
+    A GPU with no link up at all has no bridge, is cut by MIG, or is alone in its virtual machine:
+    that is only noted. On a board that wires every link it is a fault where the GPU's neighbours
+    have theirs, and a warning where all GPUs of a bare machine have none: somebody may have turned
+    NVLink off. In a virtual machine whose GPUs are joined without switches, a third or two of the
+    links may lead to GPUs of another virtual machine: that is only noted, if all GPUs are alike.
     """
-    for gpu in (yield from gpus_of(machine)):
+    gpus = yield from gpus_of(machine)
+    for gpu in gpus:
         links = yield from known(gpu.nvlinks, gpu.subject)
         if links is None:
             continue
@@ -131,27 +168,74 @@ def nvlink_down(machine: Snapshot) -> Answers:
         up = [link.index for link in links if link.is_up is True]
         down = [link for link in links if link.is_up is False]
         model = models.find(gpu.name) if isinstance(gpu.name, str) else None
-        expected = model.nvlinks if model is not None and model.nvlinks_are_wired else len(links)
-        if unread is not None:
+        wired = model.nvlinks if model is not None and model.nvlinks_are_wired else 0
+        # A model that was cut down (A800, H800) may show the links that it lacks as down.
+        expected = wired or len(links)
+        if unread is not None and not (up and down):
             yield NotChecked(why=unread.why, subject=gpu.subject)
         elif not up:
-            if down:
-                yield Symptom(
-                    subject=gpu.subject,
-                    severity=Severity.INFO,
-                    saw=f"GPU {gpu.index}: none of its {len(links)} NVLinks is up",
-                    fix="Nothing, if there is no NVLink bridge or this machine has one GPU only.",
-                )
-        elif down or len(up) < expected:
+            yield _all_links_down(machine, gpus, gpu, links, is_wired=wired > 0)
+        elif len(up) < expected:
             names = ", ".join(str(link.index) for link in down) or "not shown"
+            is_shared = _may_lead_elsewhere(machine, gpus, links, expected)
             yield Symptom(
                 subject=gpu.subject,
-                saw=f"GPU {gpu.index}: {len(up)} of {max(expected, len(links))} NVLinks are up;"
-                f" down: {names}",
-                fix="Reset all GPUs together; if the link stays down, have it repaired.",
+                severity=Severity.INFO if is_shared else None,
+                saw=f"GPU {gpu.index}: {len(up)} of {expected} NVLinks are up; down: {names}",
+                fix="Nothing, if the others lead to GPUs that this virtual machine does not have."
+                if is_shared
+                else "Reset all GPUs together; if the link stays down, have it repaired.",
                 commands=(f"nvidia-smi nvlink --status -i {gpu.index}",),
                 explained_by=_lost_peer(machine, gpu, down),
             )
+
+
+def _all_links_down(
+    machine: Snapshot, gpus: tuple[Gpu, ...], gpu: Gpu, links: tuple[NvLink, ...], *, is_wired: bool
+) -> Symptom:
+    """Judge a GPU of which no link is up."""
+    severity: Severity | None = Severity.INFO
+    fix = "Nothing, if there is no NVLink bridge or this machine has one GPU only."
+    if is_wired and gpu.mig_is_on is not True and gpu.state == "ok":
+        siblings = [other for other in gpus if other.index != gpu.index and other.name == gpu.name]
+        if any(_has_link_up(other) for other in siblings):
+            severity = None
+            fix = "Give it no work that uses several GPUs; reset all GPUs together, else repair it."
+        elif siblings and machine.host.hypervisor is None:
+            severity = Severity.WARNING
+            fix = "Look whether the fabric manager runs, and whether NVreg_NvLinkDisable is set."
+    return Symptom(
+        subject=gpu.subject,
+        severity=severity,
+        saw=f"GPU {gpu.index}: none of its {len(links)} NVLinks is up",
+        fix=fix,
+        commands=() if severity is Severity.INFO else (f"nvidia-smi nvlink -s -i {gpu.index}",),
+        explained_by=() if severity is Severity.INFO else _lost_peer(machine, gpu, []),
+    )
+
+
+def _has_link_up(gpu: Gpu) -> bool:
+    return isinstance(gpu.nvlinks, tuple) and any(link.is_up is True for link in gpu.nvlinks)
+
+
+def _may_lead_elsewhere(
+    machine: Snapshot, gpus: tuple[Gpu, ...], links: tuple[NvLink, ...], expected: int
+) -> bool:
+    """Tell whether the missing links may end at GPUs that were given to another virtual machine.
+
+    Boards that join four GPUs, or the two fours of a V100 server, give each way a third of the
+    links; every GPU of such a part has as many. A switch's partition has all links or none.
+    """
+    up = [link for link in links if link.is_up is True]
+    if not isinstance(machine.host.hypervisor, str) or 3 * len(up) not in (expected, 2 * expected):
+        return False
+    if any(link.remote_kind != "gpu" for link in up):
+        return False
+    return all(
+        isinstance(gpu.nvlinks, tuple)
+        and sum(link.is_up is True for link in gpu.nvlinks) == len(up)
+        for gpu in gpus
+    )
 
 
 def _lost_peer(machine: Snapshot, gpu: Gpu, down: list[NvLink]) -> tuple[str, ...]:
@@ -245,14 +329,18 @@ def fabric_not_ready(machine: Snapshot) -> Answers:
     """On an NVSwitch system CUDA does not start (error 802) until every GPU has joined the fabric.
 
     The fabric manager registers each GPU; it has to run, in the driver's own version. Where it runs
-    and a GPU still does not join, its log says why (/var/log/fabricmanager.log).
+    and a GPU still does not join, its log says why (/var/log/fabricmanager.log). A GPU that is
+    alone in its virtual machine and has no link up belongs to no fabric.
     """
-    for gpu in (yield from gpus_of(machine)):
+    gpus = yield from gpus_of(machine)
+    for gpu in gpus:
         fabric = yield from known(gpu.fabric, gpu.subject)
         if not isinstance(fabric, Fabric):
             continue
         if fabric.state == 0:
             yield NotApplicable(why="no NVSwitch fabric", subject=gpu.subject)
+        elif fabric.state < 3 and _is_alone(machine, gpus, gpu):
+            yield NotApplicable(why="alone in its virtual machine", subject=gpu.subject)
         elif fabric.state not in _FABRIC_STATES:
             yield NotChecked(why=f"fabric state {fabric.state} is not known", subject=gpu.subject)
         elif fabric.state != 3 or fabric.status != 0:
@@ -275,6 +363,15 @@ def fabric_not_ready(machine: Snapshot) -> Answers:
                 fix="Look into the fabric manager's log; reset the GPUs together if it goes on.",
                 commands=("sudo tail /var/log/fabricmanager.log",),
             )
+
+
+def _is_alone(machine: Snapshot, gpus: tuple[Gpu, ...], gpu: Gpu) -> bool:
+    return (
+        len(gpus) == 1
+        and isinstance(machine.host.hypervisor, str)
+        and isinstance(gpu.nvlinks, tuple)
+        and not _has_link_up(gpu)
+    )
 
 
 #: nvmlGpuFabricState_t
@@ -343,7 +440,7 @@ def numa_nodes(machine: Snapshot) -> Answers:
     nodes: dict[int, list[str]] = {}
     for gpu in gpus:
         slot = _slot(machine, gpu)
-        node = slot.numa_node if slot is not None else gpu.numa_node
+        node = slot.numa_node if slot is not None else _node_of_the_cpus(gpu)
         if isinstance(node, Unknown):
             yield NotChecked(why=node.why, subject=gpu.subject)
         elif isinstance(node, int):
@@ -357,6 +454,17 @@ def numa_nodes(machine: Snapshot) -> Answers:
             fix="Bind each process to the CPUs of its GPU.",
             commands=("nvidia-smi topo -m",),
         )
+
+
+def _node_of_the_cpus(gpu: Gpu) -> int | Unknown | None:
+    """Return the nearest node as NVML says it, where the kernel's list of devices is hidden.
+
+    Not `gpu.numa_node`: that is the GPU's own memory, as a node of its own.
+    """
+    nodes = gpu.numa_affinity
+    if isinstance(nodes, str):
+        return int(nodes) if nodes.isdecimal() else None
+    return Unknown("neither the kernel nor NVML tells its NUMA node")
 
 
 @rule("LNK009", Severity.INFO, "Resizable BAR is off")

@@ -154,6 +154,7 @@ def test_a_recorded_h200_is_read_whole(tmp_path):
         "temperature_celsius": 37,
         "memory_temperature_celsius": 41,
         "temperature_margin_celsius": 50,
+        "slowdown_margin_celsius": -2,
         "thresholds": ThermalThresholds(
             shutdown_celsius=95, slowdown_celsius=89, memory_max_celsius=95, gpu_max_celsius=87
         ),
@@ -832,6 +833,25 @@ def test_a_process_name_may_hold_brackets_and_blanks(tmp_path):
     assert process_name(43, tmp_path) == (None, False)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.namespaces
+def test_a_process_that_proc_hides_is_not_taken_for_one_that_is_gone():
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; from gpucheck.probes.nvml import process_name;"
+        " print(process_name(1), end='')"
+    )
+    become = (
+        'mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid 65534 --clear-groups "$@"'
+    )
+    command = ["unshare", "-m", "sh", "-c", become, "sh", sys.executable, "-c", code]
+
+    ended = subprocess.run(command, cwd="/", capture_output=True, text=True)
+
+    if ended.returncode or "Unknown" not in ended.stdout:
+        pytest.skip(f"/proc hides nothing here: {ended.stderr or ended.stdout}")
+    assert ended.stdout == "(Unknown(why='process 1 is hidden from this user'), False)"
+
+
 # ------------------------------------------------------------------------------- pure functions
 
 
@@ -1019,6 +1039,11 @@ NEAR = {
     "Temperature/GPU Current Temp": (number, lambda gpu: gpu.temperature_celsius, 6),
     "Temperature/Memory Current Temp": (number, lambda gpu: gpu.memory_temperature_celsius, 6),
     "Temperature/GPU T.Limit Temp": (number, lambda gpu: gpu.temperature_margin_celsius, 6),
+    "Temperature/GPU Slowdown T.Limit Temp": (
+        number,
+        lambda gpu: gpu.slowdown_margin_celsius,
+        0,
+    ),
     "FB Memory Usage/Used": (number, lambda gpu: mebibytes(gpu.memory.used_bytes), 64),
     "FB Memory Usage/Reserved": (number, lambda gpu: mebibytes(gpu.memory.reserved_bytes), 16),
     "FB Memory Usage/Free": (number, lambda gpu: mebibytes(gpu.memory.free_bytes), 64),

@@ -53,6 +53,11 @@ def held(mebibytes: int, **changes: Any) -> Memory:
     return Memory(**{**fields, "reserved_bytes": 600 * MIB, **changes})
 
 
+#: what some drivers answer for thresholds that the board has not
+ZEROS = ThermalThresholds(
+    shutdown_celsius=0, slowdown_celsius=0, gpu_max_celsius=0, memory_max_celsius=0
+)
+
 FIRES = [
     (rules.gpu_lost, {"state": "lost"}, "error", "GPU 1 (0000:00:07.0): NVML says GPU_IS_LOST"),
     (rules.gpu_hung, {"state": "hung", "trouble": "x did not answer"}, "error", "x did not answer"),
@@ -139,9 +144,21 @@ FIRES = [
     (rules.too_hot, {"memory_temperature_celsius": 90}, "warning", "its memory has 90 °C"),
     (
         rules.too_hot,
-        {"thresholds": NOT_SUPPORTED, "temperature_margin_celsius": 0},
+        {"thresholds": NOT_SUPPORTED, "temperature_margin_celsius": -2},
         "error",
         "at its slowdown threshold",
+    ),
+    (
+        rules.too_hot,
+        {"thresholds": NOT_SUPPORTED, "temperature_margin_celsius": 5},
+        "warning",
+        "37 °C; it is meant to work to 42 °C",
+    ),
+    (
+        rules.too_hot,
+        {"thresholds": ZEROS, "temperature_margin_celsius": 0},
+        "warning",
+        "it is meant to work to 37 °C",
     ),
     (
         rules.power_limited,
@@ -205,7 +222,10 @@ QUIET = [
     (rules.slowed_down, {"clocks_event_reasons": 0x1}),
     (rules.slowed_down, {"clocks_event_reasons": 0x2 | 0x4 | 0x10 | 0x100}),
     (rules.slowed_down, {"clocks_event_reasons": 0x8, "second": second()}),
+    (rules.corrected_ecc, {"second": second(corrected_ecc_volatile=2, after_seconds=0.2)}),
     (rules.too_hot, {"temperature_celsius": 81}),
+    (rules.too_hot, {"thresholds": NOT_SUPPORTED, "temperature_margin_celsius": 6}),
+    (rules.too_hot, {"thresholds": ZEROS, "temperature_celsius": 60}),
     (rules.power_limited, {"power_limit_enforced_watts": 750.0}),
     (rules.clocks_held, {"clock_sm_mhz": 210, "second": second(under_load=True)}),
     (
@@ -341,7 +361,11 @@ def test_a_gpu_that_fell_off_the_bus_and_answers_again_is_not_lost():
 
 
 XIDS = [
-    (xid(79), Severity.ERROR, "GPU no longer answers on PCIe"),
+    (xid(79), Severity.WARNING, "GPU no longer answers on PCIe"),
+    (xid(92), Severity.WARNING, "single-bit"),
+    (xid(94), Severity.WARNING, "contained"),
+    (xid(63), Severity.INFO, "remapping"),
+    (xid(119), Severity.ERROR, "GSP"),
     (xid(48), Severity.ERROR, "once, 100 s after boot"),
     (xid(13, count=2), Severity.INFO, "2 times"),
     (xid(43), Severity.INFO, "program"),
@@ -369,6 +393,88 @@ def test_an_xid_has_the_severity_of_its_table(entry: Xid, severity: Severity, wo
     assert symptom.severity is severity
     assert words in symptom.saw
     assert symptom.fix
+
+
+def test_a_gpu_that_only_the_log_knows_is_lost_but_for_a_container():
+    bare = with_gpus(gpu(0), kernel_log={"xids": (xid(79), xid(119))}, host={"container": None})
+    container = with_gpus(
+        gpu(0), kernel_log={"xids": (xid(79), xid(119))}, host={"container": "docker"}
+    )
+
+    assert [s.severity for s in symptoms(rules.xid_errors, bare)] == [Severity.ERROR] * 2
+    assert [s.severity for s in symptoms(rules.xid_errors, container)] == [Severity.INFO] * 2
+    assert symptoms(rules.gpu_lost, bare)
+    assert not symptoms(rules.gpu_lost, container)
+
+
+def test_a_lost_gpu_that_cannot_say_its_bus_id_is_told_of_once():
+    snapshot = with_gpus(
+        gpu(0),
+        gpu(1, state="lost", bus_id=Unknown("lost")),
+        host={"container": None},
+        kernel_log={"xids": (xid(79),)},
+    )
+
+    assert [symptom.subject for symptom in symptoms(rules.gpu_lost, snapshot)] == ["gpu 1"]
+
+
+TO_RESET = "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)"
+
+
+@pytest.mark.parametrize(
+    ("text", "now", "severity"),
+    [
+        (TO_RESET, Unknown("driver too old"), Severity.ERROR),
+        (TO_RESET.replace("GPU Reset", "Node Reboot"), NOT_SUPPORTED, Severity.ERROR),
+        (TO_RESET.replace("GPU Reset Required", "Drain P2P"), NOT_SUPPORTED, Severity.WARNING),
+        (
+            "GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)",
+            NOT_SUPPORTED,
+            Severity.INFO,
+        ),
+        (TO_RESET, 0, Severity.INFO),
+    ],
+)
+def test_xid_154_counts_where_nvml_does_not_tell_the_recovery(text, now, severity):
+    snapshot = with_gpus(
+        gpu(0), gpu(1, recovery_action=now), kernel_log={"xids": (xid(154, text=text),)}
+    )
+
+    [symptom] = symptoms(rules.xid_errors, snapshot)
+
+    assert symptom.severity is severity
+    assert text in symptom.saw
+
+
+def test_one_failing_row_of_memory_is_one_complaint():
+    snapshot = with_gpus(
+        gpu(0),
+        gpu(
+            1,
+            uncorrected_ecc_volatile=1,
+            remapped_rows=RemappedRows(
+                correctable=0, uncorrectable=1, is_pending=True, has_failed=False
+            ),
+            recovery_action=4,
+        ),
+        kernel_log={"xids": (xid(48), xid(63), xid(94), xid(154, text=TO_RESET))},
+    )
+
+    report = examine(snapshot, select=["GPU"])
+
+    roots = [(f.code, f.subject) for f in report.findings if f.explained_by is None]
+    assert roots == [("GPU004", "gpu 1")]
+    assert [f.code for f in report.findings].count("GPU020") == 4
+
+
+def test_a_firmware_that_hangs_explains_nothing_of_another_gpu():
+    snapshot = with_gpus(
+        gpu(0, recovery_action=1), gpu(1), kernel_log={"xids": (xid(119), xid(79))}
+    )
+
+    report = examine(snapshot, select=["GPU003", "GPU020"])
+
+    assert {f.explained_by for f in report.findings} == {None}
 
 
 def test_an_mmu_fault_on_several_gpus_is_the_programs():
@@ -404,6 +510,88 @@ def test_a_display_card_beside_compute_gpus_is_only_noted():
 
     assert symptom.severity is Severity.INFO
     assert symptom.commands == ("export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=0,1",)
+
+
+def test_the_small_card_for_the_screen_is_never_the_usual_model():
+    small = Memory(total_bytes=4 << 30, used_bytes=0, free_bytes=4 << 30)
+    snapshot = with_gpus(gpu(0, name="NVIDIA T400 4GB", memory=small), gpu(1))
+
+    [symptom] = symptoms(rules.gpus_differ, snapshot)
+
+    assert symptom.severity is Severity.INFO
+    assert symptom.commands == ("export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1",)
+
+
+def test_memory_that_differs_by_the_drivers_share_is_equal():
+    almost = held(0, total_bytes=(141 << 30) - (600 << 20))
+    half = held(0, total_bytes=70 << 30)
+
+    assert is_content(rules.gpus_differ, one(memory=almost))
+    assert [s.subject for s in symptoms(rules.gpus_differ, one(memory=half))] == ["memory"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"numa_node": 1}, "NUMA node"),
+        ({"name": "NVIDIA A40-48Q"}, "virtual GPU"),
+        ({"name": "GRID T4-16Q"}, "virtual GPU"),
+        ({"display_active": True}, "display"),
+        ({"mig_is_on": True}, "MIG"),
+    ],
+)
+def test_memory_that_somebody_else_may_hold_is_not_checked(changes, words):
+    snapshot = with_gpus(gpu(0, memory=held(500), **changes), host={"container": None})
+
+    assert not symptoms(rules.memory_held, snapshot)
+    assert words in not_checked(rules.memory_held, snapshot)[0].why
+
+
+def test_a_process_that_is_hidden_is_none_that_is_gone():
+    hidden = GpuProcess(pid=7, name=Unknown("process 7 is hidden from this user"))
+
+    assert is_content(rules.memory_held, one(memory=held(9000), processes=(hidden,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "clock", "is_found"),
+    [
+        ("NVIDIA GeForce RTX 4090", 2700, False),
+        ("NVIDIA GeForce RTX 4090", 1500, True),
+        ("NVIDIA H200", 2700, True),
+    ],
+)
+def test_a_board_whose_voltage_ends_its_boost_is_not_held_down(name, clock, is_found):
+    snapshot = one(
+        name=name,
+        clock_sm_max_mhz=3105,
+        application_clock_sm_mhz=NOT_SUPPORTED,
+        second=second(under_load=True, clock_sm_mhz=clock, clocks_event_reasons=0),
+    )
+
+    assert bool(symptoms(rules.clocks_held, snapshot)) is is_found
+
+
+def test_a_desktop_board_of_low_power_is_no_laptop():
+    board = gpu(
+        0,
+        name="NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+        power_limit_enforced_watts=200.0,
+    )
+
+    [symptom] = symptoms(rules.power_limited, with_gpus(board))
+
+    assert symptom.severity is None
+
+
+def test_only_a_reset_is_advised_where_a_reset_helps():
+    commands = [
+        symptoms(rules.recovery_wanted, one(recovery_action=action))[0].commands
+        for action in range(1, 8)
+    ]
+
+    reset, reboot = ("sudo nvidia-smi --gpu-reset -i 1",), ("sudo reboot",)
+    assert commands == [reset, reboot, (), reset, (), (), reboot]
 
 
 def test_different_power_limits_of_one_model_fold_under_the_lowered_one():

@@ -72,7 +72,7 @@ FIRES = [
     ),
     (rules.nvlink_down, {"nvlinks": links(down=(3, 4))}, "error", "16 of 18 NVLinks are up"),
     (rules.nvlink_down, {"nvlinks": links()[:16]}, "error", "16 of 18"),
-    (rules.nvlink_down, {"nvlinks": links(down=tuple(range(18)))}, "info", "none of its 18"),
+    (rules.nvlink_down, {"nvlinks": links(down=tuple(range(18)))}, "error", "none of its 18"),
     (
         rules.nvlink_errors,
         {"second": second(nvlink_replay_errors=1)},
@@ -162,6 +162,100 @@ def test_a_slot_with_fewer_lanes_than_the_gpu_is_how_the_machine_is_built():
     [symptom] = symptoms(rules.pcie_narrow, snapshot)
 
     assert symptom.severity is Severity.INFO
+
+
+ALL_DOWN = links(down=tuple(range(18)))
+
+
+@pytest.mark.parametrize(
+    ("first", "hypervisor", "severity"),
+    [
+        ({}, "kvm", Severity.ERROR),
+        ({}, None, Severity.ERROR),
+        ({"nvlinks": ALL_DOWN}, None, Severity.WARNING),
+        ({"nvlinks": ALL_DOWN}, "kvm", Severity.INFO),
+    ],
+)
+def test_a_gpu_without_its_wired_links_is_judged_by_its_neighbours(first, hypervisor, severity):
+    snapshot = with_gpus(gpu(0, **first), gpu(1, nvlinks=ALL_DOWN), host={"hypervisor": hypervisor})
+
+    symptom = symptoms(rules.nvlink_down, snapshot)[-1]
+
+    assert (symptom.severity or Severity.ERROR) is severity
+
+
+@pytest.mark.parametrize(
+    "changes", [{"name": "NVIDIA A100 80GB PCIe"}, {"mig_is_on": True}], ids=str
+)
+def test_no_bridge_and_mig_leave_no_link_up(changes):
+    [symptom] = symptoms(rules.nvlink_down, one(nvlinks=ALL_DOWN, **changes))
+
+    assert symptom.severity is Severity.INFO
+
+
+def test_one_gpu_alone_in_its_virtual_machine_has_no_links_and_no_fabric():
+    alone = with_gpus(gpu(0, nvlinks=ALL_DOWN, fabric=Fabric(state=1)), host={"hypervisor": "kvm"})
+
+    [symptom] = symptoms(rules.nvlink_down, alone)
+
+    assert symptom.severity is Severity.INFO
+    assert not symptoms(rules.fabric_not_ready, alone)
+    assert not is_applicable(rules.fabric_not_ready, alone)
+
+
+def test_a_model_that_was_cut_down_has_the_links_of_its_table():
+    down = tuple(nvlink(n, is_up=n < 8) for n in range(12))
+
+    cut = with_gpus(gpu(0, name="NVIDIA A800-SXM4-80GB", nvlinks=down))
+
+    assert is_content(rules.nvlink_down, cut)
+
+
+def test_half_of_a_v100_server_in_a_virtual_machine_lacks_the_links_to_the_other_half():
+    four = tuple(nvlink(n, is_up=n < 4) for n in range(6))
+    gpus = [gpu(n, name="Tesla V100-SXM2-16GB", nvlinks=four) for n in range(2)]
+
+    virtual = symptoms(rules.nvlink_down, with_gpus(*gpus, host={"hypervisor": "xen"}))
+    bare = symptoms(rules.nvlink_down, with_gpus(*gpus, host={"hypervisor": None}))
+
+    assert [symptom.severity for symptom in virtual] == [Severity.INFO] * 2
+    assert [symptom.severity for symptom in bare] == [None, None]
+
+
+def test_a_link_that_is_down_counts_though_another_could_not_be_read():
+    some = (*links(down=(3,))[:17], nvlink(17, is_up=Unknown("no answer")))
+
+    [symptom] = symptoms(rules.nvlink_down, one(nvlinks=some))
+
+    assert "16 of 18" in symptom.saw
+
+
+@pytest.mark.parametrize("changes", [{"name": "NVIDIA GB10"}, {"c2c_is_on": True}], ids=str)
+@pytest.mark.parametrize("rule", [rules.pcie_narrow, rules.pcie_slow], ids=lambda r: r.code)
+def test_a_superchip_has_pcie_for_show(rule, changes):
+    snapshot = with_gpus(gpu(0, pcie_width=1, pcie_generation=1, **changes))
+
+    assert not symptoms(rule, snapshot)
+    assert not is_applicable(rule, snapshot)
+
+
+def test_a_laptop_has_the_lanes_that_it_has():
+    laptop = gpu(0, name="NVIDIA GeForce RTX 4070 Laptop GPU", pcie_width=4)
+
+    [symptom] = symptoms(rules.pcie_narrow, with_gpus(laptop))
+
+    assert symptom.severity is Severity.INFO
+
+
+def test_nvml_tells_the_numa_node_where_the_kernel_hides_its_devices():
+    hidden = {"pci_gpus": Unknown("/sys is not there")}
+    told = with_gpus(gpu(0, numa_affinity="0"), gpu(1, numa_affinity="1"), host=hidden)
+    untold = with_gpus(
+        gpu(0, numa_affinity=NOT_SUPPORTED), gpu(1, numa_affinity=NOT_SUPPORTED), host=hidden
+    )
+
+    assert "node 1: GPU 1" in symptoms(rules.numa_nodes, told)[0].saw
+    assert not_checked(rules.numa_nodes, untold)
 
 
 def test_a_bridged_model_may_have_fewer_links_up_than_its_board_has():

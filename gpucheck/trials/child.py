@@ -145,7 +145,9 @@ class Reading:
         downloaded, drawn = self._cache / "mnist", self._cache / "synthetic"
         if data != "synthetic" and mnist.find(downloaded) is not None:
             return mnist.read(downloaded)
-        if data == "synthetic" and mnist.find(drawn) is not None:
+        # Drawn already: either by name, or since there was nothing else. Then the next training
+        # does not wait again for torchvision and for mirrors that cannot be reached.
+        if data != "download" and mnist.find(drawn) is not None:
             try:
                 return mnist.read(drawn)
             except mnist.DataError:
@@ -199,11 +201,6 @@ class Reading:
 
     def _drawn(self) -> mnist.Digits:
         target = self._cache / "synthetic"
-        if self._plan.data is None and mnist.find(target) is not None:
-            try:
-                return mnist.read(target)
-            except mnist.DataError:
-                pass  # drawn again below
 
         def beat() -> None:
             self._tell("drawing")

@@ -194,7 +194,7 @@ class Ranks:
             error = None
             for size in training.COPY_BYTES:
                 dice = torch.Generator().manual_seed(source * 31 + size)
-                expected = torch.randint(0, 256, (size,), generator=dice).byte().to(device)
+                expected = training.random_bytes(size, dice).to(device)
                 sent = expected if source == self._plan.rank else torch.zeros_like(expected)
                 sent = training.copy(sent, device)
                 distributed.broadcast(sent, src=source)

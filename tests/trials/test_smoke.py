@@ -184,6 +184,26 @@ def test_a_spoiled_cache_of_synthetic_digits_is_drawn_again(tmp_path: Path):
     assert not codes(training)
 
 
+def test_digits_that_were_drawn_once_are_at_hand_where_no_data_is_named(
+    digits: Path, tmp_path: Path
+):
+    (tmp_path / "synthetic").symlink_to(digits)
+    variables = {**os.environ, "GPUCHECK_TEST_FAULT": "leave:1"}
+    told: list[str] = []
+    plan = Plan(device="cpu", gpus="1", cache=str(tmp_path))
+
+    with Smoke(
+        plan,
+        python=sys.executable,
+        variables=variables,
+        listener=lambda event: told.append(event["event"]),
+    ) as smoke:
+        training = smoke.finish()
+
+    assert training.data_directory == str(tmp_path / "synthetic")
+    assert not {"downloading", "drawing", "notice"} & set(told)
+
+
 def test_without_cuda_the_gpus_that_were_asked_for_are_missing(digits: Path, tmp_path: Path):
     hidden = {"CUDA_VISIBLE_DEVICES": ""}
     plan = Plan(data=str(digits), cache=str(tmp_path))

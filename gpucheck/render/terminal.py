@@ -97,7 +97,10 @@ def _section(
     here = [group for group in groups if group.finding.code[:3] in families]
     elsewhere = _roots_elsewhere(mine, families)
     text = f"{what} (see {', '.join(elsewhere)})" if elsewhere and not here else what
-    label = f"{style.sign(_sign(mine, unchecked, passed))} {style.bold(name)}"
+    sign = _sign(mine, unchecked, passed)
+    if sign in ("good", "none") and (what.startswith("unknown") or what.endswith("shows none")):
+        sign = "unknown"  # the rules that passed had nothing to look at
+    label = f"{style.sign(sign)} {style.bold(name)}"
     label += " " * max(1, LABEL - cells(name) - 2)
     first = True
     for line in wrap(text, style.width - LABEL):

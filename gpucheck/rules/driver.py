@@ -181,14 +181,19 @@ def no_gpu(machine: Snapshot) -> Answers:
         yield NotChecked(why=f"the bus shows no GPU, and NVML: {machine.nvml.count.why}")
         return
     saw = "no device on the PCI bus is an NVIDIA GPU"
-    if isinstance(host.hypervisor, str):
+    if _is_container(machine):
+        fix = "Start this container on a host that has an NVIDIA GPU."
+    elif isinstance(host.hypervisor, str):
         saw += ": this virtual machine was given none by its host"
-    yield Symptom(
-        saw=saw,
-        fix="Use a machine that has an NVIDIA GPU; where one is built in, check that it is seated, "
-        "powered and switched on in the firmware set-up.",
-        commands=("lspci -nn | grep -i nvidia",),
-    )
+        fix = (
+            "In the cloud, choose an instance type with a GPU; else have the host pass one through."
+        )
+    else:
+        fix = (
+            "Use a machine that has an NVIDIA GPU; where one is built in, check that it is seated, "
+            "powered and switched on in the firmware set-up."
+        )
+    yield Symptom(saw=saw, fix=fix, commands=("lspci -nn | grep -i nvidia",))
 
 
 @rule("DRV002", Severity.ERROR, "No NVIDIA driver is installed")

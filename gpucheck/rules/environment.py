@@ -689,6 +689,7 @@ def library_path_is_another_toolkits(machine: Snapshot) -> Answers:
                 f"CUDA_HOME is {_reach(home)}, CUDA {home.toolkit_version}.",
                 fix="Take the folder out of LD_LIBRARY_PATH, or set CUDA_HOME to its toolkit.",
                 subject=entry.text,
+                commands=(_without(entries, other),),
                 explained_by=(
                     ("ENV005",)
                     if first is not None and first.toolkit == other
@@ -753,6 +754,12 @@ def compat_does_not_fit(machine: Snapshot) -> Answers:
             if isinstance(fact, Unknown):
                 yield NotChecked(why=fact.why, subject=entry.text)
                 break
+
+
+def _without(entries: tuple[PathEntry, ...], toolkit: str) -> str:
+    """Return the command that takes the folders of *toolkit* out of LD_LIBRARY_PATH."""
+    kept = ":".join(entry.text for entry in entries if entry.text and entry.toolkit != toolkit)
+    return f"export LD_LIBRARY_PATH={shlex.quote(kept)}" if kept else "unset LD_LIBRARY_PATH"
 
 
 def _refusing_gpu(machine: Snapshot) -> str | Unknown | None:
@@ -842,6 +849,10 @@ def _lost_gpu(machine: Snapshot, element: str) -> tuple[str, ...]:
     return ()
 
 
+def _gpus_here(count: int) -> str:
+    return "1 GPU is here" if count == 1 else f"{count} GPUs are here"
+
+
 @rule("ENV018", Severity.ERROR, "CUDA_VISIBLE_DEVICES hides every GPU")
 def every_gpu_is_hidden(machine: Snapshot) -> Answers:
     """CUDA shows a program only the GPUs that this variable names, and it names none that exists.
@@ -864,7 +875,7 @@ def every_gpu_is_hidden(machine: Snapshot) -> Answers:
         yield NotChecked(why=why.why, subject="CUDA_VISIBLE_DEVICES")
     elif why is not None:
         yield Symptom(
-            saw=f"CUDA_VISIBLE_DEVICES is {value!r}: {why}; {len(gpus)} GPU(s) are here.",
+            saw=f"CUDA_VISIBLE_DEVICES is {value!r}: {why}; {_gpus_here(len(gpus))}.",
             fix="Unset it, or name the GPUs you want.",
             subject="CUDA_VISIBLE_DEVICES",
             commands=("unset CUDA_VISIBLE_DEVICES",),

@@ -73,7 +73,9 @@ def no_torch(machine: Snapshot) -> Answers:
 
 def _no_torch(machine: Snapshot, saw: str, subject: str) -> Symptom:
     elsewhere = machine.pytorch.elsewhere
-    others = elsewhere if isinstance(elsewhere, tuple) else ()
+    others = (
+        tuple(path for path in elsewhere if path != subject) if isinstance(elsewhere, tuple) else ()
+    )
     build = _build_for(machine)
     return Symptom(
         subject=subject,

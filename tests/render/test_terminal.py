@@ -134,7 +134,7 @@ gpucheck 0.1.0 on host-1
          $ sudo reboot
     └ ✗ DRV016  NVML does not start: nvmlInitWithFlags answered 18
     └ ✗ TOR008  torch sees no GPU: is_available() is false
-✓ GPUs         2 on the PCI bus; NVML shows none
+? GPUs         2 on the PCI bus; NVML shows none
 ✓ CUDA         13.0 in /usr/local/cuda-13.0, gcc 13.3.0 (nvcc takes up to 15)
 ✓ cuDNN        9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
 ✓ Libraries    5 for torch: 5 from wheels; NCCL 2.28.9
@@ -311,10 +311,17 @@ def test_verbose_shows_what_passed_what_was_not_checked_and_who_holds_the_gpus()
 def test_a_section_of_which_nothing_could_be_judged_is_no_pass():
     rules = [answers("HST001", NotChecked(why="x")), answers("TOR001", NotApplicable())]
 
-    text = text_of(examine(Snapshot(), rules=rules))
+    text = text_of(examine(machine(), rules=rules))
 
     assert "? Host" in text
     assert "– PyTorch" in text
+
+
+def test_a_section_whose_facts_are_not_known_is_no_pass_whatever_passed():
+    text = text_of(examine(Snapshot(), rules=[passes("TOR001"), passes("LNK001")]))
+
+    assert "? PyTorch" in text
+    assert "? Multi-GPU" in text
     assert "✓" not in text
     assert "nothing could be checked" in text
 

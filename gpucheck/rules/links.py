@@ -525,16 +525,22 @@ def acs_redirect(machine: Snapshot) -> Answers:
         )
 
 
+#: how RDMA devices are named that are no InfiniBand adapters and never use nvidia_peermem
+_OTHER_RDMA = ("efa", "rdmap", "irdma", "iw", "bnxt_re", "hfi1", "qedr", "cxgb", "siw", "rxe")
+
+
 @rule("LNK011", Severity.WARNING, "InfiniBand cannot reach the GPUs' memory")
 def no_gpudirect_rdma(machine: Snapshot) -> Answers:
     """There are InfiniBand devices and GPUs, but no GPUDirect RDMA: NCCL copies over the host.
 
     Either the module nvidia_peermem, or dma-buf (kernel 5.12 or newer with the open kernel module)
-    lets a network adapter read and write GPU memory itself.
+    lets a network adapter read and write GPU memory itself. Adapters of other makers (EFA, irdma,
+    bnxt_re, software RDMA) have their own ways and are not judged.
     """
-    devices = yield from known(machine.host.rdma_devices)
-    if devices is None:
+    listed = yield from known(machine.host.rdma_devices)
+    if listed is None:
         return
+    devices = [name for name in listed if not name.startswith(_OTHER_RDMA)]
     if not devices:
         yield NotApplicable(why="no InfiniBand device")
         return

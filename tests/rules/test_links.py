@@ -352,5 +352,13 @@ def test_either_way_to_gpu_memory_will_do(driver: dict[str, bool]):
     assert is_content(rules.no_gpudirect_rdma, machine(host=INFINIBAND, driver=driver))
 
 
+@pytest.mark.parametrize("name", ["rdmap16s27", "irdma0", "bnxt_re0", "rxe0", "hfi1_0"])
+def test_other_makers_adapters_are_no_infiniband(name: str):
+    snapshot = machine(host={"rdma_devices": (name,)}, driver={"peermem": False, "dma_buf": False})
+
+    assert not symptoms(rules.no_gpudirect_rdma, snapshot)
+    assert not is_applicable(rules.no_gpudirect_rdma, snapshot)
+
+
 def test_no_infiniband_raises_no_question():
     assert not is_applicable(rules.no_gpudirect_rdma, machine())

@@ -641,8 +641,23 @@ def _install(machine: Snapshot) -> str:
     return f"{path} -m pip install"
 
 
+def _conda_prefix(machine: Snapshot) -> str | None:
+    """Return the prefix whose torch is conda's; None where it is pip's, or there is none."""
+    python, distributions = machine.pytorch.python, machine.pytorch.distributions
+    if not isinstance(python, Python) or not isinstance(distributions, tuple):
+        return None
+    installers = {d.installer for d in distributions if d.name == "torch"}
+    return python.prefix if installers == {"conda"} else None
+
+
 def _pip(machine: Snapshot, package: str, build: torch_cuda.Variant | None, *, again: bool) -> str:
-    """Return the command that installs this build of torch, and of the companions that are here."""
+    """Return the command that installs this build of torch, and of the companions that are here.
+
+    Where conda installed torch, it is conda that must replace it: two in one prefix are TOR011.
+    """
+    if (prefix := _conda_prefix(machine)) is not None:
+        limit = f" 'cuda-version<={build.cuda}'" if build is not None else ""
+        return f"conda install -p {shlex.quote(prefix)} -c conda-forge pytorch-gpu{limit}"
     packages = [package]
     distributions = machine.pytorch.distributions
     if isinstance(distributions, tuple):

@@ -153,7 +153,9 @@ class Tree:
         self.link(f"{library}/libcudart.so", f"libcudart.so.{major}")
         self.elf(f"{library}/stubs/libcuda.so", soname="libcuda.so.1")
 
-    def cudnn(self, folder: str, version: str, *, versioned: bool, parts: Sequence[str]) -> None:
+    def cudnn(
+        self, folder: str, version: str, *, versioned: bool, parts: Sequence[str], cuda: int = 13000
+    ) -> None:
         """Write cuDNN's libraries, as files with the full version and links, or as wheels do."""
         soname = f"libcudnn.so.{version.split('.', maxsplit=1)[0]}"
         name = f"libcudnn.so.{version}" if versioned else soname
@@ -164,7 +166,7 @@ class Tree:
         self.compiled(
             f"{folder}/{name}",
             f"unsigned long cudnnGetVersion(void) {{ return {number}; }}"
-            "unsigned long cudnnGetCudartVersion(void) { return 13000; }",
+            f"unsigned long cudnnGetCudartVersion(void) {{ return {cuda}; }}",
             *("-shared", "-fPIC", "-nostdlib", f"-Wl,-soname,{soname}"),
             *("-Wl,--disable-new-dtags", "-Wl,-rpath,$ORIGIN"),
         )

@@ -4,8 +4,11 @@ Each is named after its kind. A broken one names the code that must come first, 
 be roots, and words that its fix must hold: commands are for this very machine.
 """
 
+import json
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from built.machine import (
     DRIVER,
     KERNEL,
     MULTIARCH,
+    PYTHON,
     SITE,
     TOOLKIT,
     BuiltMachine,
@@ -221,7 +225,11 @@ def torch_for_cuda_12(
         machine.wheel(SITE, name, wheels[name], files)
     parts = CUDNN_PARTS if major == "9" else CUDNN_8_PARTS
     machine.cudnn(
-        f"{SITE}/nvidia/cudnn/lib", cudnn.rpartition(".")[0], versioned=False, parts=parts
+        f"{SITE}/nvidia/cudnn/lib",
+        cudnn.rpartition(".")[0],
+        versioned=False,
+        parts=parts,
+        cuda=12010,
     )
     wheels["nvidia-cudnn-cu12"] = cudnn
     stems = ("libcudnn", *(f"libcudnn_{part}" for part in parts))
@@ -260,7 +268,91 @@ def torch_for_cuda_12(
         machine.wheel(SITE, name, pin, [f"{name}/__init__.py"])
 
 
+CONDA = "/opt/conda/envs/ml"
+CONDA_SITE = f"{CONDA}/lib/{PYTHON}/site-packages"
+#: SONAME, and the version in the file's name, of what conda-forge's CUDA packages bring
+CONDA_LIBRARIES = (
+    ("libcublas.so.12", "12.6.4.1"),
+    ("libcublasLt.so.12", "12.6.4.1"),
+    ("libcudart.so.12", "12.6.77"),
+    ("libcufft.so.11", "11.3.0.4"),
+    ("libcusparse.so.12", "12.5.4.2"),
+    ("libnccl.so.2", "2.23.4"),
+)
+
+
+def conda(machine: BuiltMachine, cuda: str | None = "12.6") -> None:
+    """Have an active conda environment with conda's own torch and CUDA libraries."""
+    without_toolkit(machine)
+    machine.without_torch()
+    base = Path(sys.executable).resolve()
+    machine.link(f"{CONDA}/bin/python", str(base))
+    version = ".".join(map(str, sys.version_info[:3]))
+    # A whole Python is not built here: this file gives the link the environment's prefix.
+    machine.write(f"{CONDA}/pyvenv.cfg", f"home = {base.parent}\nversion = {version}\n")
+    sonames = [soname for soname, _ in CONDA_LIBRARIES]
+    for soname, number in CONDA_LIBRARIES:
+        file = f"{soname.partition('.so')[0]}.so.{number}"
+        machine.elf(f"{CONDA}/lib/{file}", soname=soname, rpath="$ORIGIN")
+        machine.link(f"{CONDA}/lib/{soname}", file)
+    machine.cudnn(f"{CONDA}/lib", "9.5.1", versioned=True, parts=CUDNN_PARTS, cuda=12060)
+    rpath = "$ORIGIN:$ORIGIN/../../../.."
+    for name, needed in (
+        ("libc10.so", ()),
+        ("libtorch_cpu.so", ("libc10.so",)),
+        ("libtorch_cuda.so", (*sonames, "libcudnn.so.9", "libtorch_cpu.so")),
+    ):
+        machine.elf(f"{CONDA_SITE}/torch/lib/{name}", needed=needed, rpath=rpath)
+    machine.elf(
+        f"{CONDA_SITE}/torch/lib/libtorch_python.so",
+        needed=("libtorch_cuda.so",),
+        rpath=rpath,
+        strings=b"\0sm_75 sm_80 sm_86 sm_90\0",
+    )
+    machine.elf(f"{CONDA_SITE}/torch/_C.so", needed=("libtorch_python.so",), rpath="$ORIGIN/lib")
+    machine.write(f"{CONDA_SITE}/torch/__init__.py")
+    machine.write(
+        f"{CONDA_SITE}/torch/version.py", f"__version__ = '2.5.1'\ncuda = {cuda!r}\nhip = None\n"
+    )
+    machine.wheel(CONDA_SITE, "torch", "2.5.1", ["torch/version.py"])
+    machine.write(f"{CONDA_SITE}/torch-2.5.1.dist-info/INSTALLER", "conda\n")
+    package = {"name": "pytorch", "version": "2.5.1", "build": "cuda126_py311_0", "files": []}
+    machine.write(f"{CONDA}/conda-meta/pytorch-2.5.1-cuda126_py311_0.json", json.dumps(package))
+    del machine.environment["VIRTUAL_ENV"]
+    machine.environment |= {"CONDA_PREFIX": CONDA, "PATH": f"{CONDA}/bin:/usr/bin:/bin"}
+
+
 # -------------------------------------------------------------------------------------- healthy
+
+
+@healthy
+def conda_with_its_own_torch_and_cuda(machine: BuiltMachine) -> None:
+    conda(machine)
+
+
+@healthy
+def a_torch_that_bundles_its_libraries(machine: BuiltMachine) -> None:
+    without_toolkit(machine)
+    machine.without_torch()
+    lib = f"{SITE}/torch/lib"
+    runtime = "libcudart-d0da41ae.so.11.0"
+    for name in (runtime, "libcublas.so.11", "libcublasLt.so.11", "libnvrtc-672ee683.so.11.2"):
+        machine.elf(f"{lib}/{name}", rpath="$ORIGIN")
+    machine.cudnn(lib, "8.7.0", versioned=False, parts=CUDNN_8_PARTS, cuda=11080)
+    needed = ("libtorch_cpu.so", runtime, "libcublas.so.11", "libcublasLt.so.11", "libcudnn.so.8")
+    machine.elf(f"{lib}/libtorch_cpu.so", rpath="$ORIGIN")
+    machine.elf(f"{lib}/libtorch_cuda.so", needed=needed, rpath="$ORIGIN")
+    machine.elf(
+        f"{lib}/libtorch_python.so",
+        needed=("libtorch_cuda.so",),
+        rpath="$ORIGIN",
+        strings=b"\0sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_37 sm_90\0",
+    )
+    machine.elf(f"{SITE}/torch/_C.so", needed=("libtorch_python.so",), rpath="$ORIGIN/lib")
+    machine.write(f"{SITE}/torch/__init__.py")
+    version = "__version__ = '2.1.0+cu118'\ncuda = '11.8'\nhip = None\n"
+    machine.write(f"{SITE}/torch/version.py", version)
+    machine.wheel(SITE, "torch", "2.1.0+cu118", ["torch/version.py", "torch/lib/libcudnn.so.8"])
 
 
 @healthy
@@ -558,6 +650,37 @@ def a_cpu_torch_on_a_jetson(machine: BuiltMachine) -> None:
     )
     machine.write(f"{SITE}/torch/__init__.py")
     machine.wheel(SITE, "torch", "2.9.0+cpu", ["torch/version.py"])
+
+
+@broken("TOR002", fix=f"conda install -p {CONDA}")
+def a_cpu_torch_of_conda(machine: BuiltMachine) -> None:
+    conda(machine, cuda=None)
+
+
+@broken("DRV012", fix="sudo apt install nvidia-driver-580")
+def volta_under_a_driver_that_dropped_it(machine: BuiltMachine) -> None:
+    distribution(machine, UBUNTU)
+    driver(machine, "590.48.01", 13010)
+    machine.pci()
+    machine.pci_device(BUS_IDS[0], device="0x1db5")
+    machine.kernel_module("590.48.01", gpus=BUS_IDS[:1])
+    machine.device("nvidia1", there=False)
+    machine.gpus = []
+    machine.environment |= {"FAKE_CODE": "100", "FAKE_COUNT": "0"}
+
+
+@broken("TOR004", fix="/cu118")
+def a_driver_of_cuda_11_under_a_torch_of_12(machine: BuiltMachine) -> None:
+    driver(machine, "470.256.02", 11040)
+    one_card(machine, geforce("RTX 3090", "8 6", "0x2204"), "0x2204", kind="")
+    without_toolkit(machine)
+    torch_for_cuda_12(machine)
+
+
+@broken("DRV006", fix="from the image")
+def an_image_that_brings_its_own_driver(machine: BuiltMachine) -> None:
+    machine.write("/.dockerenv")
+    the_run_installers_libraries_win_over_the_packages(machine)
 
 
 # ---------------------------------------------------------------------------------------- tests

@@ -28,7 +28,18 @@ def collect(
     """Return the facts of a shell with these environment *variables*.
 
     *python* is whose torch counts; *cuda*, where it is a path, is one more place for a toolkit.
+    The files are read in a process of its own: one that is stuck in a dead file system could not
+    exit. ExaminationError: it broke off. The caller must have no threads (it forks).
     """
+    from gpucheck.probes.apart import Examination
+
+    with Examination(
+        timeout_seconds=DEADLINE_SECONDS + 2.0, look=lambda: _looked(variables, python, cuda)
+    ) as examination:
+        return examination.facts()
+
+
+def _looked(variables: Mapping[str, str], python: str | None, cuda: str | None) -> Snapshot:
     from gpucheck.probes import driver, loader, pytorch, toolkit
 
     wider = dict(variables)

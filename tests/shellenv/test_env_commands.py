@@ -5,10 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from elf_files import elf
+from fakes import stuck
 
 GPUCHECK = Path(sys.executable).parent / "gpucheck"
 BASHRC = b"""# ~/.bashrc: executed by bash(1) for non-login shells.
@@ -377,3 +379,17 @@ def test_beside_a_pip_torch_auto_leaves_ld_library_path_and_always_is_complained
     assert "# LD_LIBRARY_PATH: out: PyTorch 2.5.1+cu124 brings its own" in automatic
     assert judged(automatic) == []
     assert judged(always) == ["LIB001"]
+
+
+@pytest.mark.skipif(stuck.why_not() is not None, reason=str(stuck.why_not()))
+def test_a_toolkit_on_a_dead_file_system_holds_nobody_up(here: Machine, tmp_path: Path):
+    (tmp_path / "dead").mkdir()
+    with stuck.stuck_file_system(tmp_path / "dead") as dead:
+        began = time.monotonic()
+
+        printed = here.env("--shell", "bash", CUDA_HOME=f"{dead}/cuda-12.4")
+
+    assert time.monotonic() - began < 25
+    assert printed.returncode == 2
+    assert "no answer in 6 s" in printed.stderr
+    assert not printed.stdout

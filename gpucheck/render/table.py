@@ -38,8 +38,11 @@ def gpu_table(rows: Sequence[GpuRow], style: Style, indent: str = "  ") -> Itera
         excess = sum(widths) + len(gap) * (len(columns) - 1) - room
         excess = _cut(columns, widths, excess)
         leaving = [column for column in columns if column.leaves]
-        if excess <= 0 or not leaving:
+        if excess <= 0 or not (leaving or len(gap) > 1):
             break
+        if len(gap) > 1:  # the blanks go before a column does
+            gap = " "
+            continue
         columns.remove(max(leaving, key=lambda column: column.leaves))
     headings = [column.heading for column in columns]
     yield indent + style.dim(_line(columns, headings, widths, gap))
@@ -200,7 +203,7 @@ def _state(row: GpuRow) -> str:
 
 
 _INDEX = _Column(heading="GPU", cell=lambda row: str(row.index))
-_STATE = _Column(heading="  State", cell=_state, is_number=False, narrowest=10)
+_STATE = _Column(heading="  State", cell=_state, is_number=False, narrowest=16)
 
 _COMPACT = (
     _INDEX,
@@ -264,5 +267,5 @@ def pair_matrix(pairs: Sequence[PairRow], style: Style, indent: str = "  ") -> I
 def _way(pair: PairRow) -> str:
     """The topology; with a "!" where copies do not go directly."""
     way = pair.topology or ("?" if "topology" in pair.unknown else "-")
-    is_direct = pair.p2p_read == "OK" and pair.p2p_write == "OK"
-    return way if is_direct or pair.p2p_read is None else f"{way}!"
+    goes_round = any(known not in (None, "OK") for known in (pair.p2p_read, pair.p2p_write))
+    return f"{way}!" if goes_round else way

@@ -236,6 +236,37 @@ def test_a_gpu_with_a_finding_shows_it_in_its_row():
     assert row.endswith("✗ lost GPU001")
 
 
+def test_eighty_columns_hold_who_is_lost_and_every_column():
+    lost = gpu(1, state="lost", trouble="GPU_IS_LOST", name=Unknown("lost"))
+    long = gpu(2, name="NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition")
+    eight = machine(nvml={"gpus": (gpu(0), lost, long, *(gpu(n) for n in range(3, 8)))})
+    gone = finds("GPU001", "A GPU is lost", Symptom(saw="x", fix="y", subject="gpu 1"))
+
+    lines = text_of(examine(eight, rules=[gone])).splitlines()
+
+    at = next(n for n, line in enumerate(lines) if line.split()[:2] == ["GPU", "Name"])
+    heading, _, row, named = lines[at : at + 4]
+    assert " ".join(heading.split()) == "GPU Name Temp Power Memory ECC PCIe NVLink Procs State"
+    assert row.endswith("✗ lost GPU001")
+    assert "RTX PRO" in named
+    assert max(map(cells, lines)) <= 80
+
+
+def test_the_ways_between_eight_gpus_are_a_matrix_of_eighty_columns():
+    pairs = tuple(
+        GpuPair(a=a, b=b, topology="NV18" if a % 2 == b % 2 else "SYS", p2p_read="OK")
+        for a in range(8)
+        for b in range(a + 1, 8)
+    )
+    eight = machine(nvml={"gpus": tuple(map(gpu, range(8))), "pairs": pairs})
+
+    lines = text_of(examine(eight, rules=[passes("LNK001")]), verbose=True).splitlines()
+
+    [row] = [line for line in lines if line.startswith("    7   SYS  NV18")]
+    assert len(row.split()) == 9
+    assert max(map(cells, lines)) <= 80
+
+
 def test_a_cell_tells_unknown_from_not_there():
     odd = machine(
         nvml={

@@ -793,7 +793,9 @@ def _invalid_element(element: str, gpus: tuple[Gpu, ...]) -> str | Unknown | Non
         count = len(gpus)
         if int(element[:9]) < count:
             return None
-        return "only GPU 0 is here" if count == 1 else f"GPU 0 to {count - 1} are here"
+        if count < 3:
+            return "only GPU 0 is here" if count == 1 else "GPUs 0 and 1 are here"
+        return f"GPUs 0 to {count - 1} are here"
     if element.startswith("MIG-"):
         known_migs: list[str] = []
         for gpu in gpus:
@@ -849,10 +851,6 @@ def _lost_gpu(machine: Snapshot, element: str) -> tuple[str, ...]:
     return ()
 
 
-def _gpus_here(count: int) -> str:
-    return "1 GPU is here" if count == 1 else f"{count} GPUs are here"
-
-
 @rule("ENV018", Severity.ERROR, "CUDA_VISIBLE_DEVICES hides every GPU")
 def every_gpu_is_hidden(machine: Snapshot) -> Answers:
     """CUDA shows a program only the GPUs that this variable names, and it names none that exists.
@@ -868,14 +866,16 @@ def every_gpu_is_hidden(machine: Snapshot) -> Answers:
     value, elements, gpus = seen
     first = elements[0]
     if first in ("", "-1", "NoDevFiles"):
-        why: str | Unknown | None = "that hides all"
+        hidden = "the GPU that is" if len(gpus) == 1 else f"the {len(gpus)} GPUs that are"
+        why: str | Unknown | None = f"it hides {hidden} here"
     else:
         why = _invalid_element(first, gpus)
+        why = f"{first!r} is no GPU ({why})" if isinstance(why, str) else why
     if isinstance(why, Unknown):
         yield NotChecked(why=why.why, subject="CUDA_VISIBLE_DEVICES")
     elif why is not None:
         yield Symptom(
-            saw=f"CUDA_VISIBLE_DEVICES is {value!r}: {why}; {_gpus_here(len(gpus))}.",
+            saw=f"CUDA_VISIBLE_DEVICES is {value!r}: {why}.",
             fix="Unset it, or name the GPUs you want.",
             subject="CUDA_VISIBLE_DEVICES",
             commands=("unset CUDA_VISIBLE_DEVICES",),

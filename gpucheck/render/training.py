@@ -168,10 +168,15 @@ def details(training: Training) -> Iterator[str]:
         yield REHEARSAL
     losses, reference = _known(training.losses), _known(training.reference_losses)
     if losses:
-        yield f"loss, every {training.log_interval} batches   {_numbers(losses)}"
+        every = f"loss, every {training.log_interval} batches"
         if training.epochs == 1:
-            yield f"the published curve      {_numbers(recipe.PUBLISHED_LOSSES)}"
-            yield "  (2.388 as printed there; without normalised inputs)"
+            # Names of one length, so that the curves stand under each other on 80 columns.
+            yield f"{every}, beside the curve published for the recipe:"
+            yield f"this training {_numbers(losses)}"
+            yield f"the published {_numbers(recipe.PUBLISHED_LOSSES)}"
+            yield "(2.388 as printed there, and without normalised inputs)"
+        else:
+            yield f"{every}: {_numbers(losses)}"
     gap = parity(training)
     if gap is not None and reference:
         alone = "the CPU in one part" if training.device == "cpu" else "one GPU alone"

@@ -191,12 +191,29 @@ def owner_of_file(machine: Snapshot, path: str) -> tuple[str, ...]:
     return ()
 
 
+def remove_driver(machine: Snapshot, path: str) -> tuple[str, ...]:
+    """Return the commands that remove a Linux driver's libraries, of which one is *path*."""
+    kind = family(machine)
+    if kind == "ubuntu":
+        return "sudo apt-get purge 'libnvidia-compute-*' 'nvidia-driver-*'", "sudo ldconfig"
+    if kind == "debian":
+        return "sudo apt-get purge libcuda1 'nvidia-driver*'", "sudo ldconfig"
+    return owner_of_file(machine, path)
+
+
+def run_container(machine: Snapshot) -> str:
+    """Return the command that runs a container like this with its GPUs."""
+    if machine.host.container == "podman":
+        return "podman run --device nvidia.com/gpu=all"
+    return "docker run --gpus all"
+
+
 def start_with_gpus(machine: Snapshot) -> tuple[str, tuple[str, ...]]:
     """Return what has to be done, and the commands, to start a container like this with GPUs."""
     return {
         "kubernetes": ("Ask for `nvidia.com/gpu: 1` (or more) in the pod's resource limits.", ()),
         "apptainer": ("Start it with --nv.", ("apptainer exec --nv IMAGE …",)),
-        "podman": ("Start it with its GPUs.", ("podman run --device nvidia.com/gpu=all …",)),
+        "podman": ("Start it with its GPUs.", (f"{run_container(machine)} …",)),
     }.get(
         machine.host.container if isinstance(machine.host.container, str) else "",
         (

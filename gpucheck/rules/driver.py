@@ -749,9 +749,17 @@ def device_missing(machine: Snapshot) -> Answers:
     yield Symptom(
         saw=f"{_listed(missing)} {'does' if len(missing) == 1 else 'do'} not exist"
         + ("; the module nvidia_uvm is not loaded" if lacks_uvm else ""),
-        fix="Make the device files: nvidia-modprobe does it, and loads nvidia_uvm.",
-        commands=("sudo nvidia-modprobe -c 0 -u",),
+        fix="Make the device files: nvidia-modprobe does it"
+        + (", and loads nvidia_uvm." if "/dev/nvidia-uvm" in missing else "."),
+        commands=(_make_nodes(missing),),
     )
+
+
+def _make_nodes(missing: list[str]) -> str:
+    """Return the command that makes the device files: each GPU's is asked for by its number."""
+    minors = [path.removeprefix("/dev/nvidia") for path in missing if _is_gpu_path(path)]
+    wanted = "".join(f" -c {minor}" for minor in minors or ("0",))
+    return f"sudo nvidia-modprobe{wanted}{' -u' if '/dev/nvidia-uvm' in missing else ''}"
 
 
 def _is_gpu_path(path: str) -> bool:

@@ -70,9 +70,11 @@ def shared_memory_is_small(machine: Snapshot) -> Answers:
     if container == "kubernetes":
         fix = "Mount an emptyDir volume with `medium: Memory` at /dev/shm in the pod."
         commands: tuple[str, ...] = ()
+    elif container == "apptainer":
+        fix, commands = "It is the host's: have it remounted larger there.", ()
     elif isinstance(container, str):
         fix = "Start the container again with more: `--shm-size=8g` (or `--ipc=host`)."
-        commands = ("docker run --gpus all --shm-size=8g …",)
+        commands = (f"{distribution.run_container(machine)} --shm-size=8g …",)
     elif size is None:
         fix = "Mount a tmpfs there."
         commands = ("sudo mount -t tmpfs -o rw,nosuid,nodev,size=50% tmpfs /dev/shm",)
@@ -113,7 +115,9 @@ def locked_memory_is_limited(machine: Snapshot) -> Answers:
         return
     if isinstance(machine.host.container, str):
         fix = "Start the container again with `--ulimit memlock=-1`."
-        commands: tuple[str, ...] = ("docker run --gpus all --ulimit memlock=-1 …",)
+        commands: tuple[str, ...] = (
+            f"{distribution.run_container(machine)} --ulimit memlock=-1 …",
+        )
     else:
         fix = "Lift the limit for all users, then log in again."
         commands = (
@@ -214,10 +218,7 @@ def wsl_library_is_shadowed(machine: Snapshot) -> Answers:
                 saw=f"{library.path} is loaded in place of {WSL_LIBRARY}.",
                 fix="Remove the Linux driver's packages; the toolkit's packages may stay.",
                 subject=library.path,
-                commands=(
-                    "sudo apt-get purge 'libnvidia-compute-*' 'nvidia-driver-*'",
-                    "sudo ldconfig",
-                ),
+                commands=distribution.remove_driver(machine, library.real_path),
             )
 
 

@@ -1201,3 +1201,49 @@ def test_the_healthy_machine_is_looked_at_in_full():
 
     assert not report.findings
     assert not report.not_checked
+
+
+def test_the_device_file_of_each_gpu_is_asked_for_by_its_number():
+    lacking = machine(
+        driver={
+            "device_nodes": (node("/dev/nvidiactl"), node("/dev/nvidia0"), missing("/dev/nvidia1")),
+            "cuda_init": cuda(100),
+        },
+        nvml={"count": 1, "gpus": (gpu(0),)},
+    )
+
+    assert only(rules.device_missing, lacking).commands == ("sudo nvidia-modprobe -c 1",)
+
+
+def test_an_old_card_that_nouveau_drives_beside_working_gpus_is_left_alone():
+    old = PciGpu(bus_id="0000:09:00.0", device_id="0x128b", driver="nouveau")  # a GT 710
+    mixed = machine(host={"pci_gpus": (*HEALTHY.host.pci_gpus, old)})
+
+    assert is_content(rules.nouveau, mixed)
+    assert is_content(rules.gpus_missing, mixed)
+    assert is_content(rules.wrong_driver_for_gpu, mixed)
+
+
+def test_a_library_where_the_loader_does_not_look_is_pointed_out():
+    hidden = library("/run/opengl-driver/lib/libcuda.so.1", wins=False)
+    blind = machine(
+        driver={
+            "libraries": (hidden,),
+            "cuda_init": CudaInit(library=None, load_error="libcuda.so.1: cannot open"),
+        },
+        nvml=BLIND,
+    )
+
+    symptom = only(rules.cuinit_fails, blind)
+
+    assert "where the loader does not look" in symptom.saw
+    assert "/run/opengl-driver/lib" in symptom.commands[0]
+
+
+def test_a_container_that_lost_its_devices_is_to_be_restarted():
+    lost = machine(
+        host={"container": "docker"},
+        nvml={"error": NvmlError(call="nvmlInitWithFlags", code=999, message="Unknown Error")},
+    )
+
+    assert only(rules.nvml_fails, lost).fix.startswith("Restart the container")

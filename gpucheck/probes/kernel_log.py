@@ -204,7 +204,10 @@ def normal_bus_id(text: str) -> str:
     domain, _, rest = text.lower().partition(":")
     if "." not in rest:
         rest += ".0"
-    return f"{domain[-4:] if domain[:-4].strip('0') == '' else domain}:{rest}"
+    try:
+        return f"{int(domain, 16):04x}:{rest}"
+    except ValueError:  # no address at all: a strange folder in /proc
+        return f"{domain}:{rest}"
 
 
 def _units(text: str) -> set[str]:

@@ -200,7 +200,8 @@ def test_a_bus_id_is_written_as_sysfs_writes_it(text: str):
 
 
 def test_a_domain_of_more_than_four_digits_is_kept():
-    assert normal_bus_id("00010000:3b:00") == "00010000:3b:00.0"
+    assert normal_bus_id("00010000:3b:00") == "10000:3b:00.0"
+    assert normal_bus_id("10000:3b:00") == "10000:3b:00.0"
 
 
 @given(st.lists(st.text()))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ pytestmark = [
         importlib.util.find_spec("torch") is None, reason="torch is not in this environment"
     ),
 ]
-DEADLINE_SECONDS = 10.0  # the import of torch takes several on a busy machine
+DEADLINE_SECONDS = 25.0  # the import of torch alone takes ten on a busy machine
 
 
 def train(data: Path, cache: Path, *, fault: str = "", **plan: Any) -> Training:
@@ -48,10 +49,16 @@ def failure(training: Training) -> TrainingFailure:
     return training.failure
 
 
-def test_a_sound_machine_passes_every_rule_that_a_rehearsal_can_judge(digits: Path, tmp_path: Path):
-    training = train(digits, tmp_path)
+@pytest.fixture(scope="module")
+def sound(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return train(digits, tmp_path_factory.mktemp("cache"))
+
+
+def test_a_sound_machine_passes_every_rule_that_a_rehearsal_can_judge(sound: Training):
+    training = sound
 
     report = examine(Snapshot(training=training), select=("TRN",))
+
     assert not report.findings
     assert not report.not_checked
     assert {"TRN001", "TRN003", "TRN004", "TRN007", "TRN009"} <= set(report.passed)
@@ -62,14 +69,14 @@ def test_a_sound_machine_passes_every_rule_that_a_rehearsal_can_judge(digits: Pa
     assert set(training.phases_ms) >= {"import", "data", "copies", "training", "parity", "total"}
 
 
-def test_one_seed_gives_one_curve_and_another_seed_another(digits: Path, tmp_path: Path):
-    one, same, other = (
-        train(digits, tmp_path, seed=seed, gpus=gpus)
-        for seed, gpus in ((1, "2"), (1, "3"), (2, "2"))
-    )
+def test_one_seed_gives_one_curve_and_another_seed_another(
+    sound: Training, digits: Path, tmp_path: Path
+):
+    same = train(digits, tmp_path, seed=sound.seed, gpus="3")
+    other = train(digits, tmp_path, seed=sound.seed + 1, gpus="2")
 
-    assert one.losses == pytest.approx(same.losses, abs=1e-5)
-    assert one.losses != pytest.approx(other.losses, abs=1e-2)
+    assert sound.losses == pytest.approx(same.losses, abs=1e-5)
+    assert sound.losses != pytest.approx(other.losses, abs=1e-2)
     assert not codes(same)
 
 
@@ -106,36 +113,29 @@ def test_a_copy_that_flips_one_bit_is_found(digits: Path, tmp_path: Path):
     assert "1 of 65,539 bytes differ, first at 1,000" in first.saw
 
 
-def test_a_hang_at_step_50_ends_at_the_deadline_with_the_place(digits: Path, tmp_path: Path):
+def test_whatever_hangs_ends_at_the_deadline_with_the_place(digits: Path, tmp_path: Path):
+    def hang(fault: str) -> Training:
+        return train(digits, tmp_path, fault=fault, timeout_seconds=DEADLINE_SECONDS)
+
     began = time.monotonic()
+    with ThreadPoolExecutor() as together:  # most of the time they wait
+        step, copies, stopped = together.map(hang, ["hang:50", "hang in copies:0", "stop:20"])
+    seconds = time.monotonic() - began
 
-    training = train(digits, tmp_path, fault="hang:50", timeout_seconds=DEADLINE_SECONDS)
-
-    assert time.monotonic() - began < DEADLINE_SECONDS + 40
-    assert codes(training) == ["TRN005"]
-    assert failure(training).step == 50
-    assert failure(training).phase == "training"
-    assert any("_hang" in frame for frame in failure(training).stack)
-
-
-def test_a_hang_in_the_copies_names_the_pair(digits: Path, tmp_path: Path):
-    training = train(digits, tmp_path, fault="hang in copies:0", timeout_seconds=DEADLINE_SECONDS)
-
-    assert codes(training) == ["TRN005"]
-    assert failure(training).phase == "copies"
-
-
-def test_a_child_that_is_stopped_is_ended_with_its_state(digits: Path, tmp_path: Path):
-    training = train(digits, tmp_path, fault="stop:20", timeout_seconds=DEADLINE_SECONDS)
-
-    assert codes(training) == ["TRN005"]
-    assert "stopped" in str(failure(training).message)
+    assert seconds < DEADLINE_SECONDS + 60
+    assert codes(step) == codes(copies) == codes(stopped) == ["TRN005"]
+    assert (failure(step).phase, failure(step).step) == ("training", 50)
+    assert any("_hang" in frame for frame in failure(step).stack)
+    assert failure(copies).phase == "copies"
+    assert "stopped" in str(failure(stopped).message)
+    for training in (step, copies, stopped):
+        assert isinstance(failure(training).after_seconds, float)
+        assert DEADLINE_SECONDS <= failure(training).after_seconds < DEADLINE_SECONDS + 10
 
 
 @pytest.mark.parametrize(
     ("fault", "code", "kind", "said"),
     [
-        ("segv:20", "TRN011", "crash", "SIGSEGV"),
         ("kill:20", "TRN011", "crash", "SIGKILL"),
         ("leave:20", "TRN011", "exit", "exit status 7"),
         ("raise:20", "TRN011", "error", "an illegal memory access"),
@@ -156,6 +156,10 @@ def test_a_child_that_ends_early_is_named_with_its_reason(
 def test_a_crash_is_told_with_the_place_in_the_program(digits: Path, tmp_path: Path):
     training = train(digits, tmp_path, fault="segv:20")
 
+    [finding] = findings(training)
+    assert finding.code == "TRN011"
+    assert "SIGSEGV in batch 20" in finding.saw
+    assert failure(training).kind == "crash"
     assert any(frame.startswith("training.py") for frame in failure(training).stack)
     assert "Fatal Python error: Segmentation fault" in failure(training).last_lines
 

@@ -130,3 +130,14 @@ def test_select_and_ignore_take_codes_and_families():
     assert codes(select=["BBB001"]) == ["BBB001"]
     assert codes(ignore=["AAA"]) == ["BBB001"]
     assert codes(select=["AAA"], ignore=["AAA001"]) == ["AAA002"]
+
+
+def test_a_cause_of_several_gpus_explains_what_each_of_them_shows():
+    both = finds("TOR005", "gpu 0, gpu 1")
+    one = finds("DNN008", "gpu 1", roots=("TOR005",))
+    other = finds("DNN003", "gpu 2", roots=("TOR005",))
+
+    report = examine(Snapshot(), rules=[both, one, other])
+
+    explained = {finding.code: finding.explained_by for finding in report.findings}
+    assert explained == {"TOR005": None, "DNN008": "TOR005", "DNN003": None}

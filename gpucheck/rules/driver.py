@@ -679,13 +679,26 @@ def stub_wins(machine: Snapshot) -> Answers:
     driver = machine.driver
     libraries = yield from known(driver.libraries)
     stubs = [lib for lib in _winners(libraries or ()) if lib.is_stub is True]
+    is_all = not any(
+        lib.soname == "libcuda.so.1" and lib.is_stub is not True for lib in libraries or ()
+    )
+    then = ""
+    commands: tuple[str, ...] = ()
+    if is_all and _is_container(machine):
+        commands = distribution.start_with_gpus(machine)[1]
+        then = " No other is here: the container has to be started with its GPUs, too."
+    elif is_all:
+        then = " No other is here: install the driver, too."
+        commands = distribution.install_driver(machine)
     for stub in stubs:
         folder = stub.path.rpartition("/")[0]
         yield Symptom(
             subject=stub.soname,
             saw=f"{stub.path} is a link-time stub, and the loader takes it (by {stub.found_via})",
             fix=f"Take {folder} out of "
-            + ("LD_LIBRARY_PATH." if stub.found_via == "LD_LIBRARY_PATH" else "the loader's way."),
+            + ("LD_LIBRARY_PATH." if stub.found_via == "LD_LIBRARY_PATH" else "the loader's way.")
+            + then,
+            commands=commands,
         )
     init = driver.cuda_init
     is_told = isinstance(init, CudaInit) and init.code == CUDA_STUB_LIBRARY

@@ -110,6 +110,15 @@ def _startup_causes(machine: Snapshot, *variables: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(causes))
 
 
+def _set_by(machine: Snapshot, variable: str, value: str) -> str:
+    """Return the file and line that set *variable* to this value; "" where none is known to."""
+    files = machine.startup_files.files
+    for file, setting in _settings(files if isinstance(files, tuple) else ()):
+        if setting.variable == variable and setting.value == value:
+            return f"{file.path}:{setting.line}"
+    return ""
+
+
 def _is_in(path: str, folder: str) -> bool:
     folder = folder.rstrip("/")
     return bool(folder) and (path.rstrip("/") == folder or path.startswith(f"{folder}/"))
@@ -167,11 +176,13 @@ def home_is_missing(machine: Snapshot) -> Answers:
         dangling = machine.toolkits.dangling
         is_link = isinstance(dangling, tuple) and any(_is_in(home.value, d) for d in dangling)
         commands = _export_home(machine)
+        line = _set_by(machine, "CUDA_HOME", home.value)
+        too = f", here and in {line}" if line else ""
         yield Symptom(
             saw=f"CUDA_HOME is {home.value}, and nothing is there.",
-            fix="Point it at a toolkit that exists."
+            fix=f"Point it at a toolkit that exists{too}."
             if commands
-            else "Unset it: no toolkit is here.",
+            else f"Unset it{too}: no toolkit is here.",
             subject="CUDA_HOME",
             commands=commands or ("unset CUDA_HOME",),
             explained_by=("CUD005",) if is_link else _startup_causes(machine, "CUDA_HOME"),

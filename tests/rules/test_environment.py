@@ -13,6 +13,7 @@ from gpucheck.snapshot import (
     HomeVariable,
     PreloadEntry,
     StartupFile,
+    StartupSetting,
     Toolkits,
     Unknown,
     Variable,
@@ -1028,3 +1029,18 @@ def test_an_index_that_a_lost_gpu_had_is_explained_by_the_loss():
 
     assert found.explained_by == ("DRV015",)
     assert "only GPU 0 is here" in found.saw
+
+
+def test_a_cuda_home_that_a_start_up_file_sets_wrongly_is_to_be_mended_there_too():
+    gone = HomeVariable(value="/opt/gone", resolved=None, has_nvcc=False, has_cudart=False)
+    setting = StartupSetting(
+        line=7, variable="CUDA_HOME", text="export CUDA_HOME=/opt/gone", value="/opt/gone"
+    )
+    m = machine(
+        environment={"cuda_home": gone},
+        startup_files={"files": (StartupFile(path="~/.bashrc", settings=(setting,)),)},
+    )
+
+    [symptom] = symptoms(rules.home_is_missing, m)
+
+    assert "~/.bashrc:7" in symptom.fix

@@ -918,18 +918,17 @@ def hidden_from_here_on(machine: Snapshot) -> Answers:
         if isinstance(why, Unknown):
             yield NotChecked(why=why.why, subject="CUDA_VISIBLE_DEVICES")
             return
+        if why is not None and place == 0:
+            yield NotApplicable(why="the first element hides every GPU (ENV018)")
+            return
         if why is not None:
             kept = ",".join(elements[:place])
             yield Symptom(
                 saw=f"CUDA_VISIBLE_DEVICES is {value!r}: {element!r} is no GPU ({why}); "
-                + (f"CUDA sees {kept} alone." if kept else "CUDA sees none."),
+                f"CUDA sees {kept} alone.",
                 fix="Name only GPUs that nvidia-smi -L lists.",
                 subject="CUDA_VISIBLE_DEVICES",
-                commands=(
-                    f"export CUDA_VISIBLE_DEVICES={shlex.quote(kept)}"
-                    if kept
-                    else "unset CUDA_VISIBLE_DEVICES",
-                ),
+                commands=(f"export CUDA_VISIBLE_DEVICES={shlex.quote(kept)}",),
                 explained_by=_lost_gpu(machine, element),
             )
             return

@@ -500,12 +500,19 @@ def test_a_wrong_first_element_is_one_complaint():
     assert [f.code for f in report.roots] == ["ENV018"]
 
 
-@pytest.mark.parametrize("value", ["0,GPU-", "GPU-", "0,MIG-1234"])
+@pytest.mark.parametrize("value", ["0,GPU-", "0,MIG-1234"])
 def test_the_beginning_of_two_uuids_names_neither(value):
     gpus = (gpu(0, mig_devices=()), gpu(1, mig_devices=()))
     m = machine(with_variables(CUDA_VISIBLE_DEVICES=value), nvml={"gpus": gpus})
 
     assert symptoms(rules.hidden_from_here_on, m)
+
+
+def test_a_wrong_first_element_is_one_complaint_since_it_hides_every_gpu():
+    m = machine(with_variables(CUDA_VISIBLE_DEVICES="GPU-"))
+
+    assert symptoms(rules.every_gpu_is_hidden, m)
+    assert not symptoms(rules.hidden_from_here_on, m)
 
 
 def test_a_mig_device_that_is_here_is_found():

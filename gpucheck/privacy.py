@@ -40,7 +40,7 @@ _COMMON = frozenset(
 #: Homes of users who have none, or share them with the system.
 _NO_HOMES = frozenset(("/", "/usr", "/var", "/opt", "/tmp", "/home", "/usr/local", "/nonexistent"))  # noqa: S108
 
-Node = TypeVar("Node")
+Node = TypeVar("Node", "Finding", "Unchecked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +176,7 @@ def redact(machine: "Snapshot", whose: Owner | None = None) -> "Snapshot":
 
 def redact_report(report: "Report", whose: Owner | None = None) -> "Report":
     """Return *report* without private details; homes become "~"."""
-    from dataclasses import fields, replace
+    from dataclasses import replace
 
     whose = owner() if whose is None else whose
     entries: tuple[Finding | Unchecked, ...] = (
@@ -184,20 +184,20 @@ def redact_report(report: "Report", whose: Owner | None = None) -> "Report":
         *report.not_checked,
         *report.not_applicable,
     )
-    texts = (getattr(entry, field.name) for entry in entries for field in fields(entry))
+    texts = (getattr(entry, name) for entry in entries for name in entry.__struct_fields__)
     redactor = Redactor(
         report.machine, whose, home="~", texts=[text for text in texts if isinstance(text, str)]
     )
 
     def redacted(entry: Node) -> Node:
         changes: dict[str, object] = {}
-        for field in fields(entry):  # type: ignore[arg-type]
-            value = getattr(entry, field.name)
-            if isinstance(value, str) and field.name not in ("code", "explained_by"):
-                changes[field.name] = redactor.text(value)
+        for name in entry.__struct_fields__:
+            value = getattr(entry, name)
+            if isinstance(value, str) and name not in ("code", "explained_by"):
+                changes[name] = redactor.text(value)
             elif isinstance(value, tuple):
-                changes[field.name] = tuple(redactor.text(item) for item in value)
-        return replace(entry, **changes)  # type: ignore[type-var]
+                changes[name] = tuple(redactor.text(item) for item in value)
+        return msgspec.structs.replace(entry, **changes)
 
     machine = msgspec.convert(
         redactor.tree(msgspec.to_builtins(report.machine)), type=type(report.machine)

@@ -4,14 +4,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from gpucheck.rule import NotChecked, Rule, Severity, Symptom
 from gpucheck.snapshot import Snapshot
 
 Verdict = Literal["healthy", "degraded", "broken"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """A symptom with its code, severity and title; `explained_by` is the code of its root."""
 
     code: str
@@ -25,8 +26,7 @@ class Finding:
     explained_by: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unchecked:
+class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
     """A rule that could not be judged for a subject, and why."""
 
     code: str

@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
+
 from gpucheck.snapshot import NotSupported, Snapshot, Unknown
 
 T = TypeVar("T")
@@ -26,8 +28,7 @@ class Severity(enum.Enum):
 _RANKS = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Symptom:
+class Symptom(msgspec.Struct, frozen=True, kw_only=True):
     """What a rule saw, in this machine's own paths and numbers, and how to mend it.
 
     `why`, where it is empty, is the first paragraph of the rule's docstring. `severity`, where it
@@ -44,16 +45,14 @@ class Symptom:
     explained_by: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotChecked:
+class NotChecked(msgspec.Struct, frozen=True, kw_only=True):
     """A question that could not be answered: neither a pass nor a fault."""
 
     why: str
     subject: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotApplicable:
+class NotApplicable(msgspec.Struct, frozen=True, kw_only=True):
     """A question that this machine does not raise (no GPU here, a feature it lacks)."""
 
     why: str = ""

@@ -8,12 +8,12 @@ import re
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from gpucheck.report import Report
+    from gpucheck.report import Finding, Report, Unchecked
     from gpucheck.snapshot import Snapshot
 
 LONGEST = 4000  # characters of one text: more is somebody's flood
 
-Node = TypeVar("Node")
+Node = TypeVar("Node", "Finding", "Unchecked")
 
 # Whole sequences first, so that "\x1b[31m" leaves no "[31m" behind: CSI, the string sequences
 # (OSC, DCS, APC, PM, SOS) up to their end, and two-character escapes; ECMA-48 names them.
@@ -56,12 +56,14 @@ def clean_machine(machine: "Snapshot") -> "Snapshot":
 
 def clean_report(report: "Report") -> "Report":
     """Return *report* with every text in it cleaned."""
-    from dataclasses import fields, replace
+    from dataclasses import replace
+
+    import msgspec
 
     def cleaned(entry: Node) -> Node:
         changes = {}
-        for field in fields(entry):  # type: ignore[arg-type]
-            value = getattr(entry, field.name)
+        for name in entry.__struct_fields__:
+            value = getattr(entry, name)
             if isinstance(value, str):
                 new: object = clean(value)
             elif isinstance(value, tuple):
@@ -69,8 +71,8 @@ def clean_report(report: "Report") -> "Report":
             else:
                 continue
             if new != value:
-                changes[field.name] = new
-        return replace(entry, **changes) if changes else entry  # type: ignore[type-var]
+                changes[name] = new
+        return msgspec.structs.replace(entry, **changes) if changes else entry
 
     return replace(
         report,

@@ -43,6 +43,16 @@ def test_the_published_curve_stands_beside_ours():
     assert "2.311 2.292 2.388 2.243 2.188 2.099 1.972 1.815 1.637 1.466" in text
 
 
+def test_another_training_than_the_published_one_is_not_held_against_it():
+    for change in ({"data": "synthetic"}, {"batch_size": 512}, {"learning_rate": 0.1}):
+        training = Training(losses=(2.3, 1.8), **({"data": "mnist"} | change))
+
+        text = " ".join(details(training))
+
+        assert "2.300 1.800" in text
+        assert "2.311" not in text
+
+
 def test_a_training_of_which_nothing_is_known_has_nulls_and_no_numbers():
     told = entry(Training())
 

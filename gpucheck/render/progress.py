@@ -43,7 +43,7 @@ class Live:
         self._started = 0.0
         self._gpus = gpus
         self._live = RichLive(
-            console=Console(stderr=True), get_renderable=self._draw, transient=True
+            console=Console(stderr=True), get_renderable=self.draw, transient=True
         )
 
     def __enter__(self) -> "Live":
@@ -57,6 +57,8 @@ class Live:
         """Take an event of the training."""
         if event["event"] == "phase":
             self._phase = event["name"]
+            if self._phase == "parity":
+                self._done = 1.0  # the last batches report no loss
             if "alone" in event:
                 self._phase = f"parity: {event['alone']} alone"
         elif event["event"] == "downloading":
@@ -70,7 +72,8 @@ class Live:
                 self._rate = epochs_done * event["count"] / (now - self._started)
             self._done, self._loss = epochs_done / self._epochs, event["loss"]
 
-    def _draw(self) -> "RenderableType":
+    def draw(self) -> "RenderableType":
+        """Return what is to be seen now."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table

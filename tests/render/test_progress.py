@@ -1,0 +1,58 @@
+"""What is shown while a smoke training goes on."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from gpucheck.render.progress import Live, log_line
+
+LOSS = {"event": "loss", "epoch": 1, "images": 6400, "count": 60_000, "loss": 2.292416}
+GPU = {
+    "index": 3,
+    "utilization_percent": 87,
+    "temperature_celsius": 61,
+    "memory_used_bytes": 512 << 20,
+}
+
+
+def shown(live: Live, *events: Mapping[str, Any]) -> list[str]:
+    for event in events:
+        live(event)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(live.draw())
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def test_a_log_line_has_the_form_of_pytorchs_own_example():
+    assert log_line(LOSS) == "Train Epoch: 1 [6400/60000 (11%)]\tLoss: 2.292416\n"
+
+
+def test_a_bar_tells_phase_loss_and_speed_and_each_gpu_has_a_row():
+    live = Live(1, lambda: [GPU])
+
+    bar, gpu = shown(
+        live, {"event": "phase", "name": "training"}, {**LOSS, "images": 0, "loss": 2.3}, LOSS
+    )
+
+    assert bar.startswith("training")
+    assert "loss 2.2924" in bar
+    assert bar.rstrip().endswith("images/s")
+    assert gpu.split() == ["gpu", "3", "87%", "61", "°C", "512", "MiB"]
+
+
+def test_what_nvml_does_not_tell_is_left_out():
+    silent = {**GPU, "temperature_celsius": None, "memory_used_bytes": None}
+
+    *_, gpu = shown(Live(1, lambda: [silent]))
+
+    assert gpu.split() == ["gpu", "3", "87%"]
+
+
+def test_the_search_for_the_odd_gpu_says_which_is_trained_alone():
+    live = Live(1, list)
+
+    bar, *_ = shown(live, LOSS, {"event": "phase", "name": "parity", "alone": "gpu 2"})
+
+    assert bar.startswith("parity: gpu 2 alone")

@@ -30,7 +30,9 @@ def arrange(fault: str, plan: Plan, tell: Tell) -> Tell:
     if name == "zero replica":
         _spoil(int(number), lambda scores: scores * 0)
     elif name == "nan":
-        return _nan_at_step(int(number), tell)
+        return _spoil_step(int(number), lambda scores: scores / 0 * 0, tell)
+    elif name == "nan gradient":
+        return _spoil_step(int(number), _with_nan_gradient, tell)
     elif name == "flipped bit":
         _flip_a_bit(int(number))
     elif name == "hang in copies":
@@ -107,13 +109,20 @@ def _spoil_alone(gpu: int) -> None:
     training.Classifier.forward = spoiled  # type: ignore[method-assign]
 
 
-def _nan_at_step(step: int, tell: Tell) -> Tell:
+def _with_nan_gradient(scores: torch.Tensor) -> torch.Tensor:
+    if scores.requires_grad:
+        scores.register_hook(lambda gradient: gradient * float("nan"))
+    return scores
+
+
+def _spoil_step(step: int, change: Callable[[Any], Any], tell: Tell) -> Tell:
+    """Change the scores of one step of the training, but not of the trainings beside it."""
     forward = training.Classifier.forward
     now, phase = [0], [""]
 
     def spoiled(self: training.Classifier, images: torch.Tensor) -> torch.Tensor:
         scores = forward(self, images)
-        return scores / 0 * 0 if now[0] == step else scores
+        return change(scores) if now[0] == step else scores
 
     training.Classifier.forward = spoiled  # type: ignore[method-assign]
 

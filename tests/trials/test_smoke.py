@@ -105,6 +105,15 @@ def test_a_number_that_is_not_finite_is_named_with_its_batch(digits: Path, tmp_p
     assert codes(training) == ["TRN002"]
 
 
+def test_the_gradients_of_the_very_last_batch_count_too(digits: Path, tmp_path: Path):
+    training = train(digits, tmp_path, fault="nan gradient:235", gpus="1")
+
+    assert isinstance(training.not_finite, NotFinite)
+    assert training.not_finite.step == 235
+    assert training.not_finite.what == "the parameter 1.weight after the step"
+    assert codes(training) == ["TRN002"]
+
+
 def test_a_copy_that_flips_one_bit_is_found(digits: Path, tmp_path: Path):
     training = train(digits, tmp_path, fault="flipped bit:1", gpus="2")
 

@@ -393,3 +393,20 @@ def test_a_toolkit_on_a_dead_file_system_holds_nobody_up(here: Machine, tmp_path
     assert printed.returncode == 2
     assert "no answer in 6 s" in printed.stderr
     assert not printed.stdout
+
+
+def test_a_path_that_is_no_unicode_keeps_its_bytes(here: Machine):
+    toolkit = os.fsencode(here.home) + b"/caf\xe9 cuda-12.4"
+    shutil.copytree(os.fsencode(here.toolkit), toolkit)
+
+    printed = subprocess.run(
+        [GPUCHECK, "env", "--shell", "bash", "--cuda", toolkit],
+        capture_output=True,
+        env=here.variables,
+        timeout=100,
+    )
+
+    assert printed.returncode == 0, printed.stderr
+    show = b'\nprintf %s "$CUDA_HOME"'
+    seen = subprocess.run(["bash", "-c", printed.stdout + show], capture_output=True, timeout=100)
+    assert seen.stdout == toolkit

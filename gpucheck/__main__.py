@@ -2,9 +2,12 @@
 
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from gpucheck.refusal import Refusal
+
+if TYPE_CHECKING:
+    from gpucheck.probes.apart import Examination
 
 WRONG_CALL = 2
 OUR_FAULT = 3
@@ -27,14 +30,30 @@ def main() -> NoReturn:
     os._exit(_flush(status))
 
 
+#: Options of the doctor that leave the examination itself as it is, and are never refused.
+_SAME_EXAMINATION = {"-v", "--verbose", "--json", "--strict"}
+
+
 def _run() -> int:
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["doctor"] and _SAME_EXAMINATION.issuperset(arguments[1:]):
+        # The plain doctor: CUDA is asked while the command line is still being read. cuInit takes
+        # 0.5 s on a server and importing typer 20 ms, and nothing can be said before both are done.
+        from gpucheck.probes.apart import Examination
+
+        with Examination() as examination:
+            return _command(examination)
+    return _command()
+
+
+def _command(examination: "Examination | None" = None) -> int:
     import typer.main
 
     from gpucheck.cli import app
 
     command = typer.main.get_command(app)
     try:
-        status = command.main(prog_name="gpucheck", standalone_mode=False)
+        status = command.main(prog_name="gpucheck", standalone_mode=False, obj=examination)
     except typer.Abort:
         return INTERRUPTED
     except typer.Exit as leave:

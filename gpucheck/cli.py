@@ -14,6 +14,7 @@ from gpucheck.render import Format
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gpucheck.probes.apart import Examination
     from gpucheck.snapshot import Snapshot
 
 
@@ -102,6 +103,7 @@ def gpucheck(
 
 @app.command()
 def doctor(
+    context: typer.Context,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: same as --format json.")
     ] = False,
@@ -155,7 +157,9 @@ def doctor(
     chosen, left_out = _named("--select", select), _named("--ignore", ignore)
     if stored is None:
         machine = _collect(
-            python, deep, quick, watch, timeout, expect_gpus, lambda: _rehearse(form)
+            *(python, deep, quick, watch, timeout, expect_gpus),
+            warm_up=lambda: _rehearse(form),
+            examination=context.obj,
         )
     else:
         machine = _stored(stored, python, deep, quick, watch, timeout, expect_gpus)
@@ -335,12 +339,13 @@ def _collect(
     timeout: float | None,
     expect_gpus: int | None = None,
     warm_up: "Callable[[], object] | None" = None,
+    examination: "Examination | None" = None,
 ) -> "Snapshot":
     if deep and quick:
         raise Refusal("--deep and --quick contradict each other")
     from gpucheck.probes.apart import Examination
 
-    with Examination(
+    with examination or Examination(
         python=python,
         deep=deep,
         quick=quick,

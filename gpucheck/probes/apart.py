@@ -58,6 +58,7 @@ class Examination:
             timeout_seconds = (DEEP_TIMEOUT_SECONDS if deep else TIMEOUT_SECONDS) + watch_seconds
         self._until = time.monotonic() + timeout_seconds + SENDING_SECONDS
         self._is_exact = look is not None
+        self._is_over = False
         self._pipe, sending = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
@@ -78,6 +79,9 @@ class Examination:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
         os.close(self._pipe)
         if kind is not None:  # Ctrl-C: end the examination and all that it started, before we go
             try:

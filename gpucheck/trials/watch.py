@@ -8,7 +8,10 @@ from typing import Any
 
 
 def main() -> None:
-    """Write a JSON line with all GPUs ten times a second, until nobody reads them."""
+    """Write a JSON line with all GPUs four times a second, until nobody reads them.
+
+    Not oftener: each query takes the driver's lock for up to 2 ms, and the training wants it too.
+    """
     import pynvml
 
     try:
@@ -34,7 +37,7 @@ def main() -> None:
             for identity, handle in zip(identities, handles, strict=True)
         ]
         _write({"at": time.monotonic(), "gpus": readings})
-        time.sleep(0.1)
+        time.sleep(0.25)
 
 
 def _read(handle: Any) -> dict[str, object]:  # noqa: ANN401 - NVML's own

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 from gpucheck.refusal import Refusal
 
 if TYPE_CHECKING:
-    from gpucheck.probes.apart import Examination
+    from gpucheck.examination import Examination
 
 WRONG_CALL = 2
 OUR_FAULT = 3
@@ -39,7 +39,7 @@ def _run() -> int:
     if arguments[:1] == ["doctor"] and _SAME_EXAMINATION.issuperset(arguments[1:]):
         # The plain doctor: CUDA is asked while the command line is still being read. cuInit takes
         # 0.5 s on a server and importing typer 20 ms, and nothing can be said before both are done.
-        from gpucheck.probes.apart import Examination
+        from gpucheck.examination import Examination
 
         with Examination() as examination:
             return _command(examination)

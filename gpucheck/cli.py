@@ -14,7 +14,7 @@ from gpucheck.render import Format
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gpucheck.probes.apart import Examination
+    from gpucheck.examination import Examination
     from gpucheck.snapshot import Snapshot
 
 
@@ -343,7 +343,7 @@ def _collect(
 ) -> "Snapshot":
     if deep and quick:
         raise Refusal("--deep and --quick contradict each other")
-    from gpucheck.probes.apart import Examination
+    from gpucheck.examination import Examination
 
     with examination or Examination(
         python=python,

@@ -40,7 +40,7 @@ def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]
     unless *quiet*. Beside the report comes whether to print it: of the processes of a job rank 0
     alone speaks. Raises Refusal where the plan makes no sense.
     """
-    from gpucheck.probes.apart import Examination
+    from gpucheck.examination import Examination
 
     if plan.data not in (None, "download", "synthetic"):
         plan = dataclasses.replace(plan, data=str(Path(str(plan.data)).absolute()))

@@ -14,7 +14,8 @@ LAYERS = (
     ("gpucheck.knowledge",),
     ("gpucheck.probes",),
     ("gpucheck.trials",),
-    ("gpucheck.probes.everything", "gpucheck.probes.apart"),  # they set probes and trials to work
+    ("gpucheck.collect",),
+    ("gpucheck.examination",),
     ("gpucheck.rule",),
     ("gpucheck.rules",),
     ("gpucheck.report", "gpucheck.explain"),

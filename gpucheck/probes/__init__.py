@@ -1,1 +1,1 @@
-"""Look, and touch nothing: each probe fills one section of the snapshot, `everything` all."""
+"""Look, and touch nothing: each probe fills one section of the snapshot."""

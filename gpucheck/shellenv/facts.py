@@ -31,7 +31,7 @@ def collect(
     The files are read in a process of its own: one that is stuck in a dead file system could not
     exit. ExaminationError: it broke off. The caller must have no threads (it forks).
     """
-    from gpucheck.probes.apart import Examination
+    from gpucheck.examination import Examination
 
     with Examination(
         timeout_seconds=DEADLINE_SECONDS + 2.0, look=lambda: _looked(variables, python, cuda)

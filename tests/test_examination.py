@@ -15,7 +15,7 @@ from gpucheck.snapshot import Snapshot, Unknown
 
 PROGRAM = """
 import sys, msgspec
-from gpucheck.probes.apart import Examination
+from gpucheck.examination import Examination
 with Examination({options}) as examination:
     sys.stdout.buffer.write(msgspec.json.encode(examination.facts()))
 """
@@ -71,7 +71,7 @@ def test_whoever_reads_our_output_does_not_wait_for_what_is_stuck(tmp_path: Path
 
 
 def test_an_examination_that_breaks_off_is_our_failure_and_never_healthy():
-    crash = "import gpucheck.probes.everything as e, os; e.collect = lambda **_: os.abort()"
+    crash = "import gpucheck.collect as e, os; e.collect = lambda **_: os.abort()"
     program = (
         f"{crash}; import sys; sys.argv = ['gpucheck', 'doctor']; import gpucheck.__main__ as m"
     )

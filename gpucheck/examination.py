@@ -175,7 +175,7 @@ def _examine(
 
             cuda_child = None if quick else cuda_init.start(timeout_seconds)
 
-            from gpucheck.probes.everything import collect
+            from gpucheck.collect import collect
 
             machine = collect(
                 python=python,

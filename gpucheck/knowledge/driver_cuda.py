@@ -141,12 +141,6 @@ def _capability(compute_capability: str) -> Capability | None:
     return None
 
 
-def architecture_of(compute_capability: str) -> str | None:
-    """Return the name of an architecture: "9.0" → "Hopper"."""
-    row = _capability(compute_capability)
-    return None if row is None else row.architecture
-
-
 def minimum_branch_for(compute_capability: str) -> int | None:
     """Return the first driver branch that can drive a GPU of this compute capability."""
     row = _capability(compute_capability)

@@ -389,7 +389,8 @@ def slowed_down(machine: Snapshot) -> Answers:
 
     Low clocks of an idle GPU, a software power cap under full load, sync boost and display settings
     are normal and not reported. "HW Slowdown" alone can flash when clocks change, so it counts only
-    when two readings show it.
+    when two readings show it. What happens between two readings is told by the driver's own counters
+    of the time spent slowed down.
     """
     hard = clocks.HW_THERMAL_SLOWDOWN | clocks.HW_POWER_BRAKE_SLOWDOWN
     for gpu in (yield from gpus_of(machine)):
@@ -398,7 +399,7 @@ def slowed_down(machine: Snapshot) -> Answers:
             continue
         later = gpu.second.clocks_event_reasons if gpu.second is not None else None
         second = later if isinstance(later, int) else None
-        seen = first | (second or 0)
+        seen = first | (second or 0) | _slowed_between(gpu)
         lasting = first & second if second is not None else 0
         bits = (seen & hard) | (lasting & clocks.HW_SLOWDOWN)
         if bits:
@@ -422,6 +423,37 @@ def slowed_down(machine: Snapshot) -> Answers:
                 + NEEDS_TWO_READINGS,
                 subject=gpu.subject,
             )
+
+
+def _slowed_between(gpu: Gpu) -> int:
+    """Return the reasons whose counters grew by over a hundredth of the time between two readings.
+
+    The counters are NVML's fields 269 to 271, in nanoseconds by nvml.h.
+    """
+    second = gpu.second
+    if second is None:
+        return 0
+    bits = 0
+    for bit, before, after in (
+        (
+            clocks.HW_THERMAL_SLOWDOWN,
+            gpu.hardware_thermal_slowdown_ns,
+            second.hardware_thermal_slowdown_ns,
+        ),
+        (
+            clocks.HW_POWER_BRAKE_SLOWDOWN,
+            gpu.power_brake_slowdown_ns,
+            second.power_brake_slowdown_ns,
+        ),
+        (
+            clocks.SW_THERMAL_SLOWDOWN,
+            gpu.software_thermal_slowdown_ns,
+            second.software_thermal_slowdown_ns,
+        ),
+    ):
+        if isinstance(before, int) and isinstance(after, int):
+            bits |= bit if after - before > second.after_seconds * 1e7 else 0
+    return bits
 
 
 def _slowdown(gpu: Gpu, bits: int) -> str:

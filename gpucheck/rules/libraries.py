@@ -19,7 +19,6 @@ from gpucheck.snapshot import (
 
 Asking = Generator[NotChecked | NotApplicable, None, "tuple[Library, ...] | None"]
 
-Wheels = Generator[NotChecked | NotApplicable, None, "tuple[Distribution, ...] | None"]
 
 _BY_VARIABLE = ("LD_LIBRARY_PATH", "LD_PRELOAD")
 

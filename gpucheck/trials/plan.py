@@ -88,9 +88,3 @@ def check(plan: Plan) -> None:
         )
     if plan.joined and plan.gpus is not None:
         raise PlanError("the job decides how many GPUs take part: leave --gpus out")
-
-
-def part_size(batch: int, position: int, parts: int) -> int:
-    """Return how many of *batch* images part *position* of *parts* gets, as torch.chunk cuts."""
-    size = -(-batch // parts)
-    return max(0, min(size, batch - position * size))

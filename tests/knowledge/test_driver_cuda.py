@@ -98,7 +98,6 @@ def test_a_gpu_that_the_table_does_not_know_gives_none():
     assert driver_cuda.minimum_branch_for("99.0") is None
     assert driver_cuda.last_branch_for("99.0") is None
     assert driver_cuda.cuda_window_for("99.0") is None
-    assert driver_cuda.architecture_of("99.0") is None
 
 
 def test_a_toolkit_compiles_what_its_own_nvcc_lists():

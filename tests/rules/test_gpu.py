@@ -139,6 +139,27 @@ FIRES = [
         "error",
         "HW Thermal Slowdown",
     ),
+    (
+        rules.slowed_down,
+        {
+            "hardware_thermal_slowdown_ns": 5,
+            "second": second(hardware_thermal_slowdown_ns=20_000_005),
+        },
+        "error",
+        "HW Thermal Slowdown",
+    ),
+    (
+        rules.slowed_down,
+        {"second": second(power_brake_slowdown_ns=20_000_000)},
+        "error",
+        "HW Power Brake Slowdown",
+    ),
+    (
+        rules.slowed_down,
+        {"second": second(software_thermal_slowdown_ns=20_000_000)},
+        "warning",
+        "SW Thermal Slowdown",
+    ),
     (rules.too_hot, {"temperature_celsius": 89}, "error", "89 °C; it slows down at 89 °C"),
     (rules.too_hot, {"temperature_celsius": 82}, "warning", "it is meant to work to 87 °C"),
     (rules.too_hot, {"memory_temperature_celsius": 90}, "warning", "its memory has 90 °C"),
@@ -220,6 +241,13 @@ QUIET = [
         {"corrected_ecc_volatile": 9000, "second": second(corrected_ecc_volatile=9001)},
     ),
     (rules.slowed_down, {"clocks_event_reasons": 0x1}),
+    (
+        rules.slowed_down,
+        {
+            "hardware_thermal_slowdown_ns": 9_000_000_000,
+            "second": second(hardware_thermal_slowdown_ns=9_001_000_000),
+        },
+    ),
     (rules.slowed_down, {"clocks_event_reasons": 0x2 | 0x4 | 0x10 | 0x100}),
     (rules.slowed_down, {"clocks_event_reasons": 0x8, "second": second()}),
     (rules.corrected_ecc, {"second": second(corrected_ecc_volatile=2, after_seconds=0.2)}),

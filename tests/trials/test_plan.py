@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from gpucheck.trials.launch import first_host, joined, on_this_host, visible_gpus
-from gpucheck.trials.plan import Plan, PlanError, check, chosen_gpus, part_size
+from gpucheck.trials.plan import Plan, PlanError, check, chosen_gpus
 
 TORCHRUN = {
     "RANK": "3",
@@ -130,8 +130,3 @@ def test_the_visible_gpus_are_those_that_cuda_is_shown():
     assert visible_gpus({}, on_the_machine=8) == 8
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "2,3"}, on_the_machine=8) == 2
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, on_the_machine=8) == 0
-
-
-def test_parts_of_a_batch_add_up_and_the_last_is_the_smallest():
-    assert [part_size(256, position, 3) for position in range(3)] == [86, 86, 84]
-    assert [part_size(2, position, 4) for position in range(4)] == [1, 1, 0, 0]

@@ -389,8 +389,8 @@ def slowed_down(machine: Snapshot) -> Answers:
 
     Low clocks of an idle GPU, a software power cap under full load, sync boost and display settings
     are normal and not reported. "HW Slowdown" alone can flash when clocks change, so it counts only
-    when two readings show it. What happens between two readings is told by the driver's own counters
-    of the time spent slowed down.
+    when two readings show it. What happens between two readings is told by the driver's counters of
+    the time spent slowed down.
     """
     hard = clocks.HW_THERMAL_SLOWDOWN | clocks.HW_POWER_BRAKE_SLOWDOWN
     for gpu in (yield from gpus_of(machine)):

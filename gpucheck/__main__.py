@@ -4,10 +4,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from gpucheck.refusal import Refusal
+from gpucheck.usage_error import UsageError
 
 if TYPE_CHECKING:
-    from gpucheck.examination import Examination
+    from gpucheck.forked_collector import ForkedCollector
 
 WRONG_CALL = 2
 OUR_FAULT = 3
@@ -39,21 +39,21 @@ def _run() -> int:
     if arguments[:1] == ["doctor"] and _SAME_EXAMINATION.issuperset(arguments[1:]):
         # The plain doctor: CUDA is asked while the command line is still being read. cuInit takes
         # 0.5 s on a server and importing typer 20 ms, and nothing can be said before both are done.
-        from gpucheck.examination import Examination
+        from gpucheck.forked_collector import ForkedCollector
 
-        with Examination() as examination:
-            return _command(examination)
+        with ForkedCollector() as forked_collector:
+            return _command(forked_collector)
     return _command()
 
 
-def _command(examination: "Examination | None" = None) -> int:
+def _command(forked_collector: "ForkedCollector | None" = None) -> int:
     import typer.main
 
     from gpucheck.cli import app
 
     command = typer.main.get_command(app)
     try:
-        status = command.main(prog_name="gpucheck", standalone_mode=False, obj=examination)
+        status = command.main(prog_name="gpucheck", standalone_mode=False, obj=forked_collector)
     except typer.Abort:
         return INTERRUPTED
     except typer.Exit as leave:
@@ -72,7 +72,7 @@ def _explain(error: Exception) -> int:
         where = getattr(context, "command_path", "gpucheck")
         _say(f"{where}: {str(format_message()).rstrip('.')} (see {where} --help)")
         return WRONG_CALL
-    if isinstance(error, Refusal):
+    if isinstance(error, UsageError):
         _say(f"gpucheck: {error}")
         return WRONG_CALL
     if os.environ.get("GPUCHECK_TRACEBACK"):
@@ -86,7 +86,7 @@ def _explain(error: Exception) -> int:
 
 
 def _say(message: str) -> None:
-    from gpucheck.render.outside_text import clean
+    from gpucheck.render.sanitize import clean
 
     encoding = getattr(sys.stderr, "encoding", None) or "ascii"
     line = clean(message).encode(encoding, "backslashreplace").decode(encoding)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpucheck import __version__, env_cli
-from gpucheck.refusal import Refusal
 from gpucheck.render import Format
+from gpucheck.usage_error import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gpucheck.examination import Examination
+    from gpucheck.forked_collector import ForkedCollector
     from gpucheck.snapshot import Snapshot
 
 
@@ -152,14 +152,14 @@ def doctor(
         write(json_schema())
         raise typer.Exit
     if as_json and format is Format.MARKDOWN:
-        raise Refusal("--json and --format markdown contradict each other")
+        raise UsageError("--json and --format markdown contradict each other")
     form = Format.JSON if as_json else format
     chosen, left_out = _named("--select", select), _named("--ignore", ignore)
     if stored is None:
         machine = _collect(
             *(python, deep, quick, watch, timeout, expect_gpus),
-            warm_up=lambda: _rehearse(form),
-            examination=context.obj,
+            warm_up=lambda: warm_up(form),
+            forked_collector=context.obj,
         )
     else:
         machine = _stored(stored, python, deep, quick, watch, timeout, expect_gpus)
@@ -188,7 +188,7 @@ def explain(
     from gpucheck.render.style import of_standard_output
 
     if bool(what) == list_all:
-        raise Refusal("name either a rule, an error message, or --list")
+        raise UsageError("name either a rule, an error message, or --list")
     if list_all:
         text = rule_list()
     else:
@@ -235,7 +235,7 @@ def smoke(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: the report, and the training.")
     ] = False,
-    snapshot_file: Annotated[
+    snapshot_to: Annotated[
         Path | None,
         typer.Option(
             "--snapshot",
@@ -248,10 +248,10 @@ def smoke(
     ] = False,
 ) -> None:
     """Train MNIST on the GPUs, and judge the machine by what comes out."""
-    from gpucheck import stored
+    from gpucheck import snapshot_file
     from gpucheck.render import render
     from gpucheck.smoke import prove, without_names
-    from gpucheck.trials.plan import Plan
+    from gpucheck.workloads.plan import Plan
 
     plan = Plan(
         gpus=gpus,
@@ -266,8 +266,8 @@ def smoke(
     )
     report, speaks = prove(plan, python=python, quiet=as_json)
     if speaks:
-        if snapshot_file is not None:
-            stored.save(stored.as_json(without_names(report.machine)), snapshot_file)
+        if snapshot_to is not None:
+            snapshot_file.save(snapshot_file.as_json(without_names(report.machine)), snapshot_to)
         write(render(report, Format.JSON if as_json else Format.TEXT, verbose=verbose))
     raise typer.Exit(report.exit_code)
 
@@ -291,17 +291,17 @@ def snapshot(
     timeout: TimeoutOption = None,
 ) -> None:
     """Write the facts of this machine as JSON, private details removed, for `doctor --from`."""
-    from gpucheck import privacy, stored
+    from gpucheck import privacy, snapshot_file
 
     machine = _collect(python, deep, quick, watch, timeout)
-    text = stored.as_json(machine if identify else privacy.redact(machine))
+    text = snapshot_file.as_json(machine if identify else privacy.redact(machine))
     if output is None or str(output) == "-":
         write(text)
     else:
-        stored.save(text, output)
+        snapshot_file.save(text, output)
 
 
-def _rehearse(form: Format) -> None:
+def warm_up(form: Format) -> None:
     """Judge and print a machine of which nothing is known, and throw that away.
 
     Imports, types and tables that the real report needs are then there: 20 ms less after the last
@@ -327,7 +327,9 @@ def _named(option: str, values: list[str] | None) -> list[str]:
     names = [name.strip().upper() for value in values for name in value.split(",") if name.strip()]
     for name in names:
         if not any(name in (rule.code, rule.family) for rule in RULES):
-            raise Refusal(f"{option}: no rule and no family is called {name!r}: see explain --list")
+            raise UsageError(
+                f"{option}: no rule and no family is called {name!r}: see explain --list"
+            )
     return names
 
 
@@ -339,20 +341,20 @@ def _collect(
     timeout: float | None,
     expect_gpus: int | None = None,
     warm_up: "Callable[[], object] | None" = None,
-    examination: "Examination | None" = None,
+    forked_collector: "ForkedCollector | None" = None,
 ) -> "Snapshot":
     if deep and quick:
-        raise Refusal("--deep and --quick contradict each other")
-    from gpucheck.examination import Examination
+        raise UsageError("--deep and --quick contradict each other")
+    from gpucheck.forked_collector import ForkedCollector
 
-    with examination or Examination(
+    with forked_collector or ForkedCollector(
         python=python,
         deep=deep,
         quick=quick,
         watch_seconds=watch or 0.0,
         expect_gpus=expect_gpus,
         timeout_seconds=timeout,
-    ) as examination:
+    ) as forked_collector:
         if warm_up is not None:
             warm_up()  # while the other process looks, this one gets ready for what comes after
         from gpucheck.progress import waiting
@@ -362,7 +364,7 @@ def _collect(
         else:
             notice = waiting("Still waiting for an answer ...", after_seconds=2)
         with notice:
-            return examination.facts()
+            return forked_collector.facts()
 
 
 def _stored(
@@ -377,11 +379,11 @@ def _stored(
     given = {"--python": python, "--deep": deep, "--quick": quick, "--watch": watch}
     for name, value in given.items():
         if value:
-            raise Refusal(f"{name} examines this machine, and --from does not: give one of them")
-    from gpucheck import stored
+            raise UsageError(f"{name} examines this machine, and --from does not: give one of them")
+    from gpucheck import snapshot_file
     from gpucheck.snapshot import replace
 
-    machine = stored.read(file, patience_seconds=timeout)
+    machine = snapshot_file.read(file, patience_seconds=timeout)
     return machine if expect_gpus is None else replace(machine, expected_gpus=expect_gpus)
 
 

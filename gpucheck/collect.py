@@ -36,7 +36,7 @@ SAMPLING_SECONDS = 2.0
 Section = TypeVar("Section", bound=Fact)
 
 
-class _Look(Generic[Section]):
+class _ProbeThread(Generic[Section]):
     """One probe at work in a thread of its own.
 
     The thread is a daemon, so that a file system that never answers (a dead NFS server) keeps
@@ -72,8 +72,8 @@ class _Look(Generic[Section]):
 class _Load:
     """Lets the second reading of the counters wait until the deep trial loads the GPUs."""
 
-    def __init__(self, hold_seconds: float) -> None:
-        self.hold_seconds = hold_seconds
+    def __init__(self, load_seconds: float) -> None:
+        self.load_seconds = load_seconds
         self._decided = threading.Event()
         self._is_on = False
 
@@ -122,14 +122,16 @@ def collect(
 
     if cuda_child is None and not quick:
         cuda_child = cuda_init.start(left())
-    looks: list[_Look[Fact]] = []
+    looks: list[_ProbeThread[Fact]] = []
 
-    def look(name: str, section: type[Section], probe: Callable[[], Section]) -> _Look[Section]:
-        started_look = _Look(name, section, probe)
+    def look(
+        name: str, section: type[Section], probe: Callable[[], Section]
+    ) -> _ProbeThread[Section]:
+        started_look = _ProbeThread(name, section, probe)
         looks.append(started_look)  # type: ignore[arg-type]
         return started_look
 
-    load = _Load(hold_seconds=max(watch_seconds, 1.0) + SAMPLING_SECONDS) if deep else None
+    load = _Load(load_seconds=max(watch_seconds, 1.0) + SAMPLING_SECONDS) if deep else None
     nvml = look("nvml", Nvml, lambda: _nvml(deep, quick, left(), watch_seconds, load))
     pytorch = look("pytorch", PyTorch, lambda: _pytorch(python, variables, left()))
     toolkits = look("toolkits", Toolkits, lambda: _toolkits(variables, left(), not quick))
@@ -251,7 +253,7 @@ def _nvml(
         quick=quick,
         deadline_seconds=deadline_seconds,
         watch_seconds=watch_seconds,
-        before_second=None if load is None else load.wait,
+        before_later_sample=None if load is None else load.wait,
     )
 
 
@@ -265,12 +267,12 @@ def _deep(
     pytorch: PyTorch, deadline_seconds: float, load: "_Load"
 ) -> tuple[Deep, tuple[MappedLibrary, ...] | Unknown]:
     from gpucheck.snapshot import Python
-    from gpucheck.trials import deep
+    from gpucheck.workloads import deep
 
     try:
         match pytorch.python:
             case Python(path=path):
-                child = deep.start(path, deadline_seconds, load.hold_seconds)
+                child = deep.start(path, deadline_seconds, load.load_seconds)
                 for line in child.lines():
                     if deep.is_loaded(line):
                         load.begin()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpucheck.refusal import Refusal
+from gpucheck.usage_error import UsageError
 
 if TYPE_CHECKING:
-    from gpucheck.shellenv.install import Wish
+    from gpucheck.shellenv.install import InstallRequest
     from gpucheck.snapshot import Snapshot
 
 app = typer.Typer(
@@ -84,15 +84,15 @@ def env(
     """Print the exports for a shell: eval "$(gpucheck env)", or gpucheck env | source."""
     if context.invoked_subcommand is not None:
         if shell or cuda or python or list_all or ld_library_path != "auto":
-            raise Refusal(f"put the options behind {context.invoked_subcommand}")
+            raise UsageError(f"put the options behind {context.invoked_subcommand}")
         return
     if list_all and (shell or cuda or ld_library_path != "auto"):
-        raise Refusal("--list shows every toolkit: give it alone, or with --python")
+        raise UsageError("--list shows every toolkit: give it alone, or with --python")
     from gpucheck.shellenv.exports import choices, exports, listing
     from gpucheck.shellenv.snippet import render
 
     if list_all:
-        from gpucheck.render.outside_text import clean
+        from gpucheck.render.sanitize import clean
 
         lines = listing(choices(_machine(python, None))).splitlines()
         _write("".join(f"{clean(line)}\n" for line in lines))
@@ -100,7 +100,7 @@ def env(
     wish = _wish(shell, None, cuda, ld_library_path)
     machine = _machine(python, wish.cuda)
     needed = exports(machine, cuda=wish.cuda, ld_library_path=wish.ld_library_path)
-    _doubt(needed.doubts)
+    _warn(needed.warnings)
     _write(render(needed, wish.shell))
 
 
@@ -177,21 +177,21 @@ def _wish(
     ld_library_path: str,
     replace: bool = False,
     force: bool = False,
-) -> "Wish":
+) -> "InstallRequest":
     from gpucheck.shellenv.exports import LibraryPath
-    from gpucheck.shellenv.install import Wish
+    from gpucheck.shellenv.install import InstallRequest
     from gpucheck.shellenv.shells import calling
     from gpucheck.shellenv.snippet import Shell
 
     names = [each.value for each in Shell]
     if shell is not None and shell not in names:
-        raise Refusal(f"--shell {shell}: one of {', '.join(names)}")
+        raise UsageError(f"--shell {shell}: one of {', '.join(names)}")
     modes = [each.value for each in LibraryPath]
     if ld_library_path not in modes:
-        raise Refusal(f"--ld-library-path {ld_library_path}: one of {', '.join(modes)}")
+        raise UsageError(f"--ld-library-path {ld_library_path}: one of {', '.join(modes)}")
     if cuda is not None and "/" in cuda:
         cuda = str(Path(cuda).expanduser().absolute())
-    return Wish(
+    return InstallRequest(
         shell=Shell(shell) if shell else calling(os.environ),
         file=file,
         cuda=cuda,
@@ -214,8 +214,8 @@ def _write(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def _doubt(doubts: tuple[str, ...]) -> None:
-    from gpucheck.render.outside_text import clean
+def _warn(warnings: tuple[str, ...]) -> None:
+    from gpucheck.render.sanitize import clean
 
-    for doubt in doubts:
+    for doubt in warnings:
         print(f"gpucheck: {clean(doubt)}", file=sys.stderr)  # noqa: T201 - stdout is the shell's

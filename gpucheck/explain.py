@@ -3,24 +3,13 @@
 import re
 from difflib import get_close_matches
 
+from gpucheck.families import FAMILIES, family_of
 from gpucheck.knowledge import error_messages
-from gpucheck.refusal import Refusal
 from gpucheck.rule import Rule
 from gpucheck.rules import RULES
+from gpucheck.usage_error import UsageError
 
 MOST_MESSAGES = 3  # of one pasted text: a traceback may hold several
-FAMILIES = {
-    "HST": "the host",
-    "ENV": "environment variables and shell start-up files",
-    "DRV": "driver, kernel modules, devices",
-    "CUD": "CUDA toolkits",
-    "DNN": "cuDNN",
-    "LIB": "which libraries would be loaded",
-    "TOR": "PyTorch",
-    "GPU": "each GPU's health",
-    "LNK": "PCIe, NVLink, peer-to-peer",
-    "TRN": "the smoke training",
-}
 
 
 def explanation(what: str) -> str:
@@ -32,17 +21,21 @@ def explanation(what: str) -> str:
     by_code = {rule.code: rule for rule in RULES}
     if name in by_code:
         return _of_rule(by_code[name])
-    if name in FAMILIES and any(rule.family == name for rule in RULES):
+    if (
+        family_of(name) is not None
+        and name == name[:3]
+        and any(rule.family == name for rule in RULES)
+    ):
         return _rows(name)
     if re.fullmatch("[A-Z]{2,4}[0-9]{1,4}|[A-Z]{3}", name):
         near = get_close_matches(name, by_code, n=3, cutoff=0.5)
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise Refusal(f"no rule is called {name}{hint} (gpucheck explain --list lists all)")
+        raise UsageError(f"no rule is called {name}{hint} (gpucheck explain --list lists all)")
     if not name:
-        raise Refusal("there is no text to explain")
+        raise UsageError("there is no text to explain")
     found = error_messages.find(what)
     if not found:
-        raise Refusal(
+        raise UsageError(
             "this text holds no error that gpucheck knows; gpucheck doctor examines the machine"
         )
     return _of_messages(found)
@@ -50,7 +43,7 @@ def explanation(what: str) -> str:
 
 def rule_list() -> str:
     """Return every rule on a line, by family."""
-    return "\n".join(_rows(family) for family in FAMILIES if any(_of(family)))
+    return "\n".join(_rows(family.prefix) for family in FAMILIES if any(_of(family.prefix)))
 
 
 def _of(family: str) -> list[Rule]:
@@ -58,7 +51,8 @@ def _of(family: str) -> list[Rule]:
 
 
 def _rows(family: str) -> str:
-    lines = [f"{family}: {FAMILIES[family]}"]
+    named = family_of(family)
+    lines = [f"{family}: {'' if named is None else named.title}"]
     for rule in _of(family):
         lines.append(f"  {rule.code}  {rule.severity.value:<7}  {rule.title}")
     return "\n".join(lines) + "\n"
@@ -67,11 +61,11 @@ def _rows(family: str) -> str:
 def _of_rule(rule: Rule) -> str:
     titles = {each.code: each.title for each in RULES}
     text = f"{rule.code} ({rule.severity.value}): {rule.title}\n\n{rule.explanation}\n"
-    if rule.roots:
+    if rule.caused_by:
         text += (
             "\nWhere one of these was found too, it is the cause, and this one stands under it:\n"
         )
-        for code in rule.roots:
+        for code in rule.caused_by:
             text += f"  {code}  {titles.get(code, '')}".rstrip() + "\n"
     return text
 

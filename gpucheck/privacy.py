@@ -10,12 +10,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
-    from gpucheck.report import Finding, Report, Unchecked
+    from gpucheck.report import Report
     from gpucheck.snapshot import Snapshot
 
 HOST = "host"
@@ -39,8 +39,6 @@ _COMMON = frozenset(
 )
 #: Homes of users who have none, or share them with the system.
 _NO_HOMES = frozenset(("/", "/usr", "/var", "/opt", "/tmp", "/home", "/usr/local", "/nonexistent"))  # noqa: S108
-
-Node = TypeVar("Node", "Finding", "Unchecked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +149,7 @@ class Redactor:
             return [self.tree(item) for item in tree]
         if isinstance(tree, dict):
             return {
-                key: value if key in ("is", "schema") else self.tree(value)
+                key: value if key in ("type", "schema") else self.tree(value)
                 for key, value in tree.items()
             }
         return tree
@@ -178,8 +176,10 @@ def redact_report(report: "Report", whose: Owner | None = None) -> "Report":
     """Return *report* without private details; homes become "~"."""
     from dataclasses import replace
 
+    from gpucheck.report import with_texts
+
     whose = owner() if whose is None else whose
-    entries: tuple[Finding | Unchecked, ...] = (
+    entries = (
         *report.findings,
         *report.not_checked,
         *report.not_applicable,
@@ -189,25 +189,15 @@ def redact_report(report: "Report", whose: Owner | None = None) -> "Report":
         report.machine, whose, home="~", texts=[text for text in texts if isinstance(text, str)]
     )
 
-    def redacted(entry: Node) -> Node:
-        changes: dict[str, object] = {}
-        for name in entry.__struct_fields__:
-            value = getattr(entry, name)
-            if isinstance(value, str) and name not in ("code", "explained_by"):
-                changes[name] = redactor.text(value)
-            elif isinstance(value, tuple):
-                changes[name] = tuple(redactor.text(item) for item in value)
-        return msgspec.structs.replace(entry, **changes)
-
     machine = msgspec.convert(
         redactor.tree(msgspec.to_builtins(report.machine)), type=type(report.machine)
     )
     return replace(
         report,
         machine=machine,
-        findings=tuple(redacted(finding) for finding in report.findings),
-        not_checked=tuple(redacted(one) for one in report.not_checked),
-        not_applicable=tuple(redacted(one) for one in report.not_applicable),
+        findings=with_texts(report.findings, redactor.text),
+        not_checked=with_texts(report.not_checked, redactor.text),
+        not_applicable=with_texts(report.not_applicable, redactor.text),
     )
 
 

@@ -1,12 +1,13 @@
 """Judges a snapshot: findings, the folding of consequences, the verdict, the exit code."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
-from gpucheck.rule import NotChecked, Rule, Severity, Symptom
+from gpucheck.families import depth
+from gpucheck.rule import NotChecked, Remedy, Rule, Severity, Symptom
 from gpucheck.snapshot import Snapshot
 
 Verdict = Literal["healthy", "degraded", "broken"]
@@ -20,10 +21,18 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     saw: str
     why: str
-    fix: str
+    remedy: Remedy
     subject: str = ""
-    commands: tuple[str, ...] = ()
+    gpus: tuple[int, ...] = ()  # NVML indexes of the GPUs that it is about
     explained_by: str | None = None
+
+    @property
+    def fix(self) -> str:
+        return self.remedy.text
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return tuple(f"sudo {step.text}" if step.root else step.text for step in self.remedy.steps)
 
 
 class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +41,26 @@ class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     why: str
     subject: str = ""
+
+
+_NO_PROSE = ("code", "explained_by", "lasts", "on")
+Part = TypeVar("Part")
+
+
+def with_texts(part: Part, change: Callable[[str], str]) -> Part:
+    """Return a finding, or a part of one, with every text in it changed; codes stay as they are."""
+    if isinstance(part, str):
+        return change(part)  # type: ignore[return-value]
+    if isinstance(part, tuple):
+        return tuple(with_texts(item, change) for item in part)  # type: ignore[return-value]
+    if isinstance(part, msgspec.Struct):
+        changes = {
+            name: with_texts(getattr(part, name), change)
+            for name in part.__struct_fields__
+            if name not in _NO_PROSE
+        }
+        return msgspec.structs.replace(part, **changes)
+    return part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +120,7 @@ def examine(
             continue
         answered = False
         try:
-            for answer in rule.judge(machine):
+            for answer in rule(machine):
                 answered = True
                 if isinstance(answer, Symptom):
                     symptoms.append((rule, answer))
@@ -131,10 +160,13 @@ Node = tuple[str, str]  # a finding's code and subject
 
 
 def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
-    """Name each symptom's root and put it behind that root."""
-    found: dict[str, list[str]] = {}
+    """Name each symptom's root and put it behind that root.
+
+    A root takes the severity of the worst that it explains: what breaks CUDA is no warning.
+    """
+    found: dict[str, list[Symptom]] = {}
     for rule, symptom in symptoms:
-        found.setdefault(rule.code, []).append(symptom.subject)
+        found.setdefault(rule.code, []).append(symptom)
     causes: dict[Node, Node | None] = {}
     for rule, symptom in symptoms:
         causes.setdefault((rule.code, symptom.subject), _cause(rule, symptom, found))
@@ -148,9 +180,9 @@ def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
             title=rule.title,
             saw=symptom.saw,
             why=symptom.why or rule.why,
-            fix=symptom.fix,
+            remedy=symptom.what_to_do,
             subject=symptom.subject,
-            commands=symptom.commands,
+            gpus=symptom.gpus,
             explained_by=None if cause is None else cause[0],
         )
         if cause is None:
@@ -158,48 +190,52 @@ def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
         else:
             consequences.setdefault(cause, []).append(finding)
 
-    def order(root: Finding) -> tuple[int, int, int, int]:
+    def worst(root: Finding) -> Finding:
         followers = consequences.get((root.code, root.subject), [])
-        worst = min(finding.severity.rank for finding in (root, *followers))
-        return worst, root.severity.rank, _depth(root.code), -len(followers)
+        severity = min((each.severity for each in (root, *followers)), key=lambda each: each.rank)
+        return msgspec.structs.replace(root, severity=severity)
+
+    def order(root: Finding) -> tuple[int, int, int]:
+        followers = consequences.get((root.code, root.subject), [])
+        return root.severity.rank, depth(root.code), -len(followers)
 
     arranged: list[Finding] = []
-    for root in sorted(roots, key=order):
+    for root in sorted(map(worst, roots), key=order):
         arranged.append(root)
         arranged += consequences.pop((root.code, root.subject), [])
     return tuple(arranged)
 
 
-#: From what carries to what is carried: of two equal faults, the deeper is to be mended first.
-_FAMILIES = ("HST", "DRV", "GPU", "LNK", "LIB", "DNN", "TOR", "CUD", "ENV", "TRN")
-
-
-def _depth(code: str) -> int:
-    return _FAMILIES.index(code[:3]) if code[:3] in _FAMILIES else len(_FAMILIES)
-
-
-def _cause(rule: Rule, symptom: Symptom, found: dict[str, list[str]]) -> Node | None:
+def _cause(rule: Rule, symptom: Symptom, found: dict[str, list[Symptom]]) -> Node | None:
     """Return the nearest cause that was found.
 
-    What the rule said at run time holds whatever the subject; a rule's standing roots explain the
+    What the rule said at run time holds whatever the subject; a rule's standing causes explain the
     same GPU or the whole machine, but never another GPU.
     """
     for code in symptom.explained_by:
         if code in found and code != rule.code:
-            subjects = found[code]
-            return code, symptom.subject if symptom.subject in subjects else subjects[0]
-    for code in rule.roots:
-        for subject in found.get(code, ()):
-            if not _are_other_gpus(subject, symptom.subject):
-                return code, symptom.subject if symptom.subject in found[code] else subject
+            return code, _nearest(symptom, found[code]).subject
+    for code in rule.caused_by:
+        near = [cause for cause in found.get(code, ()) if not _are_other_gpus(cause, symptom)]
+        if near:
+            return code, _nearest(symptom, near).subject
     return None
 
 
-def _are_other_gpus(one: str, other: str) -> bool:
-    """Whether both name GPUs ("gpu 0", or "gpu 0, gpu 1"), and none in common."""
-    if one == other or not (one.startswith("gpu ") and other.startswith("gpu ")):
-        return False
-    return not set(one.split(", ")) & set(other.split(", "))
+def _nearest(symptom: Symptom, causes: Sequence[Symptom]) -> Symptom:
+    """Return the cause of the same subject, else one that shares a GPU, else the first."""
+    for cause in causes:
+        if cause.subject == symptom.subject:
+            return cause
+    for cause in causes:
+        if set(cause.gpus) & set(symptom.gpus):
+            return cause
+    return causes[0]
+
+
+def _are_other_gpus(one: Symptom, other: Symptom) -> bool:
+    """Whether both are about GPUs, and none in common."""
+    return bool(one.gpus and other.gpus) and not set(one.gpus) & set(other.gpus)
 
 
 def _root(node: Node, causes: dict[Node, Node | None]) -> Node | None:

@@ -2,13 +2,15 @@
 
 import enum
 import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator
+import re
+import shlex
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
-from gpucheck.snapshot import NotSupported, Snapshot, Unknown
+from gpucheck.snapshot import Gpu, NotSupported, Snapshot, Unknown
 
 T = TypeVar("T")
 
@@ -27,22 +29,102 @@ class Severity(enum.Enum):
 
 _RANKS = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
+#: How long what a command does lasts; "" where it only looks, or where the text says it.
+Lasts = Literal["", "shell", "reboot", "permanent"]
+#: Where a command runs: in this system, on the host of this container or virtual machine, in
+#: Windows around WSL, or in the recipe of the container's image.
+Place = Literal["here", "host", "windows", "image"]
+
+
+class Command(msgspec.Struct, frozen=True):
+    """One line to paste into a shell, without `sudo`: the renderer adds what this machine needs.
+
+    Make one with `command`, which quotes every word that comes from outside.
+    """
+
+    text: str
+    root: bool = False
+    lasts: Lasts = ""
+    on: Place = "here"
+    needs: str = ""  # the program that has to be installed; "": the first word of the text
+
+    @property
+    def program(self) -> str:
+        """The program that has to be installed for this to work."""
+        return self.needs or self.text.split(None, 1)[0]
+
+
+_BLANK = re.compile(r"\{(\w+)\}")
+
+
+def command(
+    template: str,
+    /,
+    *,
+    root: bool = False,
+    lasts: Lasts = "",
+    on: Place = "here",
+    needs: str = "",
+    **words: "str | int | Sequence[str]",
+) -> Command:
+    """Return the command of a constant *template* whose `{name}`s are *words*, quoted for a shell.
+
+    A sequence becomes several words. The template is never built from facts: a test looks at that.
+    """
+
+    def quoted(blank: "re.Match[str]") -> str:
+        word = words[blank[1]]
+        if isinstance(word, (str, int)):
+            return shlex.quote(str(word))
+        return " ".join(shlex.quote(each) for each in word)
+
+    text = _BLANK.sub(quoted, template) if words else template
+    return Command(text, root=root, lasts=lasts, on=on, needs=needs)
+
+
+class Remedy(msgspec.Struct, frozen=True):
+    """What to do about a finding, as data: an imperative sentence, and the commands in order.
+
+    *alternatives* are other ways to the same end, of which one is chosen; they are never a
+    sequence. *verify* is the command that shows that it worked.
+    """
+
+    text: str
+    steps: tuple[Command, ...] = ()
+    alternatives: tuple["Remedy", ...] = ()
+    verify: Command | None = None
+
 
 class Symptom(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rule saw, in this machine's own paths and numbers, and how to mend it.
+    """What a rule saw, in this machine's own paths and numbers, and how to fix it.
 
-    `why`, where it is empty, is the first paragraph of the rule's docstring. `severity`, where it
-    is None, is the rule's own. `explained_by` names further codes that, when they were found too,
-    explain this one: those that only the rule knows at the time (the meaning of an error code).
+    *subject* is for people; *gpus* are the NVML indexes of the GPUs that it is about, by which
+    findings are joined. *why*, where it is empty, is the first paragraph of the rule's docstring.
+    *severity*, where it is None, is the rule's own. *explained_by* names further codes that, when
+    they were found too, explain this one: those that only the rule knows at the time (the meaning
+    of an error code).
     """
 
     saw: str
-    fix: str
+    remedy: Remedy | None = None
+    fix: str = ""
     subject: str = ""
+    gpus: tuple[int, ...] = ()
     why: str = ""
     commands: tuple[str, ...] = ()
     severity: Severity | None = None
     explained_by: tuple[str, ...] = ()
+
+    @property
+    def what_to_do(self) -> Remedy:
+        """The remedy, also where a rule still writes `fix` and `commands`."""
+        if self.remedy is not None:
+            return self.remedy
+        return Remedy(self.fix, tuple(_plain(text) for text in self.commands))
+
+
+def _plain(text: str) -> Command:
+    return Command(text.removeprefix("sudo "), root=text.startswith("sudo "))
 
 
 class NotChecked(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,17 +141,20 @@ class NotApplicable(msgspec.Struct, frozen=True, kw_only=True):
     subject: str = ""
 
 
-Answer = Symptom | NotChecked | NotApplicable
+Obstacle = NotChecked | NotApplicable  # why there is no answer
+Answer = Symptom | Obstacle
 Answers = Iterator[Answer]
+#: Says why a machine does not raise a question; None where it does.
+Condition = Callable[[Snapshot], Obstacle | None]
 
 
 def known(
-    fact: "T | Unknown | NotSupported", subject: str = ""
-) -> Generator[NotChecked | NotApplicable, None, "T | None"]:
+    fact: "T | Unknown | NotSupported", subject: str = "", *, absent: str = ""
+) -> Generator[Obstacle, None, "T | None"]:
     """Return *fact* where it is known, else say why not: `power = yield from known(gpu.power)`.
 
-    None comes back for what is not known, not supported, or not there; a rule that must tell the
-    last apart looks at the fact itself.
+    None comes back for what is not known, not supported, or not there. *absent* says what it means
+    that it is not there ("LD_LIBRARY_PATH is not set"): the question is then not applicable.
     """
     if isinstance(fact, Unknown):
         yield NotChecked(why=fact.why, subject=subject)
@@ -77,7 +162,23 @@ def known(
     if isinstance(fact, NotSupported):
         yield NotApplicable(why="not supported", subject=subject)
         return None
+    if fact is None and absent:
+        yield NotApplicable(why=absent, subject=subject)
     return fact
+
+
+def gpus_of(machine: Snapshot) -> Generator[Obstacle, None, tuple[Gpu, ...]]:
+    """Return the GPUs that NVML lists; say why there are none."""
+    found = machine.nvml.gpus
+    if isinstance(found, Unknown) and machine.host.pci_gpus == ():
+        yield NotApplicable(why="no GPU")
+        return ()
+    gpus = yield from known(found)
+    if gpus is None:
+        return ()
+    if not gpus:
+        yield NotApplicable(why="no GPU")
+    return gpus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +189,10 @@ class Rule:
     severity: Severity
     title: str
     explanation: str  # the docstring: what `gpucheck explain` prints
-    roots: tuple[str, ...]
+    caused_by: tuple[str, ...]
     judge: Callable[[Snapshot], Answers]
+    when: Condition | None = None
+    module: str = ""  # where it is defined; an import elsewhere does not register it again
 
     @property
     def family(self) -> str:
@@ -100,28 +203,71 @@ class Rule:
         """Return the first paragraph of the explanation, on one line."""
         return " ".join(self.explanation.split("\n\n", 1)[0].split())
 
-    def __call__(self, machine: Snapshot) -> Iterator["Answer"]:
-        return self.judge(machine)
+    def __call__(self, machine: Snapshot) -> Answers:
+        if self.when is not None:
+            obstacle = self.when(machine)
+            if obstacle is not None:
+                yield obstacle
+                return
+        yield from self.judge(machine)
 
 
 def rule(
-    code: str, severity: Severity, title: str, *, roots: Iterable[str] = ()
+    code: str,
+    severity: Severity,
+    title: str,
+    *,
+    caused_by: Iterable[str] = (),
+    when: Condition | None = None,
 ) -> Callable[[Callable[[Snapshot], Answers]], Rule]:
     """Make a function a rule.
 
-    *roots* are the codes that explain this one: where one of them was found too, for the same
-    subject or for the whole machine, the report puts this finding under it. Nearest cause first.
+    *caused_by* are the codes that explain this one: where one of them was found too, for the same
+    GPU or for the whole machine, the report puts this finding under it. Nearest cause first. *when*
+    says which machines raise the question.
     """
 
     def decorate(judge: Callable[[Snapshot], Answers]) -> Rule:
-        explanation = inspect.cleandoc(judge.__doc__ or "")
         return Rule(
             code=code,
             severity=severity,
             title=title,
-            explanation=explanation,
-            roots=tuple(roots),
+            explanation=inspect.cleandoc(judge.__doc__ or ""),
+            caused_by=tuple(caused_by),
             judge=judge,
+            when=when,
+            module=judge.__module__,
         )
+
+    return decorate
+
+
+def gpu_rule(
+    code: str,
+    severity: Severity,
+    title: str,
+    *,
+    caused_by: Iterable[str] = (),
+    when: Condition | None = None,
+) -> Callable[[Callable[[Gpu, Snapshot], Answers]], Rule]:
+    """Make a function that judges one GPU a rule: it is asked about each GPU that NVML lists.
+
+    Subject and `gpus` of its answers are supplied where it gives none.
+    """
+
+    def decorate(judge: Callable[[Gpu, Snapshot], Answers]) -> Rule:
+        def judge_each(machine: Snapshot) -> Answers:
+            for gpu in (yield from gpus_of(machine)):
+                for answer in judge(gpu, machine):
+                    changes: dict[str, object] = {}
+                    if not answer.subject:
+                        changes["subject"] = gpu.subject
+                    if isinstance(answer, Symptom) and not answer.gpus:
+                        changes["gpus"] = (gpu.index,)
+                    yield msgspec.structs.replace(answer, **changes) if changes else answer
+
+        judge_each.__doc__ = judge.__doc__
+        judge_each.__module__ = judge.__module__
+        return rule(code, severity, title, caused_by=caused_by, when=when)(judge_each)
 
     return decorate

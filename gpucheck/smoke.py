@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from gpucheck.refusal import Refusal
 from gpucheck.report import Report, examine
 from gpucheck.rule import Severity
 from gpucheck.snapshot import Maybe, Snapshot, Training, TrainingFailure, replace
-from gpucheck.trials.plan import Plan, PlanError
-from gpucheck.trials.smoke import Listener, Smoke
+from gpucheck.usage_error import UsageError
+from gpucheck.workloads.plan import Plan, PlanError
+from gpucheck.workloads.smoke import Listener, Smoke
 
 #: With one of these errors no GPU can train: nobody waits for torch to find that out.
 BLOCKERS = (
@@ -40,28 +40,28 @@ def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]
     unless *quiet*. Beside the report comes whether to print it: of the processes of a job rank 0
     alone speaks. Raises Refusal where the plan makes no sense.
     """
-    from gpucheck.examination import Examination
+    from gpucheck.forked_collector import ForkedCollector
 
     if plan.data not in (None, "download", "synthetic"):
         plan = dataclasses.replace(plan, data=str(Path(str(plan.data)).absolute()))
     with ExitStack() as stack:
         relay = _Relay()
         try:
-            trial = Smoke(plan, python=python, listener=relay)
+            workload = Smoke(plan, python=python, listener=relay)
         except PlanError as error:
-            raise Refusal(str(error)) from None
-        speaks = trial.plan.rank == 0
+            raise UsageError(str(error)) from None
+        speaks = workload.plan.rank == 0
         # It forks: before there are threads.
-        examination = stack.enter_context(Examination(python=python, quick=True))
+        forked_collector = stack.enter_context(ForkedCollector(python=python, quick=True))
         if speaks:
-            relay.listener = _progress(plan.epochs, quiet, trial, stack)
-        stack.enter_context(trial)
-        machine = examination.facts()
+            relay.listener = _progress(plan.epochs, quiet, workload, stack)
+        stack.enter_context(workload)
+        machine = forked_collector.facts()
         blockers = _blockers(machine) if plan.device == "cuda" else ()
         if blockers:
-            training = trial.give_up(f"see {', '.join(blockers)}")
+            training = workload.give_up(f"see {', '.join(blockers)}")
         else:
-            training = trial.finish(machine.kernel_log)
+            training = workload.finish(machine.kernel_log)
     if not speaks:
         _say_what_failed(training)
     machine = replace(
@@ -82,12 +82,12 @@ class _Relay:
             self.listener(event)  # type: ignore[arg-type]
 
 
-def _progress(epochs: int, quiet: bool, trial: Smoke, stack: ExitStack) -> Listener | None:
+def _progress(epochs: int, quiet: bool, workload: Smoke, stack: ExitStack) -> Listener | None:
     """Choose how progress is shown: a bar where a terminal is, log lines elsewhere."""
     from gpucheck.render import progress
 
     if sys.stderr.isatty() and (quiet or sys.stdout.isatty()):
-        return stack.enter_context(progress.Live(epochs, trial.gpus_now))
+        return stack.enter_context(progress.Live(epochs, workload.gpus_now))
     return None if quiet else progress.write_log
 
 

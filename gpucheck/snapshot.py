@@ -11,9 +11,8 @@ Every field of every section starts as `NOT_EXAMINED`, so a probe that never ran
 an older gpucheck, and an empty file all read as "unknown", and never as "healthy".
 """
 
-import functools
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, TypeVar, Union, overload
 
 import msgspec
 
@@ -21,18 +20,18 @@ SCHEMA = "gpucheck.snapshot/1"
 
 
 class Fact(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="is", tag=str.lower
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag=str.lower
 ):
     """Base of everything in a snapshot: frozen, keyword-only, defaults left out of the JSON."""
 
 
-class Unknown(msgspec.Struct, frozen=True, tag_field="is", tag="unknown"):
+class Unknown(msgspec.Struct, frozen=True, tag_field="type", tag="unknown"):
     """We could not tell. *why* is a sentence fragment for people: "permission denied"."""
 
     why: str
 
 
-class NotSupported(msgspec.Struct, frozen=True, tag_field="is", tag="not supported"):
+class NotSupported(msgspec.Struct, frozen=True, tag_field="type", tag="not supported"):
     """This hardware, or its driver, has no such thing: neither a pass nor a fault."""
 
 
@@ -45,24 +44,13 @@ Maybe = Union[T, None, Unknown]  # noqa: UP007
 Reading = Union[T, Unknown, NotSupported]  # noqa: UP007
 
 
-@functools.lru_cache(maxsize=4096)
-def numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a dotted version, for comparing: "580.159.04" → (580, 159, 4).
-
-    What follows the first part that is not a number is left out: "2.11.0+cu130" → (2, 11, 0).
-    """
-    found: list[int] = []
-    for part in version.split("."):
-        digits = ""
-        for letter in part:
-            if letter not in "0123456789":
-                break
-            digits += letter
-        if digits:
-            found.append(int(digits[:12]))
-        if not digits or len(digits) < len(part):
-            break
-    return tuple(found)
+@overload
+def value(fact: "Unknown | NotSupported | None") -> None: ...
+@overload
+def value(fact: "T | Unknown | NotSupported | None") -> "T | None": ...
+def value(fact: object) -> object:
+    """Return *fact* where it is known and there, else None."""
+    return None if isinstance(fact, (Unknown, NotSupported)) else fact
 
 
 # ---------------------------------------------------------------------------------------- host
@@ -214,7 +202,7 @@ class DriverLibrary(Fact, frozen=True, kw_only=True):
     is_stub: Known[bool] = NOT_EXAMINED
     is_compat: bool = False  # from a cuda-compat package
     found_via: str = ""  # "LD_LIBRARY_PATH", "ld.so.cache", "default directory", "WSL"
-    wins: bool = False  # the loader takes this one
+    is_selected: bool = False  # the loader takes this one
 
 
 class DeviceNode(Fact, frozen=True, kw_only=True):
@@ -236,7 +224,7 @@ class CudaInit(Fact, frozen=True, kw_only=True):
     code: Maybe[int] = None  # CUresult; 0 is success
     driver_version: Maybe[str] = None  # cuDriverGetVersion: "13.0"
     device_count: Maybe[int] = None
-    trouble: Maybe[str] = None  # a call that hung or crashed: "no answer in 5 s to cuInit"
+    error: Maybe[str] = None  # a call that hung or crashed: "no answer in 5 s to cuInit"
 
 
 class FabricManager(Fact, frozen=True, kw_only=True):
@@ -380,7 +368,7 @@ class Cudnn(Fact, frozen=True, kw_only=True):
     installs: Known[tuple[CudnnInstall, ...]] = NOT_EXAMINED
     torch_needs: Maybe[str] = NOT_EXAMINED  # "libcudnn.so.9"; None: linked in, or no torch
     for_torch: Maybe[str] = NOT_EXAMINED  # path torch would load; None: none would
-    for_builds: Maybe[str] = NOT_EXAMINED  # path a C++ build and the plain loader get
+    selected_for_builds: Maybe[str] = NOT_EXAMINED  # path a C++ build and the plain loader get
     sublibraries_for_torch: Maybe[tuple[Library, ...]] = NOT_EXAMINED
     opened: Maybe[CudnnOpened] = NOT_EXAMINED  # the one for torch, else for builds
 
@@ -555,7 +543,7 @@ class Gpu(Fact, frozen=True, kw_only=True):
     index: int
     #: "ok"; "lost": NVML says GPU_IS_LOST; "hung": a query did not come back; "crashed": NVML died
     state: Literal["ok", "lost", "hung", "crashed", "failed"] = "ok"
-    trouble: Maybe[str] = None  # for a state other than ok: the query, and what it did
+    error: Maybe[str] = None  # for a state other than ok: the query, and what it did
     # identity
     name: Reading[str] = NOT_EXAMINED
     uuid: Reading[str] = NOT_EXAMINED
@@ -636,7 +624,7 @@ class Gpu(Fact, frozen=True, kw_only=True):
     numa_node: Reading[int] = NOT_EXAMINED  # of the GPU's own memory, on Grace systems
     cpu_affinity: Reading[str] = NOT_EXAMINED  # "0-31"
     numa_affinity: Reading[str] = NOT_EXAMINED  # the host's nearest NUMA nodes: "0", "0-1"
-    second: GpuSample | None = None  # None: only one reading was taken
+    later_sample: GpuSample | None = None  # None: only one reading was taken
 
     @property
     def subject(self) -> str:
@@ -696,7 +684,7 @@ class KernelLog(Fact, frozen=True, kw_only=True):
 # -------------------------------------------------------------------------------------- trials
 
 
-class GpuTrial(Fact, frozen=True, kw_only=True):
+class GpuWork(Fact, frozen=True, kw_only=True):
     """What --deep had one GPU do. A value of None means right; a string says what went wrong."""
 
     index: int  # CUDA's own, under PCI_BUS_ID order
@@ -706,7 +694,7 @@ class GpuTrial(Fact, frozen=True, kw_only=True):
     convolution: Maybe[str] = NOT_EXAMINED
 
 
-class CopyTrial(Fact, frozen=True, kw_only=True):
+class PeerCopy(Fact, frozen=True, kw_only=True):
     """A copy from GPU `source` to GPU `target`, compared bit by bit."""
 
     source: int
@@ -724,8 +712,8 @@ class Deep(Fact, frozen=True, kw_only=True):
     torch_cuda: Maybe[str] = NOT_EXAMINED
     cudnn: Maybe[str] = NOT_EXAMINED  # torch.backends.cudnn.version(), dotted
     architectures: Known[tuple[str, ...]] = NOT_EXAMINED
-    gpus: Known[tuple[GpuTrial, ...]] = NOT_EXAMINED
-    copies: Known[tuple[CopyTrial, ...]] = NOT_EXAMINED
+    gpus: Known[tuple[GpuWork, ...]] = NOT_EXAMINED
+    copies: Known[tuple[PeerCopy, ...]] = NOT_EXAMINED
 
 
 class Replica(Fact, frozen=True, kw_only=True):
@@ -830,7 +818,7 @@ class Training(Fact, frozen=True, kw_only=True):
     data: Maybe[Literal["mnist", "synthetic"]] = NOT_EXAMINED
     data_directory: Maybe[str] = NOT_EXAMINED
     data_fault: Maybe[DataFault] = NOT_EXAMINED  # None: the data is as expected
-    copies: Known[tuple[CopyTrial, ...]] = NOT_EXAMINED
+    copies: Known[tuple[PeerCopy, ...]] = NOT_EXAMINED
     losses: Known[tuple[float, ...]] = NOT_EXAMINED  # one per logged batch, finite ones
     not_finite: Maybe[NotFinite] = NOT_EXAMINED  # None: all losses and weights were finite
     accuracy: Known[float] = NOT_EXAMINED  # on the test images, 0 to 1

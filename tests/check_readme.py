@@ -13,7 +13,7 @@ from typing import Any
 import typer.main
 
 from gpucheck.cli import app
-from gpucheck.explain import FAMILIES
+from gpucheck.families import FAMILIES
 from gpucheck.rules import RULES
 
 README = Path(__file__).parent.parent / "README.md"
@@ -90,7 +90,7 @@ def _help(option: Any) -> str:
 def rules() -> str:
     """Every rule, by family."""
     lines = []
-    for family, subject in FAMILIES.items():
+    for family, subject in ((each.prefix, each.title) for each in FAMILIES):
         mine = [rule for rule in RULES if rule.family == family]
         if not mine:
             continue

@@ -322,7 +322,7 @@ HEALTHY = Snapshot(
                 version=DRIVER,
                 is_stub=False,
                 found_via="ld.so.cache",
-                wins=True,
+                is_selected=True,
             )
             for soname in ("libcuda.so.1", "libnvidia-ml.so.1")
         ),
@@ -392,7 +392,7 @@ HEALTHY = Snapshot(
         ),
         torch_needs="libcudnn.so.9",
         for_torch=f"{_CUDNN}/libcudnn.so.9",
-        for_builds="/lib/x86_64-linux-gnu/libcudnn.so.9",
+        selected_for_builds="/lib/x86_64-linux-gnu/libcudnn.so.9",
         sublibraries_for_torch=tuple(
             library(soname, f"{_CUDNN}/{soname}", "9.19.0") for soname in CUDNN_PARTS
         ),
@@ -472,7 +472,7 @@ def not_checked(rule: Rule, snapshot: Snapshot) -> list[NotChecked]:
     return [answer for answer in rule(snapshot) if isinstance(answer, NotChecked)]
 
 
-def is_content(rule: Rule, snapshot: Snapshot) -> bool:
+def passes(rule: Rule, snapshot: Snapshot) -> bool:
     """Whether *rule* looked, and found nothing."""
     return not list(rule(snapshot))
 

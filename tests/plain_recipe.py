@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gpucheck.trials import mnist
+from gpucheck.workloads import mnist
 
 # The recipe as in any tutorial: torchvision reads where it imports, a DataLoader with workers hands
 # out batches.
@@ -133,8 +133,16 @@ def main() -> None:
             ("resident", "plain recipe, resident tensors"),
         ):
             _, output = run([python, "-c", RECIPE, folder, variant, options.device, options.gpus])
-            told = json.loads(output)
-            lines.append(row(name, told["verdict"], told["epoch"], told["best"], told["reader"]))
+            reported = json.loads(output)
+            lines.append(
+                row(
+                    name,
+                    reported["verdict"],
+                    reported["epoch"],
+                    reported["best"],
+                    reported["reader"],
+                )
+            )
         command = [python, "-m", "gpucheck", "smoke", "--json", "--data", folder]
         command += ["--gpus", options.gpus, "--device", options.device]
         seconds, output = run(command)
@@ -143,8 +151,8 @@ def main() -> None:
     training = json.loads(output)["training"]
     phases = training["phases_ms"]
     steady = 60_000 / json.loads(longer)["training"]["images_per_second"]
-    told = ", ".join(f"{name} {spent / 1000:.2f}" for name, spent in phases.items())
-    lines.append(row("`gpucheck smoke`", seconds, phases["training"] / 1000, steady, told))
+    reported = ", ".join(f"{name} {spent / 1000:.2f}" for name, spent in phases.items())
+    lines.append(row("`gpucheck smoke`", seconds, phases["training"] / 1000, steady, reported))
     steps = (phases["training"] + phases["parity"]) / 1000
     limit = 1.5 * base + steps
     lines += ["", f"target: 1.5 × {base:.2f} s + training steps {steps:.2f} s = {limit:.2f} s; "]

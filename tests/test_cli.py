@@ -13,7 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from gpucheck import __version__, stored
+from gpucheck import __version__, snapshot_file
 from gpucheck.snapshot import Snapshot
 from machines import HEALTHY, machine
 
@@ -53,7 +53,7 @@ def is_one_line(text: str) -> bool:
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("stored") / "healthy.json"
-    stored.save(stored.as_json(HEALTHY), file)
+    snapshot_file.save(snapshot_file.as_json(HEALTHY), file)
     return str(file)
 
 
@@ -63,8 +63,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
     from machines import gpu
 
     file = tmp_path_factory.mktemp("stored") / "broken.json"
-    lost = machine(nvml={"gpus": (gpu(0), gpu(1, state="lost", trouble="GPU_IS_LOST"))})
-    stored.save(stored.as_json(lost), file)
+    lost = machine(nvml={"gpus": (gpu(0), gpu(1, state="lost", error="GPU_IS_LOST"))})
+    snapshot_file.save(snapshot_file.as_json(lost), file)
     return str(file)
 
 
@@ -76,7 +76,9 @@ def worn(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     file = tmp_path_factory.mktemp("stored") / "worn.json"
     rows = RemappedRows(correctable=1, uncorrectable=0, is_pending=True, has_failed=False)
-    stored.save(stored.as_json(machine(nvml={"gpus": (gpu(0), gpu(1, remapped_rows=rows))})), file)
+    snapshot_file.save(
+        snapshot_file.as_json(machine(nvml={"gpus": (gpu(0), gpu(1, remapped_rows=rows))})), file
+    )
     return str(file)
 
 
@@ -152,7 +154,7 @@ def test_json_is_one_object_of_the_published_schema(broken: str):
 
 def test_json_stays_json_where_only_ascii_can_be_written(tmp_path: Path):
     file = tmp_path / "odd.json"
-    stored.save(stored.as_json(machine(host={"name": "bücher-🙂"})), file)
+    snapshot_file.save(snapshot_file.as_json(machine(host={"name": "bücher-🙂"})), file)
 
     done = gpucheck(
         "doctor", "--from", str(file), "--json", variables={"PYTHONIOENCODING": "ascii"}
@@ -170,7 +172,7 @@ def test_markdown(broken: str):
 
 
 def test_a_snapshot_may_come_through_stdin():
-    done = gpucheck("doctor", "--from", "-", stdin=stored.as_json(HEALTHY).encode())
+    done = gpucheck("doctor", "--from", "-", stdin=snapshot_file.as_json(HEALTHY).encode())
 
     assert done.returncode == 0
     assert "Healthy" in done.stdout
@@ -398,7 +400,7 @@ def test_a_snapshot_of_this_machine_is_judged_as_the_machine_is(tmp_path: Path):
     written = gpucheck("snapshot", "--quick", "-o", str(file))
 
     assert (written.returncode, written.stdout, written.stderr) == (0, "", "")
-    assert isinstance(stored.read(str(file)), Snapshot)
+    assert isinstance(snapshot_file.read(str(file)), Snapshot)
     direct = json.loads(gpucheck("doctor", "--quick", "--json").stdout)
     judged = json.loads(gpucheck("doctor", "--from", str(file), "--json").stdout)
     assert judged["verdict"] == direct["verdict"]

@@ -2,9 +2,10 @@
 
 import pytest
 
-from gpucheck.explain import FAMILIES, explanation, rule_list
-from gpucheck.refusal import Refusal
+from gpucheck.explain import explanation, rule_list
+from gpucheck.families import FAMILIES
 from gpucheck.rules import RULES
+from gpucheck.usage_error import UsageError
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
@@ -13,7 +14,7 @@ def test_every_rule_is_explained_with_its_title_and_its_causes(rule):
 
     assert text.startswith(f"{rule.code} ({rule.severity.value}): {rule.title}\n")
     assert rule.explanation in text
-    for root in rule.roots:
+    for root in rule.caused_by:
         assert f"\n  {root}  " in text or f"\n  {root}\n" in text
 
 
@@ -25,17 +26,17 @@ def test_the_list_holds_every_rule_once():
     listed = [line.split()[0] for line in rule_list().splitlines() if line.startswith("  ")]
 
     assert sorted(listed) == sorted(rule.code for rule in RULES)
-    assert {rule.family for rule in RULES} <= set(FAMILIES)
+    assert {rule.family for rule in RULES} <= {family.prefix for family in FAMILIES}
 
 
 def test_an_unknown_code_gets_the_nearest():
-    with pytest.raises(Refusal, match=r"no rule is called GPU999; near it: .*GPU0"):
+    with pytest.raises(UsageError, match=r"no rule is called GPU999; near it: .*GPU0"):
         explanation("GPU999")
 
 
 @pytest.mark.parametrize("text", ["", "  ", "hello world", "no such error"])
 def test_a_text_that_is_not_known_is_said_to_be_so(text: str):
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(UsageError) as refused:
         explanation(text)
 
     assert "\n" not in str(refused.value)

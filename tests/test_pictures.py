@@ -8,13 +8,13 @@ from xml.etree import ElementTree as ET
 import pictures
 import pytest
 
-from gpucheck import stored
+from gpucheck import snapshot_file
 from machines import HEALTHY
 
 
 def test_a_picture_holds_the_report_and_fetches_nothing(tmp_path: Path):
     snapshot = tmp_path / "healthy.json"
-    stored.save(stored.as_json(HEALTHY), snapshot)
+    snapshot_file.save(snapshot_file.as_json(HEALTHY), snapshot)
 
     pictures.main([str(snapshot)])
 

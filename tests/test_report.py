@@ -1,22 +1,25 @@
+import re
+
 from gpucheck.report import examine
 from gpucheck.rule import Answers, NotApplicable, NotChecked, Rule, Severity, Symptom, rule
 from gpucheck.snapshot import Snapshot
 
 
 def finds(
-    code: str, *subjects: str, severity: Severity = Severity.ERROR, roots: tuple[str, ...] = ()
+    code: str, *subjects: str, severity: Severity = Severity.ERROR, caused_by: tuple[str, ...] = ()
 ) -> Rule:
-    @rule(code, severity, f"title of {code}", roots=roots)
+    @rule(code, severity, f"title of {code}", caused_by=caused_by)
     def judge(machine: Snapshot) -> Answers:
         """Why it matters."""
         for subject in subjects or ("",):
-            yield Symptom(saw=f"{code} {subject}", fix="mend it", subject=subject)
+            named = tuple(int(word) for word in re.findall(r"gpu (\d+)", subject))
+            yield Symptom(saw=f"{code} {subject}", fix="mend it", subject=subject, gpus=named)
 
     return judge
 
 
 def test_a_consequence_stands_behind_its_root():
-    report = examine(Snapshot(), rules=[finds("AAA001", roots=("BBB001",)), finds("BBB001")])
+    report = examine(Snapshot(), rules=[finds("AAA001", caused_by=("BBB001",)), finds("BBB001")])
 
     assert [(f.code, f.explained_by) for f in report.findings] == [
         ("BBB001", None),
@@ -26,8 +29,8 @@ def test_a_consequence_stands_behind_its_root():
 
 def test_a_chain_of_causes_folds_under_the_first():
     rules = [
-        finds("AAA001", roots=("BBB001",)),
-        finds("BBB001", roots=("CCC001",)),
+        finds("AAA001", caused_by=("BBB001",)),
+        finds("BBB001", caused_by=("CCC001",)),
         finds("CCC001"),
     ]
 
@@ -37,7 +40,7 @@ def test_a_chain_of_causes_folds_under_the_first():
 
 
 def test_two_rules_that_blame_each_other_both_stay_in_the_report():
-    rules = [finds("AAA001", roots=("BBB001",)), finds("BBB001", roots=("AAA001",))]
+    rules = [finds("AAA001", caused_by=("BBB001",)), finds("BBB001", caused_by=("AAA001",))]
 
     report = examine(Snapshot(), rules=rules)
 
@@ -90,7 +93,7 @@ def test_not_checked_and_not_applicable_are_no_pass():
 
 
 def test_one_gpu_never_explains_another():
-    rules = [finds("AAA001", "gpu 0", "gpu 3", roots=("BBB001",)), finds("BBB001", "gpu 3")]
+    rules = [finds("AAA001", "gpu 0", "gpu 3", caused_by=("BBB001",)), finds("BBB001", "gpu 3")]
 
     report = examine(Snapshot(), rules=rules)
 
@@ -102,7 +105,7 @@ def test_one_gpu_never_explains_another():
 
 
 def test_a_fault_of_the_machine_explains_each_gpu():
-    rules = [finds("AAA001", "gpu 0", "gpu 3", roots=("BBB001",)), finds("BBB001")]
+    rules = [finds("AAA001", "gpu 0", "gpu 3", caused_by=("BBB001",)), finds("BBB001")]
 
     report = examine(Snapshot(), rules=rules)
 
@@ -134,8 +137,8 @@ def test_select_and_ignore_take_codes_and_families():
 
 def test_a_cause_of_several_gpus_explains_what_each_of_them_shows():
     both = finds("TOR005", "gpu 0, gpu 1")
-    one = finds("DNN008", "gpu 1", roots=("TOR005",))
-    other = finds("DNN003", "gpu 2", roots=("TOR005",))
+    one = finds("DNN008", "gpu 1", caused_by=("TOR005",))
+    other = finds("DNN003", "gpu 2", caused_by=("TOR005",))
 
     report = examine(Snapshot(), rules=[both, one, other])
 

@@ -44,7 +44,7 @@ def test_a_healthy_machine_gives_neither_error_nor_warning(rule: Rule):
 
 
 def test_causes_lead_to_codes_that_exist_and_never_in_a_circle():
-    roots = {rule.code: rule.roots for rule in RULES}
+    roots = {rule.code: rule.caused_by for rule in RULES}
 
     def above(code: str, seen: tuple[str, ...]) -> None:
         assert code not in seen, f"{' → '.join((*seen, code))} is a circle"

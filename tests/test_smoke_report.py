@@ -54,8 +54,8 @@ def test_another_training_than_the_published_one_is_not_held_against_it():
 
 
 def test_a_training_of_which_nothing_is_known_has_nulls_and_no_numbers():
-    told = entry(Training())
+    reported = entry(Training())
 
-    assert told.losses is None
-    assert told.parity is None
-    assert told.per_gpu is None
+    assert reported.losses is None
+    assert reported.parity is None
+    assert reported.per_gpu is None

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from gpucheck.knowledge import published
-from gpucheck.snapshot import numbers
+from gpucheck.versions import version_tuple
 
 Confidence = Literal["high", "medium", "low"]
 
@@ -81,17 +81,17 @@ def version_of(number: int) -> str | None:
 @functools.cache
 def parts_of(version: str) -> tuple[Part, ...]:
     """Return the libraries that this version of cuDNN may open, in the order it does."""
-    parsed = numbers(version)
+    parsed = version_tuple(version)
     return tuple(
         part
         for part in table().part
-        if parsed[:1] == (part.major,) and parsed >= numbers(part.tried_since)[: len(parsed)]
+        if parsed[:1] == (part.major,) and parsed >= version_tuple(part.tried_since)[: len(parsed)]
     )
 
 
 def is_sure(part: Part, version: str) -> bool:
     """Say whether this version of cuDNN surely brings *part*, so that its absence is a fault."""
-    return numbers(version) >= numbers(part.since)
+    return version_tuple(version) >= version_tuple(part.since)
 
 
 @functools.cache
@@ -101,18 +101,18 @@ def capabilities_of(version: str, cuda_major: int | None) -> tuple[str, str | No
     The newest is None where it is not known. With *cuda_major* None the widest of all builds is
     given. A version that no row knows gives None.
     """
-    parsed = numbers(version)[:3]
+    parsed = version_tuple(version)[:3]
     if len(parsed) < 2:
         return None
     rows = [
         row
         for row in table().support
-        if numbers(row.first) <= (*parsed, 0, 0)[:3] <= numbers(row.last)
+        if version_tuple(row.first) <= (*parsed, 0, 0)[:3] <= version_tuple(row.last)
         and cuda_major in (None, row.cuda_major)
     ]
     if not rows:
         return None
-    oldest = min((row.oldest_capability for row in rows), key=numbers)
+    oldest = min((row.oldest_capability for row in rows), key=version_tuple)
     newest = [row.newest_capability for row in rows]
     known = [capability for capability in newest if capability is not None]
-    return oldest, max(known, key=numbers) if len(known) == len(newest) else None
+    return oldest, max(known, key=version_tuple) if len(known) == len(newest) else None

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from gpucheck.knowledge import published
-from gpucheck.snapshot import numbers
+from gpucheck.versions import version_tuple
 
 Confidence = Literal["high", "medium", "low"]
 
@@ -74,7 +74,7 @@ def table() -> Table:
 
 def branch_of(driver: str) -> int | None:
     """Return the branch of a driver version: "580.159.04" → 580."""
-    parts = numbers(driver)
+    parts = version_tuple(driver)
     return parts[0] if parts else None
 
 
@@ -94,11 +94,11 @@ def driver_paired_with(cuda: str) -> str | None:
 
     With major and minor alone, the first release of that minor counts.
     """
-    wanted = numbers(cuda)[:3]
+    wanted = version_tuple(cuda)[:3]
     if len(wanted) < 2:
         return None
     for release in table().release:
-        if numbers(release.cuda)[: len(wanted)] == wanted:
+        if version_tuple(release.cuda)[: len(wanted)] == wanted:
             return release.driver
     return None
 
@@ -117,20 +117,20 @@ def driver_runs(driver: str, cuda: str) -> bool | None:
     A newer driver runs everything older, of every major. Within a major, a driver at or above the
     major's floor runs newer minors too. Drivers compare as numbers: 570.86 is older than 570.124.
     """
-    wanted = numbers(cuda)[:2]
-    have = numbers(driver)
+    wanted = version_tuple(cuda)[:2]
+    have = version_tuple(driver)
     if not wanted or not have:
         return None
     newest = newest_cuda_of(driver)
-    if newest is not None and numbers(newest) >= wanted:
+    if newest is not None and version_tuple(newest) >= wanted:
         return True
     floor = oldest_driver_for(wanted[0])
     if floor is None:
         newer_majors = [f for f in table().minor_floor if f.cuda_major > wanted[0]]
-        if newer_majors and have >= numbers(newer_majors[0].driver):
+        if newer_majors and have >= version_tuple(newer_majors[0].driver):
             return True
         return None
-    return have >= numbers(floor)
+    return have >= version_tuple(floor)
 
 
 @functools.cache
@@ -165,15 +165,15 @@ def architectures_of_toolkit(cuda: str) -> tuple[str, ...] | None:
 
     None for a toolkit newer than the newest release in the table, or older than CUDA 11.
     """
-    wanted = numbers(cuda)[:2]
+    wanted = version_tuple(cuda)[:2]
     releases = table().release
-    if not numbers(releases[0].cuda)[:2] <= wanted <= numbers(releases[-1].cuda)[:2]:
+    if not version_tuple(releases[0].cuda)[:2] <= wanted <= version_tuple(releases[-1].cuda)[:2]:
         return None
     return tuple(
         "sm_" + row.compute_capability.replace(".", "")
         for row in table().capability
-        if numbers(row.first_cuda) <= wanted
-        and (row.last_cuda is None or wanted <= numbers(row.last_cuda))
+        if version_tuple(row.first_cuda) <= wanted
+        and (row.last_cuda is None or wanted <= version_tuple(row.last_cuda))
     )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from gpucheck.knowledge import published
-from gpucheck.snapshot import numbers
+from gpucheck.versions import version_tuple
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -43,10 +43,10 @@ def limit_of(cuda: str) -> Limit | None:
     Where an update raised the limits and the update is not named, the raised ones count: they
     accuse nobody falsely.
     """
-    wanted = numbers(cuda)[:3]
+    wanted = version_tuple(cuda)[:3]
     found: Limit | None = None
     for row in table().nvcc:
-        have = numbers(row.cuda)
+        have = version_tuple(row.cuda)
         if have[:2] == wanted[:2] and (len(wanted) < 3 or have <= wanted):
             found = row
     return found

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from gpucheck.knowledge import driver_cuda, published
-from gpucheck.snapshot import numbers
+from gpucheck.versions import version_tuple
 
 INDEX = "https://download.pytorch.org/whl"
 
@@ -99,10 +99,10 @@ def cuda_of_variant(variant: str) -> str | None:
 @functools.cache
 def variant_of(torch: str, cuda: str) -> Variant | None:
     """Return the build of a torch version for a CUDA version: ("2.11.0+cu130", "13.0")."""
-    minor = numbers(torch)[:2]
-    wanted = numbers(cuda)[:2]
+    minor = version_tuple(torch)[:2]
+    wanted = version_tuple(cuda)[:2]
     for row in table().variant:
-        if numbers(row.torch) == minor and numbers(row.cuda) == wanted:
+        if version_tuple(row.torch) == minor and version_tuple(row.cuda) == wanted:
             return row
     return None
 
@@ -118,7 +118,7 @@ def has_kernels(architectures: tuple[str, ...], compute_capability: str) -> bool
     guide, binary compatibility); PTX of any older capability is compiled by the driver. The suffix
     "a" means that one capability alone, "f" its family within the major.
     """
-    wanted = numbers(compute_capability)[:2]
+    wanted = version_tuple(compute_capability)[:2]
     for text in architectures:
         found = _ARCHITECTURE.fullmatch(text)
         if found is None:
@@ -157,4 +157,4 @@ def newest_build_with(compute_capabilities: tuple[str, ...]) -> Variant | None:
 
 
 def _order(row: Variant) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return numbers(row.torch), numbers(row.cuda)
+    return version_tuple(row.torch), version_tuple(row.cuda)

@@ -32,13 +32,13 @@ class Ended:
     exit_code: int | None = None
     signal_name: str | None = None  # "SIGSEGV"
     late_after_seconds: float | None = None  # it was killed for this deadline
-    trouble: str | None = None  # it did not start, or wrote more than the limit
+    error: str | None = None  # it did not start, or wrote more than the limit
 
     @property
     def why(self) -> str | None:
         """Say in a few words why there is no good answer; None after exit status 0."""
-        if self.trouble is not None:
-            return self.trouble
+        if self.error is not None:
+            return self.error
         if self.late_after_seconds is not None:
             return f"no answer in {self.late_after_seconds:g} s"
         if self.signal_name is not None:
@@ -144,7 +144,7 @@ class Child:
             exit_code=code if code is not None and code >= 0 else None,
             signal_name=_signal_name(-code) if code is not None and code < 0 else None,
             late_after_seconds=self._late,
-            trouble=self._trouble,
+            error=self._trouble,
         )
 
     def kill(self) -> None:

@@ -122,7 +122,7 @@ def parse(lines: list[bytes], why: str | None) -> "CudaInit | Unknown":
             library=answers.get("library"),
             code=_number(answers.get("cuInit")),
             driver_version=_version(answers.get("cuDriverGetVersion")),
-            trouble=f"{ended} to {step}" if ended.startswith("no answer") else f"{ended} in {step}",
+            error=f"{ended} to {step}" if ended.startswith("no answer") else f"{ended} in {step}",
         )
     return CudaInit(
         library=answers.get("library"),

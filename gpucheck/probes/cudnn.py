@@ -63,8 +63,8 @@ def probe(
     *libraries* is what `loader.probe` found; *root* is where the system's own files are.
     """
     needs, for_torch, parts = _for_torch(libraries)
-    for_builds = _for_builds(needs, variables, root)
-    path = for_torch if isinstance(for_torch, str) else for_builds
+    selected_for_builds = _selected_for_builds(needs, variables, root)
+    path = for_torch if isinstance(for_torch, str) else selected_for_builds
     if isinstance(path, str) and "\N{REPLACEMENT CHARACTER}" in path:
         path = Unknown("its path cannot be written as text")
     child = start(path, variables, deadline_seconds) if isinstance(path, str) else None
@@ -78,7 +78,7 @@ def probe(
         installs=installs,
         torch_needs=needs,
         for_torch=for_torch,
-        for_builds=for_builds,
+        selected_for_builds=selected_for_builds,
         sublibraries_for_torch=parts,
         opened=opened,
     )
@@ -98,7 +98,7 @@ def _for_torch(
     return front.soname, front.path, parts
 
 
-def _for_builds(needs: Maybe[str], variables: Mapping[str, str], root: Path) -> Maybe[str]:
+def _selected_for_builds(needs: Maybe[str], variables: Mapping[str, str], root: Path) -> Maybe[str]:
     """Return the cuDNN that the loader gives to a program without paths of its own."""
     try:
         elf = read_elf(os.path.realpath(sys.executable))

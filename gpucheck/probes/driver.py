@@ -26,9 +26,9 @@ from gpucheck.snapshot import (
     DriverLibrary,
     FabricManager,
     Unknown,
-    numbers,
     replace,
 )
+from gpucheck.versions import version_tuple
 
 SONAMES = ("libcuda.so.1", "libnvidia-ml.so.1")
 #: e_machine by the kernel's name of the machine (elf.h)
@@ -183,7 +183,7 @@ def _dma_buf(
         return Unknown("the kind of the kernel module is not known")
     if kind is None or version is None:
         return False
-    return kind == "open" and numbers(version) >= (515,) and numbers(release) >= (5, 12)
+    return kind == "open" and version_tuple(version) >= (515,) and version_tuple(release) >= (5, 12)
 
 
 def _kernel_release(root: Path) -> str:
@@ -350,7 +350,7 @@ def _dkms(root: Path) -> tuple[str | Unknown | None, tuple[str, ...] | Unknown]:
         versions = names_in(top / name) if name.startswith("nvidia") else ()
         for version in versions if isinstance(versions, tuple) else ():
             # nvidia-fs and the like number themselves from 1; the driver stands at hundreds.
-            if numbers(version) >= (100,):
+            if version_tuple(version) >= (100,):
                 kernels = found.setdefault(version, set())
                 builds = names_in(top / name / version)
                 for kernel in builds if isinstance(builds, tuple) else ():
@@ -360,7 +360,7 @@ def _dkms(root: Path) -> tuple[str | Unknown | None, tuple[str, ...] | Unknown]:
                         kernels.add(kernel)
     if not found:
         return None, ()
-    newest = max(found, key=numbers)
+    newest = max(found, key=version_tuple)
     return newest, tuple(sorted(found[newest]))
 
 
@@ -424,7 +424,7 @@ def _libraries(
                     is_stub="stubs" in parts,
                     is_compat=any(p == "compat" or p.startswith("cuda-compat") for p in parts),
                     found_via=via,
-                    wins=is_searched and not has_winner,
+                    is_selected=is_searched and not has_winner,
                 )
             )
             has_winner |= is_searched
@@ -545,9 +545,9 @@ def _find_version(path: Path, versions: tuple[str, ...]) -> str | None:
 
 def _differs(libraries: Iterable[DriverLibrary], module_version: str) -> bool:
     return any(
-        library.wins
+        library.is_selected
         and isinstance(library.version, str)
-        and numbers(library.version) != numbers(module_version)
+        and version_tuple(library.version) != version_tuple(module_version)
         for library in libraries
     )
 

@@ -84,13 +84,13 @@ def start(pytorch: PyTorch, variables: Mapping[str, str], root: Path) -> Process
         return Unknown("no Python was found")
     if isinstance(python, Unknown):
         return Unknown(python.why)
-    trouble = ""
+    fault = ""
     candidates = (python.path, f"{python.prefix}/bin/python3", f"{python.prefix}/bin/python")
     for program in candidates:  # the path may be a script that starts the real one (pyenv)
         try:
             elf = read_elf(os.path.realpath(program))
         except (OSError, ElfError, ValueError) as error:
-            trouble = trouble or readable(f"{program}: {error}")
+            fault = fault or readable(f"{program}: {error}")
             continue
         interpreter = elf.interpreter
         if interpreter is None:
@@ -101,7 +101,7 @@ def start(pytorch: PyTorch, variables: Mapping[str, str], root: Path) -> Process
         process = Process(loader, program)
         process.start()
         return process
-    return Unknown(trouble)
+    return Unknown(fault)
 
 
 # -------------------------------------------------------------------------- this machine's loader

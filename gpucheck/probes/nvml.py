@@ -62,7 +62,7 @@ def probe(
     quick: bool = False,
     deadline_seconds: float,
     watch_seconds: float = 0.0,
-    before_second: Callable[[], bool] | None = None,
+    before_later_sample: Callable[[], bool] | None = None,
     environment: Mapping[str, str] | None = None,
     root: Path = Path("/"),
 ) -> Nvml:
@@ -77,17 +77,21 @@ def probe(
     capabilities = (P2P_READ, P2P_WRITE) if quick else (P2P_READ, P2P_WRITE, P2P_NVLINK)
     ends_at = time.monotonic() + deadline_seconds
     watch = deep or watch_seconds > 0
-    talk = _Talk(
-        deep=deep, watch=watch, second=False, capabilities=capabilities, environment=environment
+    talk = NvmlSession(
+        deep=deep,
+        watch=watch,
+        later_sample=False,
+        capabilities=capabilities,
+        environment=environment,
     )
     talk.run(deadline_seconds)
     since = time.monotonic()
     nvml = _nvml(talk, root)
     if watch and not isinstance(nvml.gpus, Unknown) and nvml.gpus:
-        under_load = before_second() if before_second is not None else False
+        under_load = before_later_sample() if before_later_sample is not None else False
         left = max(0.0, ends_at - time.monotonic())
         time.sleep(min(left, watch_seconds if watch_seconds > 0 else WATCH_SECONDS))
-        nvml = second_reading(
+        nvml = later_sample(
             nvml,
             since=since,
             under_load=under_load,
@@ -97,7 +101,7 @@ def probe(
     return nvml
 
 
-def second_reading(
+def later_sample(
     nvml: Nvml,
     *,
     since: float,
@@ -115,8 +119,13 @@ def second_reading(
     sound = [gpu.index for gpu in nvml.gpus if gpu.state == "ok"]
     if not sound:
         return nvml
-    talk = _Talk(
-        deep=False, watch=True, second=True, capabilities=(), environment=environment, only=sound
+    talk = NvmlSession(
+        deep=False,
+        watch=True,
+        later_sample=True,
+        capabilities=(),
+        environment=environment,
+        only=sound,
     )
     talk.run(deadline_seconds)
     after_seconds = time.monotonic() - since
@@ -131,12 +140,12 @@ def second_reading(
 
 
 @dataclass
-class _Talk:
+class NvmlSession:
     """All that the children said, and what became of them."""
 
     deep: bool
     watch: bool  # a second reading follows, or this is it
-    second: bool
+    later_sample: bool
     capabilities: Sequence[int]
     environment: Mapping[str, str] | None
     only: Sequence[int] | None = None
@@ -148,14 +157,16 @@ class _Talk:
     pairs_trouble: str | None = None
 
     def __post_init__(self) -> None:
-        self._plan = nvml_child.plan(deep=self.deep, watch=self.watch, second=self.second)
+        self._plan = nvml_child.plan(
+            deep=self.deep, watch=self.watch, later_sample=self.later_sample
+        )
 
     def run(self, deadline_seconds: float) -> None:
         """Ask until every GPU has answered or is known to be in trouble, or the time is over."""
         ends_at = time.monotonic() + deadline_seconds
         only = None if self.only is None else list(self.only)
         parallel = True
-        silence: _Silence | None = None
+        silence: ChildOutcome | None = None
         while True:
             left = ends_at - time.monotonic()
             if left <= 0.05 or (silence is not None and silence.is_out_of_time):
@@ -184,10 +195,12 @@ class _Talk:
                 self._blame(unfinished.pop(0), silence)
             parallel = False
             only = unfinished
-            if not only and (self.second or len(self._sound()) < 2):
+            if not only and (self.later_sample or len(self._sound()) < 2):
                 return
 
-    def _ask(self, only: list[int] | None, *, parallel: bool, seconds: float) -> "_Silence | None":
+    def _ask(
+        self, only: list[int] | None, *, parallel: bool, seconds: float
+    ) -> "ChildOutcome | None":
         """Run one child; return how it fell silent, or None where it said all."""
         asked = 1 if only is None or parallel else len(only)
         # so short that each of them may hang and the next still has its turn
@@ -197,10 +210,10 @@ class _Talk:
         options = {
             "deep": self.deep,
             "watch": self.watch,
-            "second": self.second,
+            "later_sample": self.later_sample,
             "parallel": parallel,
             "only": only,
-            "also": [] if self.second or only is None else self._sound(),
+            "also": [] if self.later_sample or only is None else self._sound(),
             "capabilities": list(self.capabilities),
         }
         self.system = {}
@@ -221,9 +234,9 @@ class _Talk:
             waited = time.monotonic() - last
             ended = child.end()
         if ended.late_after_seconds is None:
-            return _Silence(ended.signal_name, ended.exit_code, ended.trouble)
+            return ChildOutcome(ended.signal_name, ended.exit_code, ended.error)
         stalled = waited > 0.9 * stall_seconds
-        return _Silence(seconds=stall_seconds, is_out_of_time=not stalled)
+        return ChildOutcome(seconds=stall_seconds, is_out_of_time=not stalled)
 
     def _take(self, line: bytes) -> bool:
         """Take in one line; True after the last one. What makes no sense is passed over."""
@@ -267,7 +280,7 @@ class _Talk:
         last = self._plan[-1][0]
         return [n for n in sorted(self.gpus) if n not in self.troubles and last in self.gpus[n]]
 
-    def _blame(self, index: int, silence: "_Silence") -> None:
+    def _blame(self, index: int, silence: "ChildOutcome") -> None:
         said = self.gpus.setdefault(index, {})
         symbol = next(query[1] for query in self._plan if query[0] not in said)
         self.troubles[index] = silence.state, silence.of(symbol)
@@ -278,7 +291,7 @@ class _Talk:
             next(key for key in nvml_child.SYSTEM if key not in self.system)
         ]
 
-    def _message(self, silence: "_Silence | None") -> str:
+    def _message(self, silence: "ChildOutcome | None") -> str:
         if self.error is not None:
             return f"{self.error.call}: {self.error.message}"
         return "NVML did not answer" if silence is None else silence.of(self._system_call())
@@ -295,12 +308,12 @@ class _Talk:
 
 
 @dataclass(frozen=True)
-class _Silence:
+class ChildOutcome:
     """How a child ended that had not said all."""
 
     signal_name: str | None = None
     exit_code: int | None = None
-    trouble: str | None = None
+    error: str | None = None
     seconds: float | None = None  # it was still there, and silent for so long
     is_out_of_time: bool = False  # it was not silent for long: all of our time was over
 
@@ -314,8 +327,8 @@ class _Silence:
             return f"{symbol} did not answer in {self.seconds:.2g} s"
         if self.signal_name is not None:
             return f"NVML crashed with {self.signal_name} in {symbol}"
-        if self.trouble is not None:
-            return f"{symbol}: {self.trouble}"
+        if self.error is not None:
+            return f"{symbol}: {self.error}"
         return f"NVML ended the process with status {self.exit_code} in {symbol}"
 
 
@@ -370,11 +383,11 @@ class _Answers:
         self,
         said: Mapping[str, tuple[str, Any]],
         plan: "Iterable[nvml_child.Query]",
-        trouble: str | None,
+        fault: str | None,
     ) -> None:
         self._said = said
         self._symbols = {key: symbol for key, symbol, _ in plan}
-        self._trouble = Unknown(trouble or "NVML did not answer")
+        self._trouble = Unknown(fault or "NVML did not answer")
 
     def get(self, key: str, convert: Callable[[Any], T]) -> Reading[T]:
         """Return the answer to *key*, put through *convert*."""
@@ -462,7 +475,7 @@ def ranges(words: Sequence[int]) -> str:
     return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in found)
 
 
-def _nvml(talk: _Talk, root: Path) -> Nvml:
+def _nvml(talk: NvmlSession, root: Path) -> Nvml:
     """Put together all that was said."""
 
     def system(key: str, convert: Callable[[Any], T]) -> T | Unknown:
@@ -498,22 +511,22 @@ def _nvml(talk: _Talk, root: Path) -> Nvml:
     return Nvml(**facts)
 
 
-def _gpus(talk: _Talk, root: Path) -> tuple[Gpu, ...]:
+def _gpus(talk: NvmlSession, root: Path) -> tuple[Gpu, ...]:
     count = max([talk._count(), *(n + 1 for n in talk.troubles)])
     gpus = []
     for index in range(count):
         state: State
-        trouble: str | None
-        state, trouble = talk.troubles.get(index, ("ok", None))
+        fault: str | None
+        state, fault = talk.troubles.get(index, ("ok", None))
         said = talk.gpus.get(index)
-        if said is None and trouble is None:
-            state, trouble = "failed", "NVML did not answer"
-        answers = _Answers(said or {}, talk._plan, trouble)
-        gpus.append(_gpu(index, state, trouble, answers, root))
+        if said is None and fault is None:
+            state, fault = "failed", "NVML did not answer"
+        answers = _Answers(said or {}, talk._plan, fault)
+        gpus.append(_gpu(index, state, fault, answers, root))
     return _with_link_ends(_with_last_bus_id(gpus, root))
 
 
-def _gpu(index: int, state: State, trouble: str | None, answers: _Answers, root: Path) -> Gpu:
+def _gpu(index: int, state: State, fault: str | None, answers: _Answers, root: Path) -> Gpu:
     get = answers.get
 
     def number(which: int, convert: Callable[[Any], T]) -> Reading[T]:
@@ -531,7 +544,7 @@ def _gpu(index: int, state: State, trouble: str | None, answers: _Answers, root:
     return Gpu(
         index=index,
         state=state,
-        trouble=trouble,
+        error=fault,
         name=get("name", _text),
         uuid=get("uuid", _text),
         serial=get("serial", _text),
@@ -803,7 +816,7 @@ def _with_link_ends(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
     )
 
 
-def _pairs(talk: _Talk, gpus: Sequence[Gpu], root: Path) -> tuple[GpuPair, ...]:
+def _pairs(talk: NvmlSession, gpus: Sequence[Gpu], root: Path) -> tuple[GpuPair, ...]:
     pairs = []
     for a in gpus:
         for b in gpus[a.index + 1 :]:
@@ -832,7 +845,7 @@ def _pairs(talk: _Talk, gpus: Sequence[Gpu], root: Path) -> tuple[GpuPair, ...]:
 def _pair_trouble(a: Gpu, b: Gpu) -> Unknown | None:
     for gpu in (a, b):
         if gpu.state != "ok":
-            return Unknown(f"{gpu.subject}: {gpu.trouble}")
+            return Unknown(f"{gpu.subject}: {gpu.error}")
     return None
 
 
@@ -924,13 +937,13 @@ def _root_position(way: list[str]) -> int:
 # ---------------------------------------------------------------------------- the second reading
 
 
-def _with_sample(gpu: Gpu, talk: _Talk, after_seconds: float, *, under_load: bool) -> Gpu:
-    state, trouble = talk.troubles.get(gpu.index, ("ok", None))
-    if trouble is not None:
-        trouble += ", in the second reading"
+def _with_sample(gpu: Gpu, talk: NvmlSession, after_seconds: float, *, under_load: bool) -> Gpu:
+    state, fault = talk.troubles.get(gpu.index, ("ok", None))
+    if fault is not None:
+        fault += ", in the second reading"
     elif talk.error is not None:
-        trouble = f"{talk.error.call}: {talk.error.message}"
-    answers = _Answers(talk.gpus.get(gpu.index, {}), talk._plan, trouble)
+        fault = f"{talk.error.call}: {talk.error.message}"
+    answers = _Answers(talk.gpus.get(gpu.index, {}), talk._plan, fault)
 
     def number(which: int) -> Reading[int]:
         return answers.field(which, nvml_child.SECOND_FIELDS, _integer)
@@ -958,5 +971,5 @@ def _with_sample(gpu: Gpu, talk: _Talk, after_seconds: float, *, under_load: boo
         nvlink_recovery_errors=links(2),
         nvlink_crc_errors=links(3, 4),
     )
-    gpu = msgspec.structs.replace(gpu, second=sample)
-    return gpu if state == "ok" else msgspec.structs.replace(gpu, state=state, trouble=trouble)
+    gpu = msgspec.structs.replace(gpu, later_sample=sample)
+    return gpu if state == "ok" else msgspec.structs.replace(gpu, state=state, error=fault)

@@ -449,9 +449,9 @@ SECOND: tuple[Query, ...] = (
 HANDLE: Query = ("handle", "nvmlDeviceGetHandleByIndex", ())
 
 
-def plan(*, deep: bool, watch: bool, second: bool) -> tuple[Query, ...]:
+def plan(*, deep: bool, watch: bool, later_sample: bool) -> tuple[Query, ...]:
     """Return the queries of each GPU, in their order."""
-    if second:
+    if later_sample:
         return (HANDLE, *SECOND)
     more = ((NVLINK_ERRORS,) if watch else ()) + ((INFOROM_CHECK,) if deep else ())
     return (HANDLE, *GPU, *more)
@@ -639,7 +639,9 @@ def _system(nvml: Any, say: Say) -> int:
 
 def _gpus(nvml: Any, say: Say, count: int, options: dict[str, Any]) -> None:
     """Ask every GPU that was asked for, and then every pair of those that answered."""
-    queries = plan(deep=options["deep"], watch=options["watch"], second=options["second"])
+    queries = plan(
+        deep=options["deep"], watch=options["watch"], later_sample=options["later_sample"]
+    )
     indices = [n for n in range(count) if options["only"] is None or n in options["only"]]
     handles: dict[int, Any] = {}
 
@@ -647,7 +649,7 @@ def _gpus(nvml: Any, say: Say, count: int, options: dict[str, Any]) -> None:
         _gpu(nvml, say, index, queries, handles)
 
     _each(examine, indices, parallel=options["parallel"])
-    if options["second"]:
+    if options["later_sample"]:
         return
     for index in options["also"]:
         kind, handle = _answer(nvml, HANDLE[1], None, index)

@@ -150,8 +150,8 @@ def _interpreter(
     path: str, variables: Mapping[str, str], deadline_seconds: float
 ) -> _Interpreter | Unknown:
     if not Path(path).exists():
-        trouble = "is a link to nothing" if Path(path).is_symlink() else "is not there"
-        return Unknown(f"{path} {trouble}")
+        fault = "is a link to nothing" if Path(path).is_symlink() else "is not there"
+        return Unknown(f"{path} {fault}")
     from_files = None if variables.get("PYTHONHOME") else _virtual_environment(path, variables)
     if from_files is not None:
         return from_files
@@ -174,14 +174,14 @@ def parse_answer(text: str) -> _Interpreter | None:
         if not line.startswith("gpucheck:"):
             continue
         try:
-            told = json.loads(line.removeprefix("gpucheck:"))
-            path = [entry for entry in told["path"] if isinstance(entry, str)]
-            user_site = told["user_site"]
+            reported = json.loads(line.removeprefix("gpucheck:"))
+            path = [entry for entry in reported["path"] if isinstance(entry, str)]
+            user_site = reported["user_site"]
             return _Interpreter(
-                version=str(told["version"]),
-                prefix=str(told["prefix"]),
-                is_environment=told["prefix"] != told["base_prefix"]
-                or Path(told["prefix"], "conda-meta").is_dir(),
+                version=str(reported["version"]),
+                prefix=str(reported["prefix"]),
+                is_environment=reported["prefix"] != reported["base_prefix"]
+                or Path(reported["prefix"], "conda-meta").is_dir(),
                 sys_path=list(dict.fromkeys(path)),
                 user_site=user_site if isinstance(user_site, str) else None,
             )
@@ -408,13 +408,17 @@ def _torch(
     own = [d for d in distributions if d.name == "torch" and d.location == site]
     wheel = own[0] if own else None
     text = _text(Path(site, "torch", "version.py"))
-    told = parse_torch_version("" if text is None else text)
-    was_read = "__version__" in told
+    reported = parse_torch_version("" if text is None else text)
+    was_read = "__version__" in reported
     if not was_read and wheel is not None:
-        told = {"__version__": wheel.version}
-    version: Known[str] = told.get("__version__") or Unknown(f"{site}/torch/version.py says none")
-    build = _build(told, was_read)
-    cuda: Maybe[str] = told.get("cuda") if was_read else Unknown("torch/version.py cannot be read")
+        reported = {"__version__": wheel.version}
+    version: Known[str] = reported.get("__version__") or Unknown(
+        f"{site}/torch/version.py says none"
+    )
+    build = _build(reported, was_read)
+    cuda: Maybe[str] = (
+        reported.get("cuda") if was_read else Unknown("torch/version.py cannot be read")
+    )
     table = (
         torch_cuda.variant_of(version, cuda)
         if isinstance(version, str)
@@ -455,21 +459,21 @@ _SETTING = re.compile(
 
 def parse_torch_version(text: str) -> dict[str, str]:
     """Read the strings that torch's `version.py` sets: __version__, cuda, hip, xpu, git_version."""
-    told: dict[str, str] = {}
+    reported: dict[str, str] = {}
     for line in text.splitlines()[:200]:
         found = _SETTING.match(line)
         if found is not None:
-            told[found.group(1)] = found.group(3)
-    return told
+            reported[found.group(1)] = found.group(3)
+    return reported
 
 
-def _build(told: Mapping[str, str], was_read: bool) -> Known[Build]:
-    local = told.get("__version__", "").partition("+")[2]
-    if "cuda" in told:
+def _build(reported: Mapping[str, str], was_read: bool) -> Known[Build]:
+    local = reported.get("__version__", "").partition("+")[2]
+    if "cuda" in reported:
         return "cuda"
-    if "hip" in told or "rocm" in told or local.startswith("rocm"):
+    if "hip" in reported or "rocm" in reported or local.startswith("rocm"):
         return "rocm"
-    if "xpu" in told or local.startswith("xpu"):
+    if "xpu" in reported or local.startswith("xpu"):
         return "xpu"
     if local.startswith("cu") and torch_cuda.cuda_of_variant(local) is not None:
         return "cuda"
@@ -583,15 +587,15 @@ def _records(wheels: Iterable[_Wheel]) -> tuple[list[DamagedFile], list[str]]:
         location = wheel.distribution.location
         library, _, major = name.rpartition("-cu")
         mine: set[str] = set()
-        trouble = 0
+        fault = 0
         for path, size in parse_record(_text(Path(wheel.folder, "RECORD")) or ""):
             file = f"{location}/{path}"
             if major.isdigit() and ".so" in path:
                 mine.add(file.rpartition("/")[0])
-            if trouble < _DAMAGE_LIMIT:
+            if fault < _DAMAGE_LIMIT:
                 problem = _problem(file, size)
                 if problem is not None:
-                    trouble += 1
+                    fault += 1
                     damaged.append(
                         DamagedFile(distribution=name, path=os.path.normpath(file), problem=problem)
                     )

@@ -11,7 +11,8 @@ from typing import Literal
 
 from gpucheck.knowledge import driver_cuda, host_compiler
 from gpucheck.probes.child import Child, Ended, run
-from gpucheck.snapshot import HostCompiler, Maybe, Toolkit, Toolkits, Unknown, numbers
+from gpucheck.snapshot import HostCompiler, Maybe, Toolkit, Toolkits, Unknown
+from gpucheck.versions import version_tuple
 
 Origin = Literal["local", "distribution", "conda", "pip", "module", "hpc_sdk", "other"]
 
@@ -348,7 +349,7 @@ def _cudart_version(disk: _Disk, folder: str | None) -> str | None:
     """Return the version in the full name of a libcudart: libcudart.so.12.4.127 → "12.4.127"."""
     for name in disk.names(folder) if folder else ():
         version = name.removeprefix("libcudart.so.")
-        if version != name and len(numbers(version)) >= 2:
+        if version != name and len(version_tuple(version)) >= 2:
             return version
     return None
 
@@ -360,7 +361,7 @@ def _compat(disk: _Disk, home: str) -> tuple[str | None, Maybe[str]]:
     for name in disk.names(folder):
         version = name.removeprefix("libcuda.so.")
         found = found or name.startswith("libcuda.so")
-        if version != name and len(numbers(version)) >= 2:
+        if version != name and len(version_tuple(version)) >= 2:
             return folder, version
     return (folder, Unknown("its libcuda has no version in its name")) if found else (None, None)
 
@@ -371,7 +372,7 @@ def _version(*sources: Maybe[str]) -> Maybe[str]:
     for source in sources:
         if isinstance(source, Unknown):
             why = why or source
-        elif source is not None and len(parts := numbers(source)) >= 2:
+        elif source is not None and len(parts := version_tuple(source)) >= 2:
             return f"{parts[0]}.{parts[1]}"
     return why or Unknown("no file of this toolkit says its version")
 
@@ -528,8 +529,8 @@ class _HostCompilerSearch:
         if self._child is not None:
             ended = self._child.end()
             if ended.why is None:
-                told = parse_compiler_version(ended.stdout.decode("utf-8", "replace"))
-                kind, version = told[0], told[1] or version
+                reported = parse_compiler_version(ended.stdout.decode("utf-8", "replace"))
+                kind, version = reported[0], reported[1] or version
                 why = "its --version prints none"
             else:
                 why = f"{self.file} --version: {ended.why}"

@@ -17,7 +17,7 @@ class Format(str, enum.Enum):
 
 def render(report: "Report", format: Format, *, verbose: bool = False) -> str:  # noqa: A002
     """Return *report* as text that ends with a newline, fit for the standard output."""
-    from gpucheck.render.outside_text import clean_report
+    from gpucheck.render.sanitize import clean_report
 
     report = clean_report(report)
     if format is Format.JSON:

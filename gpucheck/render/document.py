@@ -135,7 +135,12 @@ def _unchecked(unchecked: Unchecked) -> UncheckedEntry:
 
 
 def _host(machine: Snapshot) -> HostFacts:
-    from gpucheck.render.found import cudnn_for_torch, default_toolkit, driver_cuda, driver_version
+    from gpucheck.render.summaries import (
+        cudnn_for_torch,
+        default_toolkit,
+        driver_cuda,
+        driver_version,
+    )
 
     host = machine.host
     python = machine.pytorch.python

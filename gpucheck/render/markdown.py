@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from gpucheck import __version__
-from gpucheck.render import found
+from gpucheck.render import summaries
 from gpucheck.render.rows import gpu_rows, pair_rows
 from gpucheck.render.style import Style
 from gpucheck.render.table import gpu_table, pair_matrix
@@ -35,7 +35,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     yield "| | |"
     yield "|---|---|"
-    for name, _, look in found.SECTIONS:
+    for name, _, look in summaries.SECTIONS:
         if line := look(machine):
             yield f"| {name} | {escape(line)} |"
     yield f"| gpucheck | {escape(machine.gpucheck or __version__)} |"

@@ -36,7 +36,7 @@ class GpuRow(msgspec.Struct, frozen=True, kw_only=True):
     uuid: str | None
     bus_id: str | None
     state: Literal["ok", "lost", "hung", "crashed", "failed"]
-    trouble: str | None
+    error: str | None
     verdict: Verdict
     findings: tuple[str, ...]
     compute_capability: str | None
@@ -99,7 +99,7 @@ _PLAIN = {
         "name",
         "uuid",
         "bus_id",
-        "trouble",
+        "error",
         "compute_capability",
         "vbios_version",
         "temperature_celsius",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gpucheck.render import found
+from gpucheck.render import summaries
 from gpucheck.render.rows import gpu_rows, pair_rows
 from gpucheck.render.style import Sign, Style, cells, wrap
 from gpucheck.render.table import gpu_table, pair_matrix
@@ -33,7 +33,7 @@ def as_text(report: Report, style: Style, *, verbose: bool = False) -> str:
     """Return *report*, cleaned before, as lines for a terminal of the given *style*."""
     lines: list[str] = [_heading(report, style), ""]
     groups = grouped(report.findings)
-    for name, families, look in found.SECTIONS:
+    for name, families, look in summaries.SECTIONS:
         lines += _section(report, groups, name, families, look(report.machine), style, verbose)
     lines += ["", *_verdict(report, style, "" if verbose else " (-v says why)"), ""]
     return style.finish("\n".join(lines))
@@ -148,7 +148,9 @@ def _processes(report: Report, style: Style) -> Iterator[str]:
     for row in gpu_rows(report):
         for process in row.processes or ():
             used = (
-                "" if process.used_bytes is None else f", {process.used_bytes / found.GIB:.1f} GiB"
+                ""
+                if process.used_bytes is None
+                else f", {process.used_bytes / summaries.GIB:.1f} GiB"
             )
             text = f"gpu {row.index}: {process.name or 'a process'} (pid {process.pid}{used})"
             yield from _block(text, style, "    ", "      ")

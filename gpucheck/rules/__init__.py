@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 from gpucheck.rule import Rule
 
 
 def _find() -> Iterator[Rule]:
-    for info in iter_modules(__path__):
-        module = import_module(f"{__name__}.{info.name}")
-        yield from (thing for thing in vars(module).values() if isinstance(thing, Rule))
+    """Yield each rule once: from the module that defines it, also in a sub-package."""
+    for info in walk_packages(__path__, f"{__name__}."):
+        module = import_module(info.name)
+        for thing in vars(module).values():
+            if isinstance(thing, Rule) and thing.module == info.name:
+                yield thing
 
 
 RULES: tuple[Rule, ...] = tuple(sorted(_find(), key=lambda rule: rule.code))

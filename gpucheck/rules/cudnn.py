@@ -2,9 +2,9 @@
 
 from collections.abc import Generator
 
+from gpucheck import derived
 from gpucheck.knowledge import cudnn as table
 from gpucheck.rule import Answers, NotApplicable, NotChecked, Severity, Symptom, known, rule
-from gpucheck.rules import reach
 from gpucheck.rules.libraries import installer, is_same_version, required_version
 from gpucheck.snapshot import (
     CudnnInstall,
@@ -15,13 +15,13 @@ from gpucheck.snapshot import (
     Snapshot,
     Torch,
     Unknown,
-    numbers,
 )
+from gpucheck.versions import version_tuple
 
 Asking = Generator[NotChecked | NotApplicable, None, "Library | None"]
 
 
-def _front(machine: Snapshot) -> Asking:
+def _main_library(machine: Snapshot) -> Asking:
     """Return the cuDNN that torch would get; where it needs none or gets none, say so and why."""
     needs = yield from known(machine.cudnn.torch_needs)
     if needs is None:
@@ -90,7 +90,7 @@ def _reinstall(machine: Snapshot) -> tuple[str, ...]:
     "DNN001",
     Severity.ERROR,
     "No cuDNN would load",
-    roots=("LIB003", "LIB002", "TOR001", "DRV001"),
+    caused_by=("LIB003", "LIB002", "TOR001", "DRV001"),
 )
 def no_cudnn(machine: Snapshot) -> Answers:
     """torch is linked against cuDNN: without it, `import torch` ends in an error.
@@ -114,14 +114,14 @@ def no_cudnn(machine: Snapshot) -> Answers:
             if torch is not None:
                 yield NotApplicable(why=_why_none(machine))
             return
-        here = yield from known(reach.has_gpu(machine))
+        here = yield from known(derived.has_gpu(machine))
         if here is None:
             return
         if not here:
             yield NotApplicable(why="no NVIDIA GPU is here")
             return
-        found = yield from known(machine.cudnn.for_builds)
-        if found is None and not isinstance(machine.cudnn.for_builds, Unknown):
+        found = yield from known(machine.cudnn.selected_for_builds)
+        if found is None and not isinstance(machine.cudnn.selected_for_builds, Unknown):
             yield Symptom(
                 severity=Severity.WARNING,
                 saw="no libcudnn.so in LD_LIBRARY_PATH, the loader's cache or the default "
@@ -158,7 +158,7 @@ def no_cudnn(machine: Snapshot) -> Answers:
     "DNN002",
     Severity.ERROR,
     "torch would get an older cuDNN than it was built with",
-    roots=("LIB001", "LIB002", "LIB003", "LIB004"),
+    caused_by=("LIB001", "LIB002", "LIB003", "LIB004"),
 )
 def older_cudnn(machine: Snapshot) -> Answers:
     """torch refuses a cuDNN that is older than the one it was compiled against.
@@ -170,7 +170,7 @@ def older_cudnn(machine: Snapshot) -> Answers:
     Mostly an older copy stands in front of torch's own: on LD_LIBRARY_PATH, or as another version
     of the wheel. Take it away, or install the wheel that torch asks for.
     """
-    library = yield from _front(machine)
+    library = yield from _main_library(machine)
     if library is None:
         return
     torch = machine.pytorch.torch
@@ -184,7 +184,7 @@ def older_cudnn(machine: Snapshot) -> Answers:
     version = yield from known(_version(machine, library))
     if version is None:
         return
-    have, want = numbers(version)[:3], numbers(wanted)[:3]
+    have, want = version_tuple(version)[:3], version_tuple(wanted)[:3]
     length = min(len(have), len(want))
     if length == 0 or (have[:1] == want[:1] and have[:length] >= want[:length]):
         return
@@ -200,7 +200,7 @@ def older_cudnn(machine: Snapshot) -> Answers:
     "DNN003",
     Severity.ERROR,
     "The parts of cuDNN are missing or do not belong together",
-    roots=("LIB001", "LIB002", "LIB003", "DNN001", "LIB004"),
+    caused_by=("LIB001", "LIB002", "LIB003", "DNN001", "LIB004"),
 )
 def torn_cudnn(machine: Snapshot) -> Answers:
     """The first convolution fails: cuDNN's parts must all be there, and be of one version.
@@ -214,10 +214,10 @@ def torn_cudnn(machine: Snapshot) -> Answers:
 
     Parts of the same version from two directories work, and are not reported.
     """
-    if machine.pytorch.torch is None and isinstance(machine.cudnn.for_builds, str):
-        yield from _torn_install(machine, machine.cudnn.for_builds)
+    if machine.pytorch.torch is None and isinstance(machine.cudnn.selected_for_builds, str):
+        yield from _torn_install(machine, machine.cudnn.selected_for_builds)
         return
-    library = yield from _front(machine)
+    library = yield from _main_library(machine)
     if library is None:
         return
     parts = yield from known(machine.cudnn.sublibraries_for_torch)
@@ -300,8 +300,8 @@ def several_cudnns(machine: Snapshot) -> Answers:
     users = []
     if isinstance(machine.cudnn.for_torch, str):
         users.append(f"torch gets {machine.cudnn.for_torch}")
-    if isinstance(machine.cudnn.for_builds, str):
-        users.append(f"a plain program gets {machine.cudnn.for_builds}")
+    if isinstance(machine.cudnn.selected_for_builds, str):
+        users.append(f"a plain program gets {machine.cudnn.selected_for_builds}")
     yield Symptom(
         saw="; ".join([copies, *users]),
         fix="Nothing, as long as each program gets the one that it was built for.",
@@ -312,7 +312,7 @@ def several_cudnns(machine: Snapshot) -> Answers:
     "DNN005",
     Severity.ERROR,
     "torch would get a cuDNN built for another CUDA",
-    roots=("LIB001", "LIB002", "LIB003"),
+    caused_by=("LIB001", "LIB002", "LIB003"),
 )
 def foreign_cuda(machine: Snapshot) -> Answers:
     """A cuDNN for CUDA 12 asks for CUDA 12's cuBLAS and NVRTC, which a torch for CUDA 13 lacks.
@@ -324,7 +324,7 @@ def foreign_cuda(machine: Snapshot) -> Answers:
 
     Install the cuDNN for the CUDA that torch was built with (torch.version.cuda).
     """
-    library = yield from _front(machine)
+    library = yield from _main_library(machine)
     if library is None:
         return
     torch = machine.pytorch.torch
@@ -336,7 +336,7 @@ def foreign_cuda(machine: Snapshot) -> Answers:
     built_for = yield from known(_cuda_major(machine, library))
     if built_for is None:
         return
-    wanted = numbers(cuda)[:1]
+    wanted = version_tuple(cuda)[:1]
     if wanted and built_for != wanted[0]:
         yield Symptom(
             saw=f"{library.path} is built for CUDA {built_for}; torch is built for CUDA {cuda}",
@@ -352,7 +352,7 @@ def _cuda_major(machine: Snapshot, library: Library) -> int | Unknown:
         return install.cuda_major
     opened = machine.cudnn.opened
     if isinstance(opened, CudnnOpened) and opened.path == library.path:
-        parts = numbers(opened.cuda) if isinstance(opened.cuda, str) else ()
+        parts = version_tuple(opened.cuda) if isinstance(opened.cuda, str) else ()
         if parts:
             return parts[0]
     if install is not None and isinstance(install.cuda_major, Unknown):
@@ -364,7 +364,7 @@ def _cuda_major(machine: Snapshot, library: Library) -> int | Unknown:
     "DNN006",
     Severity.ERROR,
     "cuDNN will not load, or is not what it says",
-    roots=("LIB003", "LIB001", "DNN003", "LIB002"),
+    caused_by=("LIB003", "LIB001", "DNN003", "LIB002"),
 )
 def unloadable_cudnn(machine: Snapshot) -> Answers:
     """The file is there and the loader refuses it, or it answers with another version.
@@ -462,7 +462,7 @@ def stale_header(machine: Snapshot) -> Answers:
     "DNN008",
     Severity.ERROR,
     "This cuDNN does not support a GPU that is here",
-    roots=("LIB001", "DNN002", "TOR005", "LIB004"),
+    caused_by=("LIB001", "DNN002", "TOR005", "LIB004"),
 )
 def unsupported_gpu(machine: Snapshot) -> Answers:
     """A cuDNN without kernels for a GPU fails on it with CUDNN_STATUS_EXECUTION_FAILED or worse.
@@ -473,10 +473,10 @@ def unsupported_gpu(machine: Snapshot) -> Answers:
 
     Choose a torch build whose cuDNN fits the GPU. What --deep saw working is not reported.
     """
-    library = yield from _front(machine)
+    library = yield from _main_library(machine)
     if library is None:
         return
-    if reach.has_gpu(machine) is False:
+    if derived.has_gpu(machine) is False:
         yield NotApplicable(why="no NVIDIA GPU is here")
         return
     gpus = yield from known(machine.nvml.gpus)
@@ -496,14 +496,15 @@ def unsupported_gpu(machine: Snapshot) -> Answers:
         capability = yield from known(gpu.compute_capability, gpu.subject)
         if capability is None or gpu.bus_id in working:
             continue
-        if numbers(capability) < numbers(oldest):
+        if version_tuple(capability) < version_tuple(oldest):
             limit = f"needs compute capability {oldest} or newer"
-        elif newest is not None and numbers(capability)[:1] > numbers(newest)[:1]:
+        elif newest is not None and version_tuple(capability)[:1] > version_tuple(newest)[:1]:
             limit = f"knows GPUs up to compute capability {newest}"
         else:
             continue
         yield Symptom(
             subject=gpu.subject,
+            gpus=(gpu.index,),
             saw=f"cuDNN {version} ({library.path}) {limit}; "
             f"{gpu.name if isinstance(gpu.name, str) else 'this GPU'} has {capability}",
             fix="Install a torch build whose cuDNN supports this GPU.",
@@ -514,4 +515,4 @@ def _convolved(deep: Deep | None) -> frozenset[object]:
     """Return the bus ids of the GPUs on which --deep saw a cuDNN convolution succeed."""
     if deep is None or isinstance(deep.gpus, Unknown):
         return frozenset()
-    return frozenset(trial.bus_id for trial in deep.gpus if trial.convolution is None)
+    return frozenset(workload.bus_id for workload in deep.gpus if workload.convolution is None)

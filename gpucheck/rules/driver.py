@@ -2,8 +2,8 @@
 
 from collections.abc import Generator, Iterable
 
+from gpucheck.remedies import system_packages
 from gpucheck.rule import Answers, NotApplicable, NotChecked, Severity, Symptom, known, rule
-from gpucheck.rules import distribution
 from gpucheck.snapshot import (
     CudaInit,
     DeviceNode,
@@ -13,8 +13,8 @@ from gpucheck.snapshot import (
     PciGpu,
     Snapshot,
     Unknown,
-    numbers,
 )
+from gpucheck.versions import version_tuple
 
 NO_GPU = NotApplicable(why="no NVIDIA GPU")
 WSL_LIBRARIES = "/usr/lib/wsl/"
@@ -152,7 +152,7 @@ def _real_libraries(machine: Snapshot) -> tuple[DriverLibrary, ...] | Unknown:
 
 
 def _winners(libraries: Iterable[DriverLibrary]) -> tuple[DriverLibrary, ...]:
-    return tuple(library for library in libraries if library.wins)
+    return tuple(library for library in libraries if library.is_selected)
 
 
 # ---------------------------------------------------------------------- is there a GPU, a driver?
@@ -228,8 +228,8 @@ def no_driver(machine: Snapshot) -> Answers:
         saw=f"{_count(len(gpus), 'NVIDIA GPU')} on the PCI bus "
         f"({_listed(gpu.bus_id for gpu in gpus)}), no nvidia kernel module and no libcuda.so.1",
         fix="Install the NVIDIA driver (not only the CUDA toolkit), then restart the machine."
-        + distribution.where_drivers_are(machine),
-        commands=distribution.install_driver(machine),
+        + system_packages.where_drivers_are(machine),
+        commands=system_packages.install_driver(machine),
     )
 
 
@@ -243,7 +243,7 @@ def _is_built(machine: Snapshot) -> bool:
     "DRV003",
     Severity.ERROR,
     "The driver is installed, but its kernel module is not loaded",
-    roots=("DRV005", "DRV004"),
+    caused_by=("DRV005", "DRV004"),
 )
 def module_not_loaded(machine: Snapshot) -> Answers:
     """Libraries alone do not reach the GPU: without the kernel module nothing can use it.
@@ -276,7 +276,7 @@ def module_not_loaded(machine: Snapshot) -> Answers:
 
 def _not_loaded(machine: Snapshot) -> Symptom:
     driver = machine.driver
-    kernel = distribution.kernel(machine)
+    kernel = system_packages.kernel(machine)
     is_dkms = isinstance(driver.dkms_version, str)
     load = "sudo modprobe nvidia"
     if isinstance(driver.module_file, str):
@@ -304,7 +304,7 @@ def _not_loaded(machine: Snapshot) -> Symptom:
     build = (
         (f"sudo dkms autoinstall -k {kernel}", load)
         if is_dkms
-        else distribution.build_module(machine)
+        else system_packages.build_module(machine)
     )
     if driver.has_kernel_headers is False:
         return Symptom(
@@ -312,7 +312,7 @@ def _not_loaded(machine: Snapshot) -> Symptom:
             fix="Install the headers of the running kernel, build the module, load it."
             if is_dkms
             else "Install the headers of the running kernel, then the driver once more.",
-            commands=(*distribution.install_headers(machine), *build),
+            commands=(*system_packages.install_headers(machine), *build),
         )
     return Symptom(
         saw=saw,
@@ -324,7 +324,7 @@ def _not_loaded(machine: Snapshot) -> Symptom:
     )
 
 
-@rule("DRV004", Severity.ERROR, "nouveau holds the GPU", roots=("DRV002",))
+@rule("DRV004", Severity.ERROR, "nouveau holds the GPU", caused_by=("DRV002",))
 def nouveau(machine: Snapshot) -> Answers:
     """nouveau, the kernel's own driver for NVIDIA cards, cannot run CUDA and keeps nvidia.ko out.
 
@@ -348,7 +348,7 @@ def nouveau(machine: Snapshot) -> Answers:
         fix="Keep nouveau from loading, renew the initial ram disk, restart.",
         commands=(
             "echo blacklist nouveau | sudo tee /etc/modprobe.d/blacklist-nouveau.conf",
-            *distribution.renew_ram_disk(machine),
+            *system_packages.renew_ram_disk(machine),
             "sudo reboot",
         ),
     )
@@ -395,7 +395,7 @@ def module_refused(machine: Snapshot) -> Answers:
         saw=saw,
         fix="Enrol the key that signs this machine's modules and confirm it at the next start, or "
         "install signed modules, or switch Secure Boot off.",
-        commands=(f"sudo mokutil --import {distribution.signing_key(machine)}", "sudo reboot"),
+        commands=(f"sudo mokutil --import {system_packages.signing_key(machine)}", "sudo reboot"),
     )
 
 
@@ -432,7 +432,8 @@ def version_mismatch(machine: Snapshot) -> Answers:
     others = [
         library
         for library in winners
-        if isinstance(library.version, str) and numbers(library.version) != numbers(module)
+        if isinstance(library.version, str)
+        and version_tuple(library.version) != version_tuple(module)
     ]
     error = machine.nvml.error
     says_so = isinstance(error, NvmlError) and error.code == NVML_VERSION_MISMATCH
@@ -461,7 +462,8 @@ def _mismatch_fix(
     fitting = [
         library
         for library in libraries
-        if isinstance(library.version, str) and numbers(library.version) == numbers(module)
+        if isinstance(library.version, str)
+        and version_tuple(library.version) == version_tuple(module)
     ]
     if strays and fitting:
         folder = strays[0].path.rpartition("/")[0]
@@ -476,19 +478,19 @@ def _mismatch_fix(
             }
         return {"fix": "Restart the container: its libraries are those of its host's old driver."}
     on_disk = machine.driver.module_file_version
-    is_on_disk = isinstance(on_disk, str) and numbers(on_disk) == numbers(module)
+    is_on_disk = isinstance(on_disk, str) and version_tuple(on_disk) == version_tuple(module)
     if others and fitting and (is_on_disk or not isinstance(on_disk, str)):
         return {
             "fix": f"Two drivers are installed: keep {module}, which the kernel runs, and remove "
             f"{others[0].version}: its package, or (where no package owns the file) by "
             "`sudo nvidia-uninstall`, the .run installer's own. Then restart.",
-            "commands": distribution.owner_of_file(machine, others[0].real_path),
+            "commands": system_packages.owner_of_file(machine, others[0].real_path),
         }
     if is_on_disk and others:
         return {
             "fix": f"The module on disk is {module} too: install driver module and libraries of "
             "one version, then restart.",
-            "commands": distribution.install_driver(machine),
+            "commands": system_packages.install_driver(machine),
         }
     return {
         "fix": "Restart the machine, so that it loads the module of the libraries' version.",
@@ -500,7 +502,7 @@ def _mismatch_fix(
     "DRV011",
     Severity.WARNING,
     "Libraries of two driver versions are installed",
-    roots=("DRV006", "HST005"),
+    caused_by=("DRV006", "HST005"),
 )
 def two_drivers(machine: Snapshot) -> Answers:
     """Which driver a program gets then depends on its search path, and only one fits the module.
@@ -523,14 +525,14 @@ def two_drivers(machine: Snapshot) -> Answers:
                 yield NotChecked(why=library.version.why, subject=library.path)
         return
     module = machine.driver.module_version
-    told: list[str] = []
+    reported: list[str] = []
     for version in dict.fromkeys(lib.version for lib in libraries if isinstance(lib.version, str)):
         paths = [
-            library.path + (f" (wins, by {library.found_via})" if library.wins else "")
+            library.path + (f" (wins, by {library.found_via})" if library.is_selected else "")
             for library in libraries
             if library.version == version
         ]
-        told.append(f"{version}: {', '.join(paths)}")
+        reported.append(f"{version}: {', '.join(paths)}")
     kept = module if isinstance(module, str) and module in versions else None
     others = [lib for lib in libraries if isinstance(lib.version, str) and lib.version != kept]
     if _is_container(machine):
@@ -541,10 +543,10 @@ def two_drivers(machine: Snapshot) -> Answers:
             ": by their package; where no package owns them, by `sudo nvidia-uninstall`, the .run "
             "installer's own."
         )
-        commands = distribution.owner_of_file(machine, others[0].real_path) if kept else ()
+        commands = system_packages.owner_of_file(machine, others[0].real_path) if kept else ()
     keep = f"Keep {kept}, the loaded module's version" if kept else "Keep one"
     yield Symptom(
-        saw="; ".join(told),
+        saw="; ".join(reported),
         fix=f"{keep}, and remove the other version's libraries{how}",
         commands=commands,
     )
@@ -586,7 +588,7 @@ def _judge_family(machine: Snapshot, gpu: PciGpu, version: str) -> Answers:
     if family is None:
         yield NotChecked(why=f"no table knows device {gpu.device_id}", subject=gpu.bus_id)
         return
-    branch = numbers(version)[:1]
+    branch = version_tuple(version)[:1]
     first = minimum_branch_for(family.compute_capability)
     last = last_branch_for(family.compute_capability)
     what = f"the GPU at {gpu.bus_id} ({gpu.device_id}) is {family.architecture}"
@@ -596,14 +598,14 @@ def _judge_family(machine: Snapshot, gpu: PciGpu, version: str) -> Answers:
             subject=gpu.bus_id,
             saw=f"{what}, which needs driver {first} or newer; this is {version}",
             fix=f"Install a driver of branch {first} or newer, then restart.",
-            commands=distribution.install_driver(machine),
+            commands=system_packages.install_driver(machine),
         )
     elif last is not None and branch > (last,):
         yield Symptom(
             subject=gpu.bus_id,
             saw=f"{what}, which drivers after {last} no longer drive; this is {version}",
             fix=f"Install a driver of branch {last}, then restart.",
-            commands=distribution.older_driver(machine, last),
+            commands=system_packages.older_driver(machine, last),
         )
     elif isinstance(kind, Unknown):
         yield NotChecked(why=kind.why, subject=gpu.bus_id)
@@ -612,7 +614,7 @@ def _judge_family(machine: Snapshot, gpu: PciGpu, version: str) -> Answers:
             subject=gpu.bus_id,
             saw=f"{what}, which needs the {family.module} kernel module; the {kind} one is loaded",
             fix=f"Install the driver with the {family.module} kernel module, then restart.",
-            commands=distribution.open_module(machine, branch[0])
+            commands=system_packages.open_module(machine, branch[0])
             if family.module == "open" and branch
             else (),
         )
@@ -631,7 +633,7 @@ def _is_left_to(machine: Snapshot, gpu: PciGpu) -> bool:
 
     family = family_of(gpu.device_id)
     last = None if family is None else last_branch_for(family.compute_capability)
-    return last is not None and numbers(version)[:1] > (last,)
+    return last is not None and version_tuple(version)[:1] > (last,)
 
 
 def _unseen_gpus(machine: Snapshot) -> tuple[PciGpu, ...] | None:
@@ -665,7 +667,7 @@ def _unseen_gpus(machine: Snapshot) -> tuple[PciGpu, ...] | None:
     "DRV013",
     Severity.ERROR,
     "The driver library that programs load is a stub",
-    roots=("ENV012", "HST004"),
+    caused_by=("ENV012", "HST004"),
 )
 def stub_wins(machine: Snapshot) -> Answers:
     """A stub is there to link programs on machines without a GPU; loaded, it fails every call.
@@ -685,11 +687,11 @@ def stub_wins(machine: Snapshot) -> Answers:
     then = ""
     commands: tuple[str, ...] = ()
     if is_all and _is_container(machine):
-        commands = distribution.start_with_gpus(machine)[1]
+        commands = system_packages.start_with_gpus(machine)[1]
         then = " No other is here: the container has to be started with its GPUs, too."
     elif is_all:
         then = " No other is here: install the driver, too."
-        commands = distribution.install_driver(machine)
+        commands = system_packages.install_driver(machine)
     for stub in stubs:
         folder = stub.path.rpartition("/")[0]
         yield Symptom(
@@ -718,7 +720,7 @@ def stub_wins(machine: Snapshot) -> Answers:
     "DRV007",
     Severity.ERROR,
     "A device file of the driver is missing",
-    roots=("HST004", "DRV002", "DRV003"),
+    caused_by=("HST004", "DRV002", "DRV003"),
 )
 def device_missing(machine: Snapshot) -> Answers:
     """Programs reach the GPU through /dev/nvidia*: without its file a GPU, or all of CUDA, is gone.
@@ -750,7 +752,7 @@ def device_missing(machine: Snapshot) -> Answers:
         yield NotChecked(why="/dev/nvidia-uvm is made when CUDA is first used; cuInit was not seen")
         return
     if _is_container(machine):
-        fix, commands = distribution.start_with_gpus(machine)
+        fix, commands = system_packages.start_with_gpus(machine)
         yield Symptom(
             saw=f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} not in this container",
             fix=fix,
@@ -787,7 +789,7 @@ def _is_gpu(node: DeviceNode) -> bool:
     "DRV008",
     Severity.ERROR,
     "This user may not open the driver's device files",
-    roots=("HST004",),
+    caused_by=("HST004",),
 )
 def device_forbidden(machine: Snapshot) -> Answers:
     """A program that may not open /dev/nvidia* has no GPU, whatever root sees.
@@ -849,7 +851,7 @@ def device_forbidden(machine: Snapshot) -> Answers:
     "DRV009",
     Severity.ERROR,
     "CUDA does not start",
-    roots=("DRV001", "DRV002", "DRV003", "HST004", "HST005", "DRV006", "DRV013"),
+    caused_by=("DRV001", "DRV002", "DRV003", "HST004", "HST005", "DRV006", "DRV013"),
 )
 def cuinit_fails(machine: Snapshot) -> Answers:
     """cuInit is the first call of every CUDA program: where it fails, none of them can start.
@@ -868,8 +870,8 @@ def cuinit_fails(machine: Snapshot) -> Answers:
     if isinstance(init, Unknown):
         yield NotChecked(why=init.why)
         return
-    if isinstance(init.trouble, str):
-        yield _interrupted(machine, init.trouble, init.library)
+    if isinstance(init.error, str):
+        yield _interrupted(machine, init.error, init.library)
     elif init.library is None or (init.code is None and init.load_error):
         saw, fix, commands = _not_loadable(machine, "libcuda.so.1", init.load_error)
         yield Symptom(
@@ -887,17 +889,17 @@ def cuinit_fails(machine: Snapshot) -> Answers:
 
 
 def _interrupted(
-    machine: Snapshot, trouble: str, library: "str | Unknown | None"
+    machine: Snapshot, fault: str, library: "str | Unknown | None"
 ) -> Symptom | NotChecked:
     where = f" ({library})" if isinstance(library, str) else ""
     gpus = () if isinstance(machine.nvml.gpus, Unknown) else machine.nvml.gpus
-    if trouble.startswith("no answer") and any(gpu.persistence is False for gpu in gpus):
+    if fault.startswith("no answer") and any(gpu.persistence is False for gpu in gpus):
         return NotChecked(
-            why=f"{trouble}; persistence is off, so the first use takes seconds for each GPU: "
+            why=f"{fault}; persistence is off, so the first use takes seconds for each GPU: "
             "try --timeout 60"
         )
     return Symptom(
-        saw=f"{trouble}{where}",
+        saw=f"{fault}{where}",
         fix=HANGING_FIX,
         commands=HANGING_COMMANDS,
         explained_by=("GPU001", "GPU002", "GPU003", "DRV017", "DRV006", "DRV016"),
@@ -916,7 +918,7 @@ def _not_loadable(
         for library in (libraries if isinstance(libraries, tuple) else ())
         if library.soname == soname and not library.is_stub and not library.is_compat
     ]
-    if copies and not any(library.wins for library in copies):
+    if copies and not any(library.is_selected for library in copies):
         folder = copies[0].path.rpartition("/")[0]
         return (
             f"{saw}; {copies[0].path} is here, where the loader does not look",
@@ -932,7 +934,7 @@ def _not_loadable(
     return (
         saw,
         "Install the driver's libraries, in the version of its kernel module.",
-        distribution.install_driver(machine),
+        system_packages.install_driver(machine),
     )
 
 
@@ -970,7 +972,7 @@ def _sentence(parts: Iterable[str]) -> str:
     "DRV010",
     Severity.ERROR,
     "The NVSwitch fabric manager is not in order",
-    roots=("DRV002", "DRV003"),
+    caused_by=("DRV002", "DRV003"),
 )
 def fabric_manager(machine: Snapshot) -> Answers:
     """On NVSwitch systems CUDA waits for the fabric manager: without it cuInit says error 802.
@@ -997,7 +999,7 @@ def fabric_manager(machine: Snapshot) -> Answers:
             "is installed",
             fix="Install the fabric manager of the driver's version and start it.",
             commands=(
-                *distribution.fabric_manager(machine, module),
+                *system_packages.fabric_manager(machine, module),
                 "sudo systemctl enable --now nvidia-fabricmanager",
             ),
             severity=_if_working(machine),
@@ -1014,14 +1016,16 @@ def _if_working(machine: Snapshot) -> Severity | None:
 def _judge_manager(machine: Snapshot, manager: FabricManager) -> Answers:
     module, version = machine.driver.module_version, manager.version
     is_other = (
-        isinstance(module, str) and isinstance(version, str) and numbers(module) != numbers(version)
+        isinstance(module, str)
+        and isinstance(version, str)
+        and version_tuple(module) != version_tuple(version)
     )
     if is_other:
         yield Symptom(
             saw=f"the fabric manager is {version}, the driver {module}",
             fix="Install both in one version, then restart the fabric manager.",
             commands=(
-                *distribution.fabric_manager(machine, module),
+                *system_packages.fabric_manager(machine, module),
                 "sudo systemctl restart nvidia-fabricmanager",
             ),
             severity=_if_working(machine),
@@ -1180,7 +1184,7 @@ def _missing_in_container(machine: Snapshot, count: int) -> Answers:
     "DRV016",
     Severity.ERROR,
     "NVML does not work",
-    roots=("DRV001", "DRV002", "DRV003", "DRV004", "HST004", "HST005", "DRV006", "DRV013"),
+    caused_by=("DRV001", "DRV002", "DRV003", "DRV004", "HST004", "HST005", "DRV006", "DRV013"),
 )
 def nvml_fails(machine: Snapshot) -> Answers:
     """NVML is how nvidia-smi, PyTorch and every monitor ask about GPUs: they are all blind now.
@@ -1213,7 +1217,7 @@ def nvml_fails(machine: Snapshot) -> Answers:
     if code is None:
         saw, fix, commands = _not_loadable(machine, "libnvidia-ml.so.1", error.message)
         init = machine.driver.cuda_init
-        neither = isinstance(init, CudaInit) and init.library is None and init.trouble is None
+        neither = isinstance(init, CudaInit) and init.library is None and init.error is None
         yield Symptom(
             saw=saw,
             fix=fix,
@@ -1247,7 +1251,7 @@ def nvml_fails(machine: Snapshot) -> Answers:
     "DRV017",
     Severity.WARNING,
     "The kernel log says that a GPU failed to initialise",
-    roots=("DRV006",),
+    caused_by=("DRV006",),
 )
 def adapter_failed(machine: Snapshot) -> Answers:
     """A GPU that fails to start may come and go: work that lands on it dies.

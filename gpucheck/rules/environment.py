@@ -15,8 +15,8 @@ from gpucheck.snapshot import (
     StartupFile,
     StartupSetting,
     Unknown,
-    numbers,
 )
+from gpucheck.versions import version_tuple
 
 _ELSEWHERE = NotApplicable(why="no NVIDIA GPU, no CUDA toolkit and no CUDA variable here")
 _NO_HOME = NotApplicable(why="CUDA_HOME is not set")
@@ -68,7 +68,7 @@ def _best_toolkit(machine: Snapshot) -> str | None:
     default = machine.toolkits.default
 
     def order(home: str, version: object) -> tuple[bool, tuple[int, ...]]:
-        return home == default, numbers(version) if isinstance(version, str) else ()
+        return home == default, version_tuple(version) if isinstance(version, str) else ()
 
     best = max(usable, key=lambda toolkit: order(toolkit.home, toolkit.version))
     return min(best.names, key=len) if best.names else best.home
@@ -157,7 +157,7 @@ def home_is_unset(machine: Snapshot) -> Answers:
     )
 
 
-@rule("ENV002", Severity.ERROR, "CUDA_HOME points to nothing", roots=("ENV003",))
+@rule("ENV002", Severity.ERROR, "CUDA_HOME points to nothing", caused_by=("ENV003",))
 def home_is_missing(machine: Snapshot) -> Answers:
     """Whatever builds against CUDA_HOME fails, because there is nothing at that path.
 
@@ -210,7 +210,7 @@ def malformation(value: str) -> str | None:
     return None
 
 
-def _mended(value: str, home: str | None) -> str:
+def _corrected(value: str, home: str | None) -> str:
     """Return the CUDA_HOME that was probably meant."""
     value = value.strip().strip("\"'`“”‘’").strip()
     parts = [part for part in value.split(":") if part.startswith("/")]
@@ -239,7 +239,7 @@ def home_is_malformed(machine: Snapshot) -> Answers:
     wrong = malformation(home.value)
     if wrong is None:
         return
-    meant = _mended(home.value, _best_toolkit(machine))
+    meant = _corrected(home.value, _best_toolkit(machine))
     yield Symptom(
         saw=f"CUDA_HOME is {home.value!r}: it {wrong}.",
         fix="Set it to the toolkit's own folder.",
@@ -249,7 +249,7 @@ def home_is_malformed(machine: Snapshot) -> Answers:
     )
 
 
-@rule("ENV004", Severity.ERROR, "CUDA_HOME is not a CUDA toolkit", roots=("ENV003",))
+@rule("ENV004", Severity.ERROR, "CUDA_HOME is not a CUDA toolkit", caused_by=("ENV003",))
 def home_is_no_toolkit(machine: Snapshot) -> Answers:
     """CUDA_HOME names a folder that holds neither a compiler nor CUDA's runtime library.
 
@@ -291,7 +291,10 @@ def _version(version: object) -> str:
 
 
 @rule(
-    "ENV005", Severity.WARNING, "CUDA_HOME and nvcc belong to different toolkits", roots=("ENV026",)
+    "ENV005",
+    Severity.WARNING,
+    "CUDA_HOME and nvcc belong to different toolkits",
+    caused_by=("ENV026",),
 )
 def home_is_not_the_compilers(machine: Snapshot) -> Answers:
     """A build may compile with one toolkit's nvcc and take headers and libraries of the other.
@@ -318,7 +321,9 @@ def home_is_not_the_compilers(machine: Snapshot) -> Answers:
         return
     mine, its = home.toolkit_version, first.toolkit_version
     majors_differ = (
-        isinstance(mine, str) and isinstance(its, str) and numbers(mine)[:1] != numbers(its)[:1]
+        isinstance(mine, str)
+        and isinstance(its, str)
+        and version_tuple(mine)[:1] != version_tuple(its)[:1]
     )
     yield Symptom(
         saw=f"CUDA_HOME is {_reach(home)}, {_version(mine)}; the first nvcc on PATH is "
@@ -343,7 +348,7 @@ def _joined(folder: str, name: str) -> str:
     "ENV006",
     Severity.WARNING,
     "CUDA_HOME, CUDA_PATH and CUDA_ROOT disagree",
-    roots=("ENV003", "ENV002", "ENV026"),
+    caused_by=("ENV003", "ENV002", "ENV026"),
 )
 def homes_disagree(machine: Snapshot) -> Answers:
     """Different build tools read different ones of these variables, and get different toolkits.
@@ -371,12 +376,12 @@ def homes_disagree(machine: Snapshot) -> Answers:
     if len({_text(home.resolved) or home.value.rstrip("/") for home in homes.values()}) < 2:
         return
     first = next(iter(homes))
-    told = [
+    reported = [
         f"{name} is {_reach(home)}{'' if home.resolved else ' (nothing is there)'}"
         for name, home in homes.items()
     ]
     yield Symptom(
-        saw="; ".join(told) + ".",
+        saw="; ".join(reported) + ".",
         fix=f"Let {first} stand, and unset the others (or set them to the same).",
         explained_by=_startup_causes(machine, "CUDA_HOME"),
         subject=first,
@@ -384,7 +389,7 @@ def homes_disagree(machine: Snapshot) -> Answers:
     )
 
 
-@rule("ENV007", Severity.WARNING, "CUDA_HOME's compiler is not on PATH", roots=("ENV008",))
+@rule("ENV007", Severity.WARNING, "CUDA_HOME's compiler is not on PATH", caused_by=("ENV008",))
 def compiler_is_not_on_path(machine: Snapshot) -> Answers:
     """CUDA_HOME names a good toolkit, but `nvcc` by its bare name is not found.
 
@@ -447,7 +452,7 @@ def _missing(entries: tuple[PathEntry, ...] | tuple[()]) -> Iterator[str]:
     return iter(dict.fromkeys(missing))
 
 
-@rule("ENV009", Severity.INFO, "Several CUDA toolkits are on PATH", roots=("ENV005", "ENV026"))
+@rule("ENV009", Severity.INFO, "Several CUDA toolkits are on PATH", caused_by=("ENV005", "ENV026"))
 def several_compilers(machine: Snapshot) -> Answers:
     """Only the first `nvcc` on PATH is ever run; which one that is depends on the order.
 
@@ -469,15 +474,15 @@ def several_compilers(machine: Snapshot) -> Answers:
         if doubt is not None and len(compilers) > 1:
             yield NotChecked(why=doubt.why, subject="PATH")
         return
-    told = [f"{e.text} ({_version(e.toolkit_version)})" for e in homes.values()]
+    reported = [f"{e.text} ({_version(e.toolkit_version)})" for e in homes.values()]
     yield Symptom(
-        saw=f"PATH reaches {len(homes)} toolkits; the first wins: {', then '.join(told)}.",
+        saw=f"PATH reaches {len(homes)} toolkits; the first wins: {', then '.join(reported)}.",
         fix="Keep the one you mean, or see that it comes first.",
         subject="PATH",
     )
 
 
-@rule("ENV010", Severity.WARNING, "LD_LIBRARY_PATH has an empty element", roots=("ENV031",))
+@rule("ENV010", Severity.WARNING, "LD_LIBRARY_PATH has an empty element", caused_by=("ENV031",))
 def empty_element(machine: Snapshot) -> Answers:
     """An empty element means the current directory: any library lying there is loaded by its name.
 
@@ -662,7 +667,7 @@ def element_is_writable(machine: Snapshot) -> Answers:
     "ENV015",
     Severity.WARNING,
     "LD_LIBRARY_PATH leads to another toolkit than CUDA_HOME",
-    roots=("ENV026", "LIB001"),
+    caused_by=("ENV026", "LIB001"),
 )
 def library_path_is_another_toolkits(machine: Snapshot) -> Answers:
     """What is built with CUDA_HOME's toolkit runs with the other one's libraries.
@@ -694,7 +699,7 @@ def library_path_is_another_toolkits(machine: Snapshot) -> Answers:
             unknown = version if isinstance(version, Unknown) else home.toolkit_version
             why = unknown.why if isinstance(unknown, Unknown) else "a toolkit has no version"
             yield NotChecked(why=why, subject=entry.text)
-        elif numbers(version)[:2] != numbers(home.toolkit_version)[:2]:
+        elif version_tuple(version)[:2] != version_tuple(home.toolkit_version)[:2]:
             yield Symptom(
                 saw=f"LD_LIBRARY_PATH names {entry.text}, CUDA {version}; "
                 f"CUDA_HOME is {_reach(home)}, CUDA {home.toolkit_version}.",
@@ -743,7 +748,7 @@ def compat_does_not_fit(machine: Snapshot) -> Answers:
         if (
             isinstance(compat, str)
             and isinstance(driver, str)
-            and numbers(compat) < numbers(driver)
+            and version_tuple(compat) < version_tuple(driver)
         ):
             reason = f"is libcuda {compat}, older than the driver {driver}"
         refusing = _refusing_gpu(machine)
@@ -898,7 +903,7 @@ def every_gpu_is_hidden(machine: Snapshot) -> Answers:
     "ENV019",
     Severity.ERROR,
     "CUDA_VISIBLE_DEVICES names a GPU that is not there",
-    roots=("ENV018",),
+    caused_by=("ENV018",),
 )
 def hidden_from_here_on(machine: Snapshot) -> Answers:
     """CUDA reads this list up to the first element that fits no GPU, and ignores all behind it.

@@ -71,7 +71,8 @@ def gpu_lost(machine: Snapshot) -> Answers:
             logged = ", and the kernel logged Xid 79" if gpu.bus_id in fallen else ""
             yield Symptom(
                 subject=gpu.subject,
-                saw=f"GPU {gpu.index}{_at(gpu)}: {gpu.trouble or 'NVML says GPU_IS_LOST'}{logged}",
+                gpus=(gpu.index,),
+                saw=f"GPU {gpu.index}{_at(gpu)}: {gpu.error or 'NVML says GPU_IS_LOST'}{logged}",
                 fix="Restart the machine; check power, heat and seating if it is lost again.",
                 commands=("sudo reboot",),
             )
@@ -104,7 +105,7 @@ def _at(gpu: Gpu) -> str:
     "GPU002",
     Severity.ERROR,
     "A GPU does not answer",
-    roots=("GPU001", "DRV017"),
+    caused_by=("GPU001", "DRV017"),
 )
 def gpu_hung(machine: Snapshot) -> Answers:
     """A question to this GPU did not come back, or brought NVML down; work on it would hang too.
@@ -118,7 +119,8 @@ def gpu_hung(machine: Snapshot) -> Answers:
         if gpu.state in ("hung", "crashed", "failed"):
             yield Symptom(
                 subject=gpu.subject,
-                saw=f"GPU {gpu.index}{_at(gpu)}: {gpu.trouble or gpu.state}",
+                gpus=(gpu.index,),
+                saw=f"GPU {gpu.index}{_at(gpu)}: {gpu.error or gpu.state}",
                 fix="Take work off this GPU, reset it, and restart the machine if that hangs too.",
                 commands=(_reset(gpu),),
             )
@@ -128,7 +130,7 @@ def gpu_hung(machine: Snapshot) -> Answers:
     "GPU003",
     Severity.ERROR,
     "The driver asks for a recovery of a GPU",
-    roots=("GPU001", "GPU006", "GPU004", "GPU011"),
+    caused_by=("GPU001", "GPU006", "GPU004", "GPU011"),
 )
 def recovery_wanted(machine: Snapshot) -> Answers:
     """The driver itself says that only a reset of this GPU or a reboot makes it sound again.
@@ -174,7 +176,7 @@ _RECOVERIES = {
     "GPU004",
     Severity.ERROR,
     "Uncorrected ECC errors since the driver loaded",
-    roots=("GPU006",),
+    caused_by=("GPU006",),
 )
 def uncorrected_ecc(machine: Snapshot) -> Answers:
     """The GPU's memory lost data that ECC could not restore; programs crashed or computed with it.
@@ -188,13 +190,14 @@ def uncorrected_ecc(machine: Snapshot) -> Answers:
         if count:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: {count:,} uncorrected ECC errors",
                 fix="Drain the GPU and reset it; if errors come again, have the board replaced.",
                 commands=(_reset(gpu),),
             )
 
 
-@rule("GPU005", Severity.WARNING, "A row remap is pending", roots=("GPU004", "GPU006"))
+@rule("GPU005", Severity.WARNING, "A row remap is pending", caused_by=("GPU004", "GPU006"))
 def remap_pending(machine: Snapshot) -> Answers:
     """A failing row of memory will be replaced by a spare, but only at the next reset of the GPU.
 
@@ -206,6 +209,7 @@ def remap_pending(machine: Snapshot) -> Answers:
         if isinstance(rows, RemappedRows) and rows.is_pending:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: a row remap waits for the next reset"
                 f" ({rows.uncorrectable} rows remapped so far for uncorrectable errors)",
                 fix="Reset the GPU when its work has ended.",
@@ -225,12 +229,13 @@ def remap_failed(machine: Snapshot) -> Answers:
         if isinstance(rows, RemappedRows) and rows.has_failed:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: a row remap failed",
                 fix="Take the GPU out of use, run the vendor's field diagnostic, have it replaced.",
             )
 
 
-@rule("GPU007", Severity.WARNING, "Spare memory rows run out", roots=("GPU006", "GPU023"))
+@rule("GPU007", Severity.WARNING, "Spare memory rows run out", caused_by=("GPU006", "GPU023"))
 def spare_rows_low(machine: Snapshot) -> Answers:
     """Some banks of this GPU's memory have few spare rows or none; the next fault may be final.
 
@@ -241,6 +246,7 @@ def spare_rows_low(machine: Snapshot) -> Answers:
         if isinstance(banks, RemapHistogram) and (banks.low or banks.none):
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: {banks.none} memory banks have no spare rows left,"
                 f" {banks.low} have few",
                 fix="Plan the replacement of this GPU; run the vendor's field diagnostic.",
@@ -270,6 +276,7 @@ def pages_retired(machine: Snapshot) -> Answers:
         elif pages.is_pending:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: a page retirement is pending ({counts} so far)",
                 fix="Reset the GPU when its work has ended.",
                 commands=(_reset(gpu),),
@@ -292,6 +299,7 @@ def ecc_off(machine: Snapshot) -> Answers:
         if isinstance(after, bool) and after != current:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: ECC is {_on(current)}, and {_on(after)} after the"
                 " next reboot",
                 fix="Reboot or reset the GPU, so that what is set is what is so.",
@@ -304,6 +312,7 @@ def ecc_off(machine: Snapshot) -> Answers:
             elif default:
                 yield Symptom(
                     subject=gpu.subject,
+                    gpus=(gpu.index,),
                     saw=f"GPU {gpu.index}{_at(gpu)}: ECC is off; this model ships with it on",
                     fix="Turn ECC on, then reboot or reset the GPU.",
                     commands=(f"sudo nvidia-smi -i {gpu.index} -e 1", _reset(gpu)),
@@ -321,7 +330,7 @@ def _ecc_default(gpu: Gpu) -> bool | None:
     return None if model is None else model.ecc_is_default
 
 
-@rule("GPU010", Severity.WARNING, "Corrected ECC errors come fast", roots=("GPU004", "GPU006"))
+@rule("GPU010", Severity.WARNING, "Corrected ECC errors come fast", caused_by=("GPU004", "GPU006"))
 def corrected_ecc(machine: Snapshot) -> Answers:
     """Bits in this GPU's memory flip often; ECC restores them, until two flip in the same word.
 
@@ -332,18 +341,19 @@ def corrected_ecc(machine: Snapshot) -> Answers:
         count = yield from known(gpu.corrected_ecc_volatile, gpu.subject)
         if count is None:
             continue
-        rate = _rate(count, gpu.second, lambda second: second.corrected_ecc_volatile)
+        rate = _rate(count, gpu.later_sample, lambda second: second.corrected_ecc_volatile)
         # One error within a second is no rate yet: three are needed in a short reading.
         is_fast = (
             rate is not None
-            and gpu.second is not None
+            and gpu.later_sample is not None
             and rate > CORRECTED_ECC_PER_SECOND
-            and rate * gpu.second.after_seconds > 2.5
+            and rate * gpu.later_sample.after_seconds > 2.5
         )
         if count > CORRECTED_ECC_TOTAL or is_fast:
             growth = "" if rate is None else f", {rate:.1f} a second just now"
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: {count:,} corrected ECC errors since the driver"
                 f" loaded{growth}",
                 fix="Watch the count; check the GPU's cooling; run the vendor's field diagnostic.",
@@ -363,7 +373,7 @@ def _rate(
     return (later - first) / second.after_seconds if isinstance(later, int) else None
 
 
-@rule("GPU011", Severity.ERROR, "SRAM errors passed the threshold", roots=("GPU004",))
+@rule("GPU011", Severity.ERROR, "SRAM errors passed the threshold", caused_by=("GPU004",))
 def sram_threshold(machine: Snapshot) -> Answers:
     """So many uncorrectable errors struck the GPU's caches that the board counts as defective.
 
@@ -374,12 +384,13 @@ def sram_threshold(machine: Snapshot) -> Answers:
         if (yield from known(gpu.sram_threshold_exceeded, gpu.subject)):
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: the SRAM error threshold is exceeded",
                 fix="Take the GPU out of use, run the vendor's field diagnostic, have it replaced.",
             )
 
 
-@rule("GPU012", Severity.ERROR, "A GPU is slowed down by heat or power", roots=("GPU013",))
+@rule("GPU012", Severity.ERROR, "A GPU is slowed down by heat or power", caused_by=("GPU013",))
 def slowed_down(machine: Snapshot) -> Answers:
     """Hardware protection has cut this GPU's clocks to half or less; work runs at that speed.
 
@@ -397,7 +408,7 @@ def slowed_down(machine: Snapshot) -> Answers:
         first = yield from known(gpu.clocks_event_reasons, gpu.subject)
         if first is None:
             continue
-        later = gpu.second.clocks_event_reasons if gpu.second is not None else None
+        later = gpu.later_sample.clocks_event_reasons if gpu.later_sample is not None else None
         second = later if isinstance(later, int) else None
         seen = first | (second or 0) | _slowed_between(gpu)
         lasting = first & second if second is not None else 0
@@ -405,6 +416,7 @@ def slowed_down(machine: Snapshot) -> Answers:
         if bits:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=_slowdown(gpu, bits | seen & clocks.HW_SLOWDOWN),
                 fix=_slowdown_fix(bits),
                 commands=(f"nvidia-smi -i {gpu.index} -q -d PERFORMANCE,TEMPERATURE,POWER",),
@@ -430,7 +442,7 @@ def _slowed_between(gpu: Gpu) -> int:
 
     The counters are NVML's fields 269 to 271, in nanoseconds by nvml.h.
     """
-    second = gpu.second
+    second = gpu.later_sample
     if second is None:
         return 0
     bits = 0
@@ -550,7 +562,9 @@ def is_laptop(gpu: Gpu) -> bool:
     )
 
 
-@rule("GPU015", Severity.WARNING, "A GPU's clocks are held down by a setting", roots=("GPU014",))
+@rule(
+    "GPU015", Severity.WARNING, "A GPU's clocks are held down by a setting", caused_by=("GPU014",)
+)
 def clocks_held(machine: Snapshot) -> Answers:
     """Application clocks or locked clocks keep this GPU under its maximum, whatever the load.
 
@@ -567,23 +581,25 @@ def clocks_held(machine: Snapshot) -> Answers:
         if isinstance(applied, int) and isinstance(usual, int) and applied < min(usual, top):
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: application clocks hold it to {applied} MHz;"
                 f" its default is {usual} MHz, its maximum {top} MHz",
                 fix="Reset the application clocks.",
                 commands=(f"sudo nvidia-smi -i {gpu.index} -rac",),
             )
             continue
-        if gpu.second is None or not gpu.second.under_load:
+        if gpu.later_sample is None or not gpu.later_sample.under_load:
             yield NotChecked(why="locked clocks show under load only: --deep", subject=gpu.subject)
             continue
-        clock = yield from known(gpu.second.clock_sm_mhz, gpu.subject)
-        reasons = yield from known(gpu.second.clocks_event_reasons, gpu.subject)
-        busy = gpu.second.utilization_percent
+        clock = yield from known(gpu.later_sample.clock_sm_mhz, gpu.subject)
+        reasons = yield from known(gpu.later_sample.clocks_event_reasons, gpu.subject)
+        busy = gpu.later_sample.utilization_percent
         if clock is None or reasons is None or not isinstance(busy, int):
             continue
         if busy >= 90 and reasons == 0 and clock < _usual_share(gpu) * top:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: {clock} MHz under load, with no reason given;"
                 f" its maximum is {top} MHz",
                 fix="Unlock the clocks.",
@@ -655,6 +671,7 @@ def mig_unusable(machine: Snapshot) -> Answers:
             if devices == ():
                 yield Symptom(
                     subject=gpu.subject,
+                    gpus=(gpu.index,),
                     saw=f"GPU {gpu.index}{_at(gpu)}: MIG is on, and there is no compute instance",
                     fix="Create an instance of a profile that is listed, or turn MIG off.",
                     commands=(
@@ -674,12 +691,13 @@ def inforom_corrupt(machine: Snapshot) -> Answers:
         if (yield from known(gpu.inforom_is_valid, gpu.subject)) is False:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: the InfoROM fails its validation",
                 fix="Update the GPU's firmware with the vendor's tool; if it stays, replace it.",
             )
 
 
-@rule("GPU019", Severity.WARNING, "GPU memory is held by nobody", roots=("GPU001", "GPU002"))
+@rule("GPU019", Severity.WARNING, "GPU memory is held by nobody", caused_by=("GPU001", "GPU002"))
 def memory_held(machine: Snapshot) -> Answers:
     """Memory of this GPU is in use though no living process is shown for it: it is lost to others.
 
@@ -738,6 +756,7 @@ def _held(gpu: Gpu, memory: Memory, by_whom: str) -> Symptom:
     device = f"/dev/nvidia{gpu.minor_number if isinstance(gpu.minor_number, int) else gpu.index}"
     return Symptom(
         subject=gpu.subject,
+        gpus=(gpu.index,),
         saw=f"GPU {gpu.index}{_at(gpu)}: {memory.used_bytes >> 20:,} MiB are held {by_whom}",
         fix="Find who has the device open and end it; reset the GPU if nobody has.",
         commands=(f"sudo fuser -v {device}",),
@@ -1011,7 +1030,7 @@ _DIFFERENCES: tuple[
     "GPU022",
     Severity.ERROR,
     "Not the number of GPUs that was expected",
-    roots=("HST004", "DRV001", "DRV002", "DRV003", "DRV015", "DRV016", "GPU001", "GPU002"),
+    caused_by=("HST004", "DRV001", "DRV002", "DRV003", "DRV015", "DRV016", "GPU001", "GPU002"),
 )
 def count_unexpected(machine: Snapshot) -> Answers:
     """This machine was said to have another number of working GPUs (--expect-gpus).
@@ -1037,13 +1056,14 @@ def count_unexpected(machine: Snapshot) -> Answers:
         )
 
 
-@rule("GPU023", Severity.ERROR, "Memory that cannot be repaired", roots=("GPU006",))
+@rule("GPU023", Severity.ERROR, "Memory that cannot be repaired", caused_by=("GPU006",))
 def unrepairable_memory(machine: Snapshot) -> Answers:
     """The GPU marked its own memory as beyond repair; the board has to be replaced."""
     for gpu in (yield from gpus_of(machine)):
         if (yield from known(gpu.has_unrepairable_memory, gpu.subject)):
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}{_at(gpu)}: the unrepairable memory flag is set",
                 fix="Take the GPU out of use, run the vendor's field diagnostic, have it replaced.",
             )

@@ -1,7 +1,7 @@
 """Rules about the host: the system, its limits, and what surrounds it."""
 
+from gpucheck.remedies import system_packages
 from gpucheck.rule import Answers, NotApplicable, NotChecked, Severity, Symptom, known, rule
-from gpucheck.rules import distribution
 from gpucheck.snapshot import DriverLibrary, Snapshot, Unknown
 
 SHM = "/dev/shm"  # noqa: S108 - what is meant is the mount point
@@ -44,7 +44,7 @@ def not_linux(machine: Snapshot) -> Answers:
     yield Symptom(saw=f"The system is {system}.", fix=fix, commands=commands)
 
 
-@rule("HST002", Severity.WARNING, f"{SHM} is small", roots=("HST001",))
+@rule("HST002", Severity.WARNING, f"{SHM} is small", caused_by=("HST001",))
 def shared_memory_is_small(machine: Snapshot) -> Answers:
     """DataLoader workers and NCCL pass data through /dev/shm, and die of SIGBUS when it is full.
 
@@ -74,7 +74,7 @@ def shared_memory_is_small(machine: Snapshot) -> Answers:
         fix, commands = "It is the host's: have it remounted larger there.", ()
     elif isinstance(container, str):
         fix = "Start the container again with more: `--shm-size=8g` (or `--ipc=host`)."
-        commands = (f"{distribution.run_container(machine)} --shm-size=8g …",)
+        commands = (f"{system_packages.run_container(machine)} --shm-size=8g …",)
     elif size is None:
         fix = "Mount a tmpfs there."
         commands = ("sudo mount -t tmpfs -o rw,nosuid,nodev,size=50% tmpfs /dev/shm",)
@@ -116,7 +116,7 @@ def locked_memory_is_limited(machine: Snapshot) -> Answers:
     if isinstance(machine.host.container, str):
         fix = "Start the container again with `--ulimit memlock=-1`."
         commands: tuple[str, ...] = (
-            f"{distribution.run_container(machine)} --ulimit memlock=-1 …",
+            f"{system_packages.run_container(machine)} --ulimit memlock=-1 …",
         )
     else:
         fix = "Lift the limit for all users, then log in again."
@@ -133,7 +133,9 @@ def locked_memory_is_limited(machine: Snapshot) -> Answers:
     )
 
 
-@rule("HST004", Severity.ERROR, "This container was started without its GPUs", roots=("ENV022",))
+@rule(
+    "HST004", Severity.ERROR, "This container was started without its GPUs", caused_by=("ENV022",)
+)
 def container_without_gpus(machine: Snapshot) -> Answers:
     """The host has NVIDIA GPUs, but this container was given neither their devices nor the driver.
 
@@ -171,7 +173,7 @@ def container_without_gpus(machine: Snapshot) -> Answers:
     else:
         count = len(gpus) if isinstance(gpus, tuple) else 0
         saw = f"The bus shows {count} NVIDIA GPU{'s' * (count != 1)}"
-    fix, commands = distribution.start_with_gpus(machine)
+    fix, commands = system_packages.start_with_gpus(machine)
     yield Symptom(
         saw=f"{saw}; this {container} container has no /dev/nvidia* and no driver library.",
         fix=fix,
@@ -213,12 +215,12 @@ def wsl_library_is_shadowed(machine: Snapshot) -> Answers:
         )
         return
     for library in copies:
-        if library.wins and not _is_windows(library) and _is_driver(library):
+        if library.is_selected and not _is_windows(library) and _is_driver(library):
             yield Symptom(
                 saw=f"{library.path} is loaded in place of {WSL_LIBRARY}.",
                 fix="Remove the Linux driver's packages; the toolkit's packages may stay.",
                 subject=library.path,
-                commands=distribution.remove_driver(machine, library.real_path),
+                commands=system_packages.remove_driver(machine, library.real_path),
             )
 
 
@@ -263,7 +265,7 @@ def iommu_translates(machine: Snapshot) -> Answers:
         saw=f"{gpus} GPUs on bare metal, and the kernel's IOMMU translates their addresses"
         + ("; they are joined by NVLink, which does not pass it." if by_nvlink else "."),
         fix="Add iommu=pt to the kernel's command line, then reboot.",
-        commands=distribution.kernel_parameter(machine, "iommu=pt"),
+        commands=system_packages.kernel_parameter(machine, "iommu=pt"),
         severity=Severity.INFO if by_nvlink else None,
     )
 

@@ -14,8 +14,8 @@ from gpucheck.snapshot import (
     Snapshot,
     Toolkit,
     Unknown,
-    numbers,
 )
+from gpucheck.versions import version_tuple
 
 Asking = Generator[NotChecked | NotApplicable, None, "tuple[Library, ...] | None"]
 
@@ -49,7 +49,7 @@ def required_version(machine: Snapshot, wheel: str) -> str | None:
 
 def is_same_version(one: str, other: str) -> bool:
     """Compare two versions as far as both go: a wheel's fourth number counts builds."""
-    left, right = numbers(one), numbers(other)
+    left, right = version_tuple(one), version_tuple(other)
     length = min(len(left), len(right), 4)
     return length > 0 and left[:length] == right[:length]
 
@@ -304,11 +304,11 @@ def unwanted_versions(machine: Snapshot) -> Answers:
 
 def _satisfies(version: str, wanted: str) -> bool:
     """Compare as packaging does for `==`: "12.1.*" is a beginning, zeros at the end are nothing."""
-    have = numbers(version)
+    have = version_tuple(version)
     if wanted.endswith(".*"):
-        start = numbers(wanted.removesuffix(".*"))
+        start = version_tuple(wanted.removesuffix(".*"))
         return have[: len(start)] == start
-    want = numbers(wanted)
+    want = version_tuple(wanted)
     length = max(len(have), len(want))
     return have + (0,) * (length - len(have)) == want + (0,) * (length - len(want))
 

@@ -10,7 +10,7 @@ CRC_ERRORS_PER_SECOND = 100
 SMALL_BAR1_BYTES = 256 << 20
 
 
-@rule("LNK001", Severity.WARNING, "A GPU has fewer PCIe lanes than it could", roots=("GPU001",))
+@rule("LNK001", Severity.WARNING, "A GPU has fewer PCIe lanes than it could", caused_by=("GPU001",))
 def pcie_narrow(machine: Snapshot) -> Answers:
     """The PCIe link came up with fewer lanes than GPU and slot both have, so copies are slower.
 
@@ -73,7 +73,7 @@ def _slot(machine: Snapshot, gpu: Gpu) -> PciGpu | None:
     return next((slot for slot in machine.host.pci_gpus if slot.bus_id == gpu.bus_id), None)
 
 
-@rule("LNK002", Severity.WARNING, "A GPU's PCIe link is slow under load", roots=("LNK001",))
+@rule("LNK002", Severity.WARNING, "A GPU's PCIe link is slow under load", caused_by=("LNK001",))
 def pcie_slow(machine: Snapshot) -> Answers:
     """Under load the PCIe link stays at a lower generation than GPU and slot have: copies are slow.
 
@@ -91,7 +91,7 @@ def pcie_slow(machine: Snapshot) -> Answers:
         now = yield from known(gpu.pcie_generation, gpu.subject)
         if not most or not now or now >= most:
             continue
-        later = gpu.second
+        later = gpu.later_sample
         if later is None or not later.under_load:
             yield NotChecked(why="idle", subject=gpu.subject)
             continue
@@ -104,6 +104,7 @@ def pcie_slow(machine: Snapshot) -> Answers:
         elif generation < most:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}: PCIe generation {generation} under load; GPU and slot both"
                 f" have {most}",
                 fix="Set the slot to Auto or the right generation in the BIOS; reseat the GPU;"
@@ -122,18 +123,20 @@ def pcie_replays(machine: Snapshot) -> Answers:
         first = yield from known(gpu.pcie_replays, gpu.subject)
         if first is None:
             continue
-        if gpu.second is None:
+        if gpu.later_sample is None:
             yield NotChecked(why=NEEDS_TWO_READINGS, subject=gpu.subject)
             continue
-        later = yield from known(gpu.second.pcie_replays, gpu.subject)
+        later = yield from known(gpu.later_sample.pcie_replays, gpu.subject)
         if later is None:
             continue
         growth = later - first
         # One replay within a second is no rate yet: three are needed in a short reading.
-        if growth >= 3 and growth * 60 > REPLAYS_PER_MINUTE * gpu.second.after_seconds:
+        if growth >= 3 and growth * 60 > REPLAYS_PER_MINUTE * gpu.later_sample.after_seconds:
             yield Symptom(
                 subject=gpu.subject,
-                saw=f"GPU {gpu.index}: {growth} PCIe replays in {gpu.second.after_seconds:.1f} s",
+                gpus=(gpu.index,),
+                saw=f"GPU {gpu.index}: {growth} PCIe replays in "
+                f"{gpu.later_sample.after_seconds:.1f} s",
                 fix="Power down and reseat the GPU; replace the riser or cable if there is one.",
             )
 
@@ -142,7 +145,7 @@ def pcie_replays(machine: Snapshot) -> Answers:
     "LNK004",
     Severity.ERROR,
     "An NVLink is down",
-    roots=("GPU001", "GPU002", "DRV010", "LNK006"),
+    caused_by=("GPU001", "GPU002", "DRV010", "LNK006"),
 )
 def nvlink_down(machine: Snapshot) -> Answers:
     """Some NVLinks of this GPU are down while others are up: copies are slower, or fail.
@@ -248,13 +251,13 @@ def _lost_peer(machine: Snapshot, gpu: Gpu, down: list[NvLink]) -> tuple[str, ..
     if not gone or any(link.remote_kind == "switch" for link in down):
         return ()
     bus_ids = {other.bus_id for other in gone}
-    told = {link.remote_bus_id for link in down if isinstance(link.remote_bus_id, str)}
-    if told and not told <= bus_ids:
+    reported = {link.remote_bus_id for link in down if isinstance(link.remote_bus_id, str)}
+    if reported and not reported <= bus_ids:
         return ()
     return ("GPU001", "GPU002")
 
 
-@rule("LNK005", Severity.WARNING, "An NVLink makes errors", roots=("LNK004",))
+@rule("LNK005", Severity.WARNING, "An NVLink makes errors", caused_by=("LNK004",))
 def nvlink_errors(machine: Snapshot) -> Answers:
     """NVLink repeats transfers or recovers while we look: the link is poor and may go down.
 
@@ -268,25 +271,30 @@ def nvlink_errors(machine: Snapshot) -> Answers:
         if not any(link.is_up is True for link in links):
             yield NotApplicable(why="no NVLink is up", subject=gpu.subject)
             continue
-        if gpu.second is None:
+        if gpu.later_sample is None:
             yield NotChecked(why=NEEDS_TWO_READINGS, subject=gpu.subject)
             continue
         grown = []
-        for what, first, later in _nvlink_counters(links, gpu.second):
+        for what, first, later in _nvlink_counters(links, gpu.later_sample):
             if isinstance(first, Unknown):
                 yield NotChecked(why=first.why, subject=gpu.subject)
                 continue
             value = yield from known(later, gpu.subject)
             if first is None or value is None:
                 continue
-            limit = CRC_ERRORS_PER_SECOND * gpu.second.after_seconds if what == "CRC errors" else 0
+            limit = (
+                CRC_ERRORS_PER_SECOND * gpu.later_sample.after_seconds
+                if what == "CRC errors"
+                else 0
+            )
             if value - first > limit:
                 grown.append(f"{value - first} {what}")
         if grown:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}: {', '.join(grown)} on its NVLinks in"
-                f" {gpu.second.after_seconds:.1f} s",
+                f" {gpu.later_sample.after_seconds:.1f} s",
                 fix="Reseat the NVLink bridge or the board; have the link checked if it goes on.",
                 commands=(f"nvidia-smi nvlink -e -i {gpu.index}",),
             )
@@ -323,7 +331,7 @@ def _sum(counts: list[object]) -> int | Unknown | None:
     "LNK006",
     Severity.ERROR,
     "The NVSwitch fabric is not ready",
-    roots=("DRV010", "GPU001", "GPU002"),
+    caused_by=("DRV010", "GPU001", "GPU002"),
 )
 def fabric_not_ready(machine: Snapshot) -> Answers:
     """On an NVSwitch system CUDA does not start (error 802) until every GPU has joined the fabric.
@@ -347,6 +355,7 @@ def fabric_not_ready(machine: Snapshot) -> Answers:
             result = f", NVML error {fabric.status}" if fabric.state == 3 else ""
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}: its fabric registration is"
                 f" {_FABRIC_STATES[fabric.state]}{result}",
                 fix="Start the fabric manager in the driver's version, then look again.",
@@ -479,6 +488,7 @@ def small_bar1(machine: Snapshot) -> Answers:
         if size and size <= SMALL_BAR1_BYTES:
             yield Symptom(
                 subject=gpu.subject,
+                gpus=(gpu.index,),
                 saw=f"GPU {gpu.index}: BAR1 is {size >> 20} MiB",
                 fix='Turn on "Above 4G decoding" and "Resizable BAR" in the BIOS.',
             )
@@ -488,7 +498,7 @@ def small_bar1(machine: Snapshot) -> Answers:
     "LNK010",
     Severity.WARNING,
     "PCIe access control sends GPU copies over the CPU",
-    roots=("HST006",),
+    caused_by=("HST006",),
 )
 def acs_redirect(machine: Snapshot) -> Answers:
     """ACS request redirect is on at a bridge above the GPUs: peer-to-peer copies detour or hang.

@@ -4,6 +4,7 @@ import functools
 import shlex
 from collections.abc import Generator
 
+from gpucheck import derived
 from gpucheck.knowledge import driver_cuda, torch_cuda
 from gpucheck.rule import (
     Answers,
@@ -14,17 +15,16 @@ from gpucheck.rule import (
     known,
     rule,
 )
-from gpucheck.rules import reach
 from gpucheck.snapshot import (
     Deep,
     Distribution,
-    GpuTrial,
+    GpuWork,
     Python,
     Snapshot,
     Torch,
     Unknown,
-    numbers,
 )
+from gpucheck.versions import version_tuple
 
 NEEDS_DEEP = "needs --deep"
 
@@ -42,7 +42,7 @@ _NO_CUDA = (
 )
 
 
-@rule("TOR001", Severity.WARNING, "This Python has no torch", roots=("DRV001",))
+@rule("TOR001", Severity.WARNING, "This Python has no torch", caused_by=("DRV001",))
 def no_torch(machine: Snapshot) -> Answers:
     """Nothing about PyTorch could be examined, for it is not installed in the Python looked at.
 
@@ -79,7 +79,7 @@ def _no_torch(machine: Snapshot, saw: str, subject: str) -> Symptom:
     build = _build_for(machine)
     return Symptom(
         subject=subject,
-        severity=Severity.INFO if reach.has_gpu(machine) is False else None,
+        severity=Severity.INFO if derived.has_gpu(machine) is False else None,
         saw=saw + (f"; there is one in {', '.join(others[:4])}" if others else ""),
         fix="Activate the environment that has torch, or name its Python with --python."
         if others
@@ -92,7 +92,7 @@ def _no_torch(machine: Snapshot, saw: str, subject: str) -> Symptom:
     )
 
 
-@rule("TOR002", Severity.ERROR, "torch is a CPU-only build", roots=("DRV001",))
+@rule("TOR002", Severity.ERROR, "torch is a CPU-only build", caused_by=("DRV001",))
 def cpu_build(machine: Snapshot) -> Answers:
     """This torch was built without CUDA: no driver and no setting makes it see a GPU.
 
@@ -108,7 +108,7 @@ def cpu_build(machine: Snapshot) -> Answers:
     build = yield from known(torch.build)
     if build is None or build != "cpu":
         return
-    here = yield from known(reach.has_gpu(machine))
+    here = yield from known(derived.has_gpu(machine))
     if here is None:
         return
     if not here:
@@ -142,7 +142,7 @@ def foreign_build(machine: Snapshot) -> Answers:
     build = yield from known(torch.build)
     if build not in {"rocm", "xpu"}:
         return
-    here = yield from known(reach.has_gpu(machine))
+    here = yield from known(derived.has_gpu(machine))
     if here is None:
         return
     if not here:
@@ -158,7 +158,7 @@ def foreign_build(machine: Snapshot) -> Answers:
     )
 
 
-@rule("TOR004", Severity.ERROR, "The driver is too old for torch's CUDA", roots=("DRV012",))
+@rule("TOR004", Severity.ERROR, "The driver is too old for torch's CUDA", caused_by=("DRV012",))
 def driver_too_old(machine: Snapshot) -> Answers:
     """torch finds the GPU's driver too old, says so in a warning, and runs on the CPU alone.
 
@@ -174,7 +174,7 @@ def driver_too_old(machine: Snapshot) -> Answers:
     torch = yield from _cuda_torch(machine)
     if torch is None:
         return
-    here = yield from known(reach.has_gpu(machine))
+    here = yield from known(derived.has_gpu(machine))
     if here is None:
         return
     if not here:
@@ -185,12 +185,12 @@ def driver_too_old(machine: Snapshot) -> Answers:
     cuda = yield from known(torch.cuda)
     if cuda is None:
         return
-    driver = reach.driver_version(machine)
-    newest = reach.newest_cuda(machine)
-    compat = reach.compat_library(machine)
+    driver = derived.driver_version(machine)
+    newest = derived.newest_cuda(machine)
+    compat = derived.compat_library(machine)
     if compat:
         # One older than the driver takes nothing from what the driver runs: ENV016 has it removed.
-        best = driver if driver and numbers(compat) < numbers(driver) else compat
+        best = driver if driver and version_tuple(compat) < version_tuple(driver) else compat
         newest = driver_cuda.newest_cuda_of(best) or newest
     runs = _runs(driver, newest, cuda)
     if runs is None:
@@ -201,7 +201,7 @@ def driver_too_old(machine: Snapshot) -> Answers:
         return
     if runs:
         return
-    needed = driver_cuda.oldest_driver_for(numbers(cuda)[0])
+    needed = driver_cuda.oldest_driver_for(version_tuple(cuda)[0])
     fitting = _build_for(machine)
     ways = [f"install driver {needed} or newer" if needed else "install a newer driver"]
     if fitting is not None:
@@ -219,7 +219,7 @@ def driver_too_old(machine: Snapshot) -> Answers:
     )
 
 
-@rule("TOR005", Severity.ERROR, "torch has no code for a GPU that is here", roots=("DRV012",))
+@rule("TOR005", Severity.ERROR, "torch has no code for a GPU that is here", caused_by=("DRV012",))
 def no_kernels(machine: Snapshot) -> Answers:
     """The first operation on this GPU ends in "no kernel image is available for execution".
 
@@ -234,7 +234,7 @@ def no_kernels(machine: Snapshot) -> Answers:
     torch = yield from _cuda_torch(machine)
     if torch is None:
         return
-    if reach.has_gpu(machine) is False:
+    if derived.has_gpu(machine) is False:
         yield NotApplicable(why="no NVIDIA GPU")
         return
     gpus = yield from known(machine.nvml.gpus)
@@ -263,8 +263,10 @@ def no_kernels(machine: Snapshot) -> Answers:
         fitting = _build_for(machine)
         driver = None
         if fitting is None:
-            fitting = torch_cuda.newest_build_with(reach.compute_capabilities(machine))
-            driver = driver_cuda.oldest_driver_for(numbers(fitting.cuda)[0]) if fitting else None
+            fitting = torch_cuda.newest_build_with(derived.compute_capabilities(machine))
+            driver = (
+                driver_cuda.oldest_driver_for(version_tuple(fitting.cuda)[0]) if fitting else None
+            )
         yield Symptom(
             subject=", ".join(f"gpu {index}" for index in indexes),
             saw=f"{names[capability]} is sm_{capability.replace('.', '')}; torch {torch.version} "
@@ -303,13 +305,13 @@ def mismatched_companions(machine: Snapshot) -> Answers:
         yield NotApplicable(why="torch stands alone")
         return
     for companion in companions:
-        trouble = _does_not_fit(companion, torch, version, machine)
-        if isinstance(trouble, Unknown):
-            yield NotChecked(why=trouble.why, subject=companion.name)
-        elif trouble is not None:
+        fault = _does_not_fit(companion, torch, version, machine)
+        if isinstance(fault, Unknown):
+            yield NotChecked(why=fault.why, subject=companion.name)
+        elif fault is not None:
             yield Symptom(
                 subject=companion.name,
-                saw=trouble,
+                saw=fault,
                 fix=f"Install torch and {companion.name} together, from one index.",
                 commands=_together(machine, torch, version, companion),
             )
@@ -327,7 +329,7 @@ def mismatched_companions(machine: Snapshot) -> Answers:
     "TOR007",
     Severity.ERROR,
     "torch cannot be imported",
-    roots=("LIB002", "LIB003", "DNN001", "DNN003", "TOR010", "LIB001"),
+    caused_by=("LIB002", "LIB003", "DNN001", "DNN003", "TOR010", "LIB001"),
 )
 def import_fails(machine: Snapshot) -> Answers:
     """`import torch` ends in an error: nothing that uses it runs, on the CPU neither.
@@ -358,7 +360,7 @@ def import_fails(machine: Snapshot) -> Answers:
     "TOR008",
     Severity.ERROR,
     "torch sees no GPU, and nothing else explains it",
-    roots=(
+    caused_by=(
         *("TOR002", "TOR003", "TOR004", "ENV018", "ENV022", "ENV016", "TOR010"),
         *(*_NO_CUDA, "DRV012", "DRV010", "GPU016", "DRV001"),
     ),
@@ -376,7 +378,7 @@ def not_available(machine: Snapshot) -> Answers:
         yield from known(deep.import_error)
         yield NotApplicable(why="torch cannot be imported")
         return
-    if (yield from known(reach.has_gpu(machine))) is None:
+    if (yield from known(derived.has_gpu(machine))) is None:
         return
     available = yield from known(deep.is_available)
     if available is None or available:
@@ -390,7 +392,9 @@ def not_available(machine: Snapshot) -> Answers:
     )
 
 
-@rule("TOR009", Severity.ERROR, "Work on a GPU fails, or gives wrong results", roots=("GPU001",))
+@rule(
+    "TOR009", Severity.ERROR, "Work on a GPU fails, or gives wrong results", caused_by=("GPU001",)
+)
 def work_fails(machine: Snapshot) -> Answers:
     """A GPU that cannot do a small sum right cannot be trusted with a training run.
 
@@ -492,7 +496,7 @@ def conda_and_pip(machine: Snapshot) -> Answers:
     "TOR012",
     Severity.ERROR,
     "torch counts other GPUs than the driver does",
-    roots=(
+    caused_by=(
         *("TOR008", "TOR002", "TOR003", "TOR004", "ENV019", "ENV020", "ENV018", "GPU001", "GPU002"),
         *("GPU016", "GPU017", *_NO_CUDA, "DRV012", "DRV015"),
     ),
@@ -568,7 +572,7 @@ def _deep(
     if machine.pytorch.torch is None:
         yield NotApplicable(why="no torch")
         return None
-    if needs_gpu and reach.has_gpu(machine) is False:
+    if needs_gpu and derived.has_gpu(machine) is False:
         yield NotApplicable(why="no NVIDIA GPU")
         return None
     if machine.deep is None:
@@ -584,7 +588,7 @@ def _location(machine: Snapshot) -> str:
 def _runs(driver: str | None, newest: str | None, cuda: str) -> bool | None:
     """Tell whether the driver runs torch's CUDA; what libcuda or NVML said outranks the table."""
     if newest is not None:
-        have, wanted = numbers(newest)[:2], numbers(cuda)[:2]
+        have, wanted = version_tuple(newest)[:2], version_tuple(cuda)[:2]
         if have >= wanted:
             return True
         if have[:1] < wanted[:1]:
@@ -596,10 +600,10 @@ def _runs(driver: str | None, newest: str | None, cuda: str) -> bool | None:
 
 def _build_for(machine: Snapshot) -> torch_cuda.Variant | None:
     """Return the newest torch build that the driver here runs and that has code for its GPUs."""
-    driver = reach.driver_version(machine)
+    driver = derived.driver_version(machine)
     if driver is None:
         return None
-    return torch_cuda.newest_build_for(driver, reach.compute_capabilities(machine))
+    return torch_cuda.newest_build_for(driver, derived.compute_capabilities(machine))
 
 
 def _compat_is_possible(machine: Snapshot) -> bool:
@@ -615,7 +619,7 @@ def _other_build(machine: Snapshot, fitting: torch_cuda.Variant | None) -> str:
         return "Install the torch that NVIDIA builds for this Jetson's JetPack release."
     if fitting is None:
         return "Install a torch that is built for CUDA, by the selector on pytorch.org."
-    driver = reach.driver_version(machine)
+    driver = derived.driver_version(machine)
     return (
         f"Install the build for CUDA {fitting.cuda}"
         + (f", which driver {driver} runs" if driver else "")
@@ -678,13 +682,13 @@ def _working_bus_ids(deep: Deep | None) -> frozenset[str]:
     )
 
 
-def _subject_of(machine: Snapshot, trial: GpuTrial) -> str:
+def _subject_of(machine: Snapshot, workload: GpuWork) -> str:
     """Return the subject of the GPU by NVML's number, found by its bus id."""
-    if isinstance(machine.nvml.gpus, tuple) and isinstance(trial.bus_id, str):
+    if isinstance(machine.nvml.gpus, tuple) and isinstance(workload.bus_id, str):
         for gpu in machine.nvml.gpus:
-            if gpu.bus_id == trial.bus_id:
+            if gpu.bus_id == workload.bus_id:
                 return gpu.subject
-    return f"gpu {trial.index}"
+    return f"gpu {workload.index}"
 
 
 # -------------------------------------------------------------------------------- companions
@@ -754,7 +758,7 @@ def _other_kind(
     if torch.build == "cuda" and isinstance(torch.cuda, str):
         if cuda is None:
             return f"{name} is a CPU-only build; torch {version} is built for CUDA {torch.cuda}"
-        if numbers(cuda)[:1] != numbers(torch.cuda)[:1]:
+        if version_tuple(cuda)[:1] != version_tuple(torch.cuda)[:1]:
             return f"{name} is built for CUDA {cuda}, torch {version} for CUDA {torch.cuda}"
     return None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 
+from gpucheck import derived
 from gpucheck.knowledge import driver_cuda, torch_cuda
 from gpucheck.rule import (
     Answers,
@@ -12,7 +13,6 @@ from gpucheck.rule import (
     known,
     rule,
 )
-from gpucheck.rules import reach
 from gpucheck.snapshot import (
     HomeVariable,
     HostCompiler,
@@ -20,13 +20,15 @@ from gpucheck.snapshot import (
     Snapshot,
     Toolkit,
     Unknown,
-    numbers,
 )
+from gpucheck.versions import version_tuple
 
 Asking = Generator[NotChecked | NotApplicable, None, "tuple[Toolkit, str] | None"]
 
 
-@rule("CUD001", Severity.INFO, "No CUDA toolkit with a compiler is installed", roots=("DRV001",))
+@rule(
+    "CUD001", Severity.INFO, "No CUDA toolkit with a compiler is installed", caused_by=("DRV001",)
+)
 def no_toolkit(machine: Snapshot) -> Answers:
     """PyTorch's wheels bring their own CUDA libraries; only building CUDA code needs a toolkit.
 
@@ -39,7 +41,7 @@ def no_toolkit(machine: Snapshot) -> Answers:
     installed = yield from known(machine.toolkits.installed)
     if installed is None:
         return
-    if reach.has_gpu(machine) is False:
+    if derived.has_gpu(machine) is False:
         yield NotApplicable(why="no NVIDIA GPU is here to build for")
         return
     if any(isinstance(toolkit.nvcc, str | Unknown) for toolkit in installed):
@@ -69,26 +71,26 @@ def toolkit_outruns_driver(machine: Snapshot) -> Answers:
     installed = yield from known(machine.toolkits.installed)
     if installed is None:
         return
-    if reach.has_gpu(machine) is False:
+    if derived.has_gpu(machine) is False:
         yield NotApplicable(why="no NVIDIA GPU")
         return
     if not installed:
         yield NotApplicable(why="no toolkit")
         return
-    newest = reach.newest_cuda(machine)
+    newest = derived.newest_cuda(machine)
     if newest is None:
         yield _driver_unknown(machine)
         return
-    if reach.compat_library(machine) is not None:
+    if derived.compat_library(machine) is not None:
         return  # the compatibility package's libcuda is what programs get
-    driver = reach.driver_version(machine)
-    have = numbers(newest)
+    driver = derived.driver_version(machine)
+    have = version_tuple(newest)
     chosen = _chosen_home(machine)
     for toolkit in installed:
         if not isinstance(toolkit.version, str):
             yield from known(toolkit.version, toolkit.home)
             continue
-        version = numbers(toolkit.version)
+        version = version_tuple(toolkit.version)
         runs = f"driver {driver} runs up to CUDA {newest}" if driver else f"it runs up to {newest}"
         if version[:1] > have[:1]:
             is_home = _home_of(machine.environment.cuda_home) == toolkit.home
@@ -141,10 +143,10 @@ def toolkit_differs_from_torch(machine: Snapshot) -> Answers:
         return
     toolkit, reached = answer
     version = yield from known(toolkit.version, toolkit.home)
-    if version is None or numbers(version)[:2] == numbers(torch.cuda)[:2]:
+    if version is None or version_tuple(version)[:2] == version_tuple(torch.cuda)[:2]:
         return
-    major = numbers(torch.cuda)[:1]
-    same_major = numbers(version)[:1] == major
+    major = version_tuple(torch.cuda)[:1]
+    same_major = version_tuple(version)[:1] == major
     fitting = _installed_with_major(machine, major)
     yield Symptom(
         subject=toolkit.home,
@@ -195,7 +197,7 @@ def host_compiler_too_new(machine: Snapshot) -> Answers:
     version = yield from known(compiler.version, compiler.path)
     if allowed is None or version is None:
         return
-    if numbers(version)[:1] <= (allowed,):
+    if version_tuple(version)[:1] <= (allowed,):
         return
     yield Symptom(
         subject=compiler.path,
@@ -250,7 +252,7 @@ def toolkit_broken(machine: Snapshot) -> Answers:
             continue
         if not isinstance(toolkit.nvcc_version, str) or not isinstance(toolkit.version_json, str):
             continue
-        if numbers(toolkit.version_json)[:2] != numbers(toolkit.nvcc_version)[:2]:
+        if version_tuple(toolkit.version_json)[:2] != version_tuple(toolkit.nvcc_version)[:2]:
             yield Symptom(
                 subject=toolkit.home,
                 saw=f"{toolkit.home}/version.json says {toolkit.version_json}, and its nvcc "
@@ -313,7 +315,7 @@ def distribution_nvcc_first(machine: Snapshot) -> Answers:
     others = [t for t in installed if t.origin == "local" and t.nvcc is not None]
     if not others:
         return
-    best = max(others, key=lambda t: numbers(t.version) if isinstance(t.version, str) else ())
+    best = max(others, key=lambda t: version_tuple(t.version) if isinstance(t.version, str) else ())
     yield Symptom(
         subject=first,
         saw=f"{first} is the distribution's{_version_text(winner)} and comes before "
@@ -335,7 +337,7 @@ def toolkit_misses_gpu(machine: Snapshot) -> Answers:
 
     Build with a toolkit whose window holds the GPU. Ready-made wheels are not touched by this.
     """
-    if reach.has_gpu(machine) is False:
+    if derived.has_gpu(machine) is False:
         yield NotApplicable(why="no NVIDIA GPU")
         return
     gpus = yield from known(machine.nvml.gpus)
@@ -354,14 +356,14 @@ def toolkit_misses_gpu(machine: Snapshot) -> Answers:
     architectures = yield from known(toolkit.nvcc_architectures, toolkit.home)
     if architectures is None:
         return
-    told: set[str] = set()
+    reported: set[str] = set()
     for gpu in gpus:
         capability = yield from known(gpu.compute_capability, gpu.subject)
-        if capability is None or capability in told:
+        if capability is None or capability in reported:
             continue
         if torch_cuda.has_kernels(architectures, capability):
             continue
-        told.add(capability)
+        reported.add(capability)
         window = driver_cuda.cuda_window_for(capability)
         yield Symptom(
             subject=toolkit.home,
@@ -442,8 +444,8 @@ def _hidden(toolkit: Toolkit) -> tuple[str, ...]:
 
 
 def _outruns(machine: Snapshot, version: str) -> tuple[str, ...]:
-    newest = reach.newest_cuda(machine)
-    outruns = newest is not None and numbers(version)[:1] > numbers(newest)[:1]
+    newest = derived.newest_cuda(machine)
+    outruns = newest is not None and version_tuple(version)[:1] > version_tuple(newest)[:1]
     return ("CUD002",) if outruns else ()
 
 
@@ -451,7 +453,7 @@ def _installed_with_major(machine: Snapshot, major: tuple[int, ...]) -> Toolkit 
     if isinstance(machine.toolkits.installed, Unknown):
         return None
     for toolkit in machine.toolkits.installed:
-        fits = isinstance(toolkit.version, str) and numbers(toolkit.version)[:1] == major
+        fits = isinstance(toolkit.version, str) and version_tuple(toolkit.version)[:1] == major
         if fits and isinstance(toolkit.nvcc, str):
             return toolkit
     return None

@@ -65,7 +65,7 @@ def _bounds(training: Training) -> Generator[NotChecked, None, recipe.Bounds | N
     "TRN001",
     Severity.ERROR,
     "The loss did not fall to the level that the recipe reaches",
-    roots=("TRN009", "TRN002", "TRN003", *_BROKEN_GPU),
+    caused_by=("TRN009", "TRN002", "TRN003", *_BROKEN_GPU),
 )
 def loss_too_high(machine: Snapshot) -> Answers:
     """The training ran to its end, but the network did not learn what it learns elsewhere.
@@ -101,7 +101,7 @@ def loss_too_high(machine: Snapshot) -> Answers:
     "TRN002",
     Severity.ERROR,
     "A loss or a gradient is not a finite number",
-    roots=("TRN009", *_BROKEN_GPU),
+    caused_by=("TRN009", *_BROKEN_GPU),
 )
 def not_finite(machine: Snapshot) -> Answers:
     """With the recipe's learning rate no number in this training ever grows without bound.
@@ -143,7 +143,7 @@ def not_finite(machine: Snapshot) -> Answers:
     "TRN003",
     Severity.ERROR,
     "Several GPUs together do not compute what one computes alone",
-    roots=("TRN009", "TRN002", *_BROKEN_GPU, "LNK010"),
+    caused_by=("TRN009", "TRN002", *_BROKEN_GPU, "LNK010"),
 )
 def parity_lost(machine: Snapshot) -> Answers:
     """The same seed gives the same loss curve on one GPU and on many, to the last digits.
@@ -201,7 +201,7 @@ def parity_lost(machine: Snapshot) -> Answers:
     "TRN004",
     Severity.ERROR,
     "A GPU that was asked for did no work",
-    roots=("TRN006", "TRN005", "TRN011"),
+    caused_by=("TRN006", "TRN005", "TRN011"),
 )
 def idle_gpu(machine: Snapshot) -> Answers:
     """A training that quietly runs on fewer GPUs looks healthy, and proves nothing of the rest.
@@ -265,7 +265,7 @@ def _held_memory(gpu: TrainingGpu) -> Answers:
     "TRN005",
     Severity.ERROR,
     "The training stood still",
-    roots=("TRN009", "GPU002", *_BROKEN_GPU, "DRV010", "LNK006", "LNK004", "LNK010"),
+    caused_by=("TRN009", "GPU002", *_BROKEN_GPU, "DRV010", "LNK006", "LNK004", "LNK010"),
 )
 def stood_still(machine: Snapshot) -> Answers:
     """No step was finished within the deadline: the training would have waited for ever.
@@ -305,7 +305,7 @@ def stood_still(machine: Snapshot) -> Answers:
     "TRN006",
     Severity.ERROR,
     "There are fewer GPUs than the training was asked to use",
-    roots=(
+    caused_by=(
         *_NO_DRIVER,
         "HST004",
         "TOR001",
@@ -362,7 +362,7 @@ def too_few_gpus(machine: Snapshot) -> Answers:
     "TRN007",
     Severity.ERROR,
     "The test images are recognised worse than the recipe does",
-    roots=("TRN009", "TRN002", "TRN003", "TRN001", *_BROKEN_GPU),
+    caused_by=("TRN009", "TRN002", "TRN003", "TRN001", *_BROKEN_GPU),
 )
 def accuracy_too_low(machine: Snapshot) -> Answers:
     """After the training the network has to recognise images that it never saw.
@@ -415,7 +415,7 @@ def data_unreadable(machine: Snapshot) -> Answers:
     "TRN009",
     Severity.ERROR,
     "A copy from one GPU to another came back different",
-    roots=("LNK010", *_BROKEN_GPU),
+    caused_by=("LNK010", *_BROKEN_GPU),
 )
 def copy_differs(machine: Snapshot) -> Answers:
     """Bytes that change between two GPUs spoil every training that runs on both.
@@ -453,7 +453,7 @@ def copy_differs(machine: Snapshot) -> Answers:
     "TRN010",
     Severity.ERROR,
     "There was not enough memory to train",
-    roots=("GPU019",),
+    caused_by=("GPU019",),
 )
 def out_of_memory(machine: Snapshot) -> Answers:
     """This training needs less than a gigabyte on the first GPU: somebody else holds the rest.
@@ -482,7 +482,7 @@ def out_of_memory(machine: Snapshot) -> Answers:
     "TRN011",
     Severity.ERROR,
     "The training crashed",
-    roots=(
+    caused_by=(
         "TOR001",
         "TOR007",
         "TOR003",
@@ -536,7 +536,7 @@ def crashed(machine: Snapshot) -> Answers:
     "TRN012",
     Severity.WARNING,
     "A GPU throttled, logged an Xid or counted memory errors during the training",
-    roots=("GPU001", "GPU004", "GPU010", "GPU012", "GPU013", "GPU020"),
+    caused_by=("GPU001", "GPU004", "GPU010", "GPU012", "GPU013", "GPU020"),
 )
 def trouble_under_load(machine: Snapshot) -> Answers:
     """A GPU that is well at rest may not be under load, and this training is a light load.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpucheck.refusal import Refusal
+from gpucheck.usage_error import UsageError
 
 BACKUPS_KEPT = 10
 LIMIT_BYTES = 16 << 20  # no start-up file of any person is larger
@@ -44,17 +44,17 @@ def read(path: Path) -> Original:
     except FileNotFoundError:
         return Original(path=path, target=target, content=None, identity=None)
     except (OSError, ValueError) as error:
-        raise Refusal(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     try:
         facts = os.fstat(handle)
         _refuse(path, facts)
         content = _read_all(handle)
     except OSError as error:
-        raise Refusal(f"{path}: {error.strerror}") from None
+        raise UsageError(f"{path}: {error.strerror}") from None
     finally:
         _close(handle)
     if len(content) > LIMIT_BYTES:
-        raise Refusal(f"{path} is larger than 16 MiB: no start-up file")
+        raise UsageError(f"{path} is larger than 16 MiB: no start-up file")
     return Original(path=path, target=target, content=content, identity=_identity(facts))
 
 
@@ -66,15 +66,15 @@ def _close(handle: int) -> None:
 
 def _refuse(path: Path, facts: os.stat_result) -> None:
     if stat.S_ISDIR(facts.st_mode):
-        raise Refusal(f"{path} is a directory")
+        raise UsageError(f"{path} is a directory")
     if not stat.S_ISREG(facts.st_mode):
-        raise Refusal(f"{path} is a device, a pipe or a socket: no regular file")
+        raise UsageError(f"{path} is a device, a pipe or a socket: no regular file")
     if os.geteuid() not in (0, facts.st_uid):
-        raise Refusal(f"{path} belongs to another user (uid {facts.st_uid})")
+        raise UsageError(f"{path} belongs to another user (uid {facts.st_uid})")
     if not facts.st_mode & 0o222:
-        raise Refusal(f"{path} is read-only (mode {stat.S_IMODE(facts.st_mode):04o})")
+        raise UsageError(f"{path} is read-only (mode {stat.S_IMODE(facts.st_mode):04o})")
     if facts.st_nlink > 1:
-        raise Refusal(f"{path} has {facts.st_nlink} names (hard links), which this would part")
+        raise UsageError(f"{path} has {facts.st_nlink} names (hard links), which this would part")
 
 
 def _identity(facts: os.stat_result) -> tuple[int, int]:
@@ -119,7 +119,9 @@ def _telling_why(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         place = error.filename if isinstance(error.filename, str) else path
-        raise Refusal(f"{path} was left as it was: {error.strerror or error} ({place})") from None
+        raise UsageError(
+            f"{path} was left as it was: {error.strerror or error} ({place})"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -135,7 +137,7 @@ def _lock(folder: Path) -> Iterator[bool]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise Refusal(f"{folder} is locked by another program") from None
+                    raise UsageError(f"{folder} is locked by another program") from None
                 time.sleep(0.02)
             except OSError:  # some network file systems lock no folders
                 is_locked = False
@@ -148,14 +150,16 @@ def _lock(folder: Path) -> Iterator[bool]:
 def _refuse_changed(original: Original) -> None:
     try:
         now = read(original.path)
-    except Refusal:
+    except UsageError:
         now = None
     if (
         now is None
         or (now.target, now.identity) != (original.target, original.identity)
         or now.content != original.content
     ):
-        raise Refusal(f"{original.path} was changed by somebody just now: look, and run this again")
+        raise UsageError(
+            f"{original.path} was changed by somebody just now: look, and run this again"
+        )
 
 
 def _put(original: Original, content: bytes, is_locked: bool) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpucheck.knowledge.driver_cuda import driver_runs
-from gpucheck.refusal import Refusal
-from gpucheck.snapshot import NOT_EXAMINED, Driver, Snapshot, Toolkit, Torch, Unknown, numbers
+from gpucheck.snapshot import NOT_EXAMINED, Driver, Snapshot, Toolkit, Torch, Unknown
+from gpucheck.usage_error import UsageError
+from gpucheck.versions import version_tuple
 
 
 class LibraryPath(str, enum.Enum):
@@ -35,7 +36,7 @@ class Exports:
     library_reason: str  # why it is in or out, in a sentence
     own: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()  # what the user should know about the choice, in sentences
+    warnings: tuple[str, ...] = ()  # what the user should know about the choice, in sentences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ def choices(machine: Snapshot) -> tuple[Choice, ...]:
     """
     installed = machine.toolkits.installed
     if isinstance(installed, Unknown):
-        raise Refusal(f"which CUDA toolkits are here could not be told: {installed.why}")
+        raise UsageError(f"which CUDA toolkits are here could not be told: {installed.why}")
     default = machine.toolkits.default
 
     def rank(choice: Choice) -> tuple[bool, bool, bool, tuple[int, ...], bool]:
@@ -67,7 +68,7 @@ def choices(machine: Snapshot) -> tuple[Choice, ...]:
             choice.runs_with_driver is not False,
             choice.nvcc is not None,
             choice.toolkit.origin not in ("conda", "pip"),
-            numbers(choice.version),
+            version_tuple(choice.version),
             choice.toolkit.home == default,
         )
 
@@ -84,14 +85,14 @@ def choose(machine: Snapshot, wanted: str | None = None) -> Choice:
     """
     found = choices(machine)
     if not found:
-        raise Refusal("no CUDA toolkit was found, so there is nothing to export")
+        raise UsageError("no CUDA toolkit was found, so there is nothing to export")
     if wanted is None:
         return found[0]
     for choice in found:
         if _is_called(choice, wanted):
             return choice
     there = ", ".join(f"{choice.version} ({choice.toolkit.home})" for choice in found)
-    raise Refusal(f"--cuda {wanted}: no such toolkit here; found {there}")
+    raise UsageError(f"--cuda {wanted}: no such toolkit here; found {there}")
 
 
 def exports(
@@ -110,9 +111,9 @@ def exports(
     if cuda is not None and "/" in cuda:
         home = posixpath.normpath(cuda)  # the user's own name for it, such as /usr/local/cuda
     if ":" in home:
-        raise Refusal(f"{home}: a path with a colon cannot stand in PATH")
+        raise UsageError(f"{home}: a path with a colon cannot stand in PATH")
     if not home.startswith("/") or "\0" in home:
-        raise Refusal(f"{home}: not an absolute path")
+        raise UsageError(f"{home}: not an absolute path")
     directory = toolkit.library_directory
     if not isinstance(directory, str) or ":" in directory:
         directory = posixpath.join(home, "lib64")
@@ -125,7 +126,7 @@ def exports(
         library_reason=reason,
         own=_own_names(toolkit, home),
         others=_other_homes(machine, toolkit, home),
-        doubts=_doubts(machine, choice),
+        warnings=_warnings(machine, choice),
     )
 
 
@@ -144,9 +145,9 @@ def _is_called(choice: Choice, wanted: str) -> bool:
     if "/" in wanted:
         path = posixpath.normpath(wanted)
         return path == choice.toolkit.home or path in choice.toolkit.names
-    parts = numbers(wanted)
+    parts = version_tuple(wanted)
     full = choice.toolkit.version_json
-    version = numbers(full if isinstance(full, str) else choice.version)
+    version = version_tuple(full if isinstance(full, str) else choice.version)
     return bool(parts) and version[: len(parts)] == parts
 
 
@@ -157,7 +158,7 @@ def driver_version(driver: Driver) -> str | Unknown | None:
     if isinstance(driver.libraries, Unknown):
         return driver.libraries
     for library in driver.libraries:
-        if library.wins and isinstance(library.version, str):
+        if library.is_selected and isinstance(library.version, str):
             return library.version
     return driver.module_version
 
@@ -173,7 +174,7 @@ def _matches_torch(machine: Snapshot, toolkit: Toolkit) -> bool | None:
     """Tell whether extensions built with *toolkit* load into torch: the CUDA major decides."""
     match machine.pytorch.torch:
         case Torch(cuda=str() as cuda) if isinstance(toolkit.version, str):
-            return numbers(cuda)[:1] == numbers(toolkit.version)[:1]
+            return version_tuple(cuda)[:1] == version_tuple(toolkit.version)[:1]
         case _:
             return None
 
@@ -184,7 +185,7 @@ def _library_path(
     """Tell whether the toolkit's libraries go into LD_LIBRARY_PATH, and why."""
     if ";" in directory:  # ld.so(8): a semicolon separates entries too
         if mode is LibraryPath.ALWAYS:
-            raise Refusal(f"{directory}: a semicolon cannot stand in LD_LIBRARY_PATH")
+            raise UsageError(f"{directory}: a semicolon cannot stand in LD_LIBRARY_PATH")
         return False, "out: its path holds a semicolon, which the loader takes for a separator"
     if mode is LibraryPath.ALWAYS:
         return True, "in, as --ld-library-path always asks; it goes before the CUDA of any wheel"
@@ -252,20 +253,22 @@ def _other_homes(machine: Snapshot, chosen: Toolkit, home: str) -> tuple[str, ..
     return tuple(sorted(found))
 
 
-def _doubts(machine: Snapshot, choice: Choice) -> tuple[str, ...]:
-    doubts: list[str] = []
+def _warnings(machine: Snapshot, choice: Choice) -> tuple[str, ...]:
+    warnings: list[str] = []
     version = driver_version(machine.driver)
     if choice.runs_with_driver is False:
-        doubts.append(f"driver {version} does not run programs of CUDA {choice.version}.")
+        warnings.append(f"driver {version} does not run programs of CUDA {choice.version}.")
     elif choice.runs_with_driver is None and version is not None:
         why = version.why if isinstance(version, Unknown) else "no table knows the two together"
         if why != NOT_EXAMINED.why:
-            doubts.append(f"Whether the driver runs CUDA {choice.version} could not be told: {why}")
+            warnings.append(
+                f"Whether the driver runs CUDA {choice.version} could not be told: {why}"
+            )
     if choice.matches_torch is False:
-        doubts.append(f"PyTorch here is built for another CUDA major than {choice.version}.")
+        warnings.append(f"PyTorch here is built for another CUDA major than {choice.version}.")
     if choice.nvcc is None:
-        doubts.append("This toolkit has no nvcc: it runs programs, but builds none.")
-    return tuple(doubts)
+        warnings.append("This toolkit has no nvcc: it runs programs, but builds none.")
+    return tuple(warnings)
 
 
 def listing(found: Sequence[Choice]) -> str:

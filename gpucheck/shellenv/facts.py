@@ -31,12 +31,12 @@ def collect(
     The files are read in a process of its own: one that is stuck in a dead file system could not
     exit. ExaminationError: it broke off. The caller must have no threads (it forks).
     """
-    from gpucheck.examination import Examination
+    from gpucheck.forked_collector import ForkedCollector
 
-    with Examination(
+    with ForkedCollector(
         timeout_seconds=DEADLINE_SECONDS + 2.0, look=lambda: _looked(variables, python, cuda)
-    ) as examination:
-        return examination.facts()
+    ) as forked_collector:
+        return forked_collector.facts()
 
 
 def _looked(variables: Mapping[str, str], python: str | None, cuda: str | None) -> Snapshot:
@@ -45,12 +45,14 @@ def _looked(variables: Mapping[str, str], python: str | None, cuda: str | None) 
     wider = dict(variables)
     if cuda is not None and "/" in cuda:
         wider["CUDA_HOME"] = cuda
-    torch = _Look(
+    torch = _ProbeThread(
         PyTorch, lambda: pytorch.probe(python, variables, deadline_seconds=DEADLINE_SECONDS)
     )
-    libraries = _Look(Libraries, lambda: loader.probe(torch.facts(), variables))
-    drivers = _Look(Driver, driver.probe)
-    toolkits = _Look(Toolkits, lambda: toolkit.probe(wider, deadline_seconds=DEADLINE_SECONDS))
+    libraries = _ProbeThread(Libraries, lambda: loader.probe(torch.facts(), variables))
+    drivers = _ProbeThread(Driver, driver.probe)
+    toolkits = _ProbeThread(
+        Toolkits, lambda: toolkit.probe(wider, deadline_seconds=DEADLINE_SECONDS)
+    )
     return Snapshot(
         gpucheck=__version__,
         pytorch=torch.facts(),
@@ -80,7 +82,7 @@ def with_environment(machine: Snapshot, variables: Mapping[str, str]) -> Snapsho
     )
 
 
-class _Look(Generic[Section]):
+class _ProbeThread(Generic[Section]):
     """One probe in a thread of its own: a file system that hangs costs its section alone."""
 
     def __init__(self, section: type[Section], probe: Callable[[], Section]) -> None:

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucheck.probes.files import read_bytes
-from gpucheck.refusal import Refusal
-from gpucheck.render.outside_text import clean
+from gpucheck.render.sanitize import clean
 from gpucheck.shellenv import atomic_write, shells, startup_file
 from gpucheck.shellenv.exports import Exports, LibraryPath, exports
 from gpucheck.shellenv.snippet import Shell, render
 from gpucheck.snapshot import Snapshot
+from gpucheck.usage_error import UsageError
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class InstallRequest:
     """What the user asked `gpucheck env install` or its like for."""
 
     shell: Shell
@@ -58,23 +58,25 @@ def backups() -> Path:
     return Path(platformdirs.user_state_dir("gpucheck", appauthor=False)) / "backups"
 
 
-def is_default(wish: Wish, variables: Mapping[str, str]) -> bool:
+def is_default(wish: InstallRequest, variables: Mapping[str, str]) -> bool:
     """Tell whether the file that *wish* is about is the one its shell reads by itself."""
     usual = shells.startup_file(wish.shell, variables)
     return wish.file is None or os.path.realpath(wish.file) == os.path.realpath(usual)
 
 
-def _files(wish: Wish, variables: Mapping[str, str]) -> Iterator[tuple[Path, Shell]]:
+def _files(wish: InstallRequest, variables: Mapping[str, str]) -> Iterator[tuple[Path, Shell]]:
     """Yield the files that *wish* is about, with the shell that each is written for."""
     if not wish.shell.has_startup_file:
-        raise Refusal(f"{wish.shell.value} has no start-up file: see gpucheck env --shell")
+        raise UsageError(f"{wish.shell.value} has no start-up file: see gpucheck env --shell")
     yield wish.file or shells.startup_file(wish.shell, variables), wish.shell
     if wish.shell is Shell.BASH and is_default(wish, variables):
         login = shells.login_file(variables)
         yield login, Shell.SH if login.name == ".profile" else Shell.BASH
 
 
-def planned(wish: Wish, machine: Snapshot, variables: Mapping[str, str]) -> tuple[Edit, ...]:
+def planned(
+    wish: InstallRequest, machine: Snapshot, variables: Mapping[str, str]
+) -> tuple[Edit, ...]:
     """Return what installing means for each file.
 
     A login bash that would not read ~/.bashrc gets the block in its own file too.
@@ -96,7 +98,7 @@ def _read(path: Path) -> atomic_write.Original:
 def _read_if_possible(path: Path) -> atomic_write.Original | None:
     try:
         return _read(path)
-    except Refusal:
+    except UsageError:
         return None
 
 
@@ -106,7 +108,11 @@ def _wants_block(login: atomic_write.Original) -> bool:
 
 
 def _edit(
-    original: atomic_write.Original, shell: Shell, wish: Wish, needed: Exports, home: str | None
+    original: atomic_write.Original,
+    shell: Shell,
+    wish: InstallRequest,
+    needed: Exports,
+    home: str | None,
 ) -> Edit:
     content = original.content
     record = startup_file.Record(
@@ -147,15 +153,15 @@ class _naming:  # noqa: N801 - reads as a word: with _naming(path)
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, Refusal):
-            raise Refusal(f"{self._path}: {error}") from None
+        if isinstance(error, UsageError):
+            raise UsageError(f"{self._path}: {error}") from None
 
 
 # ------------------------------------------------------------------------------------- commands
 
 
 def install(
-    wish: Wish,
+    wish: InstallRequest,
     machine: Snapshot,
     variables: Mapping[str, str],
     say: Say,
@@ -177,7 +183,7 @@ def install(
 
 
 def uninstall(
-    wish: Wish, variables: Mapping[str, str], say: Say, agreed: Callable[[], bool]
+    wish: InstallRequest, variables: Mapping[str, str], say: Say, agreed: Callable[[], bool]
 ) -> int:
     """Take the block out of every file that has it; return the exit status."""
     edits: list[Edit] = []
@@ -204,7 +210,10 @@ def uninstall(
 
 
 def status(
-    wish: Wish, facts: Callable[[str | None], Snapshot], variables: Mapping[str, str], say: Say
+    wish: InstallRequest,
+    facts: Callable[[str | None], Snapshot],
+    variables: Mapping[str, str],
+    say: Say,
 ) -> int:
     """Say of each file whether the block is there and current; 1 where one is not.
 
@@ -237,7 +246,7 @@ def _state(
         mode = LibraryPath(record.ld_library_path)
         needed = exports(machine, cuda=record.cuda, ld_library_path=mode)
         snippet = render(needed, Shell(record.shell))
-    except (Refusal, ValueError):  # the toolkit is gone, or an older gpucheck wrote it
+    except (UsageError, ValueError):  # the toolkit is gone, or an older gpucheck wrote it
         return startup_file.State.OUTDATED
     return startup_file.state(content, snippet)
 
@@ -245,7 +254,7 @@ def _state(
 # -------------------------------------------------------------------------------------- showing
 
 
-def show(edits: tuple[Edit, ...], wish: Wish, say: Say) -> None:
+def show(edits: tuple[Edit, ...], wish: InstallRequest, say: Say) -> None:
     """Show the difference for each file, and the hand-written exports in it."""
     for edit in edits:
         say(diff(edit) if edit.changes else f"{_name(edit.path)} has the right block already\n")
@@ -303,7 +312,7 @@ def _name(path: Path) -> str:
 
 
 def look_at_new_shells(
-    wish: Wish, needed: Exports, machine: Snapshot, variables: Mapping[str, str], say: Say
+    wish: InstallRequest, needed: Exports, machine: Snapshot, variables: Mapping[str, str], say: Say
 ) -> int:
     """Start the real shell and say what it exports; 1 where it is not what was meant."""
     file = (wish.file or shells.startup_file(wish.shell, variables)).expanduser().absolute()
@@ -320,8 +329,8 @@ def look_at_new_shells(
         is_right = home == needed.cuda_home and _is_in(nvcc, needed)
         sign = "✓" if is_right else "✗" if start.reads_file else "-"
         note = "" if start.reads_file else f" ({wish.shell.value} reads no such file then)"
-        told = f"CUDA_HOME {home or 'unset'}, nvcc {nvcc or 'not found'}"
-        say(f"  {sign} {start.kind}: {clean(told)}{note}\n")
+        reported = f"CUDA_HOME {home or 'unset'}, nvcc {nvcc or 'not found'}"
+        say(f"  {sign} {start.kind}: {clean(reported)}{note}\n")
         wrong |= not is_right and start.reads_file
         if start.reads_file and start.kind != "login":
             findings = tuple(_environment_findings(machine, seen.variables))
@@ -359,7 +368,7 @@ def ask() -> bool:
     Raises Refusal where there is nobody to ask.
     """
     if not sys.stdin or not sys.stdin.isatty():
-        raise Refusal("there is no terminal to ask on: --yes writes without asking")
+        raise UsageError("there is no terminal to ask on: --yes writes without asking")
     sys.stdout.flush()
     print("Write this? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201 - a question
     return sys.stdin.readline().strip().lower() in ("y", "yes")

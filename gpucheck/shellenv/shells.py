@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpucheck.refusal import Refusal
 from gpucheck.shellenv.snippet import Shell
+from gpucheck.usage_error import UsageError
 
 _PROGRAMS = {
     Shell.BASH: ("bash", "rbash"),
@@ -67,7 +67,7 @@ def home_of(variables: Mapping[str, str]) -> Path:
     try:
         return Path(variables.get("HOME") or Path("~").expanduser())
     except RuntimeError:
-        raise Refusal("HOME is not set, and this user has no home: give --file") from None
+        raise UsageError("HOME is not set, and this user has no home: give --file") from None
 
 
 def startup_file(shell: Shell, variables: Mapping[str, str]) -> Path:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gpucheck.refusal import Refusal
 from gpucheck.shellenv.exports import Exports
+from gpucheck.usage_error import UsageError
 
 SYSTEMD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -76,7 +76,7 @@ def template(shell: Shell) -> str:
             return (folder / shell.value).read_text(encoding="utf-8")
         except OSError:
             continue
-    raise Refusal(f"this installation of gpucheck lacks shell/{shell.value}: install it anew")
+    raise UsageError(f"this installation of gpucheck lacks shell/{shell.value}: install it anew")
 
 
 _PLACEHOLDER = re.compile(r"@([A-Z_]+|[a-z_]+)@")
@@ -130,7 +130,7 @@ def _double(text: str) -> str:
 
 def _dockerfile(text: str) -> str:
     if not text.isprintable():
-        raise Refusal(f"{text!r}: a Dockerfile cannot hold a path with control characters")
+        raise UsageError(f"{text!r}: a Dockerfile cannot hold a path with control characters")
     return '"' + re.sub(r'["\\$]', lambda found: f"\\{found[0]}", text) + '"'
 
 

@@ -19,9 +19,9 @@ from gpucheck.probes.startup_files import (
     split,
     without_block,
 )
-from gpucheck.refusal import Refusal
 from gpucheck.shellenv.snippet import Shell
 from gpucheck.snapshot import StartupSetting, Unknown
+from gpucheck.usage_error import UsageError
 
 _BEGINS, _ENDS = BLOCK_BEGINS.encode(), BLOCK_ENDS.encode()
 _INTRODUCTION = (
@@ -84,7 +84,7 @@ def find(text: bytes) -> Block | None:
     if not begins and not ends:
         return None
     if len(begins) != 1 or len(ends) != 1 or begins[0] >= ends[0]:
-        raise Refusal(
+        raise UsageError(
             f"its gpucheck marks do not stand in one pair ({len(begins)} begin, {len(ends)} end): "
             "put them right by hand"
         )
@@ -124,7 +124,7 @@ def _block(snippet: str, record: Record) -> bytes:
     whole = above + _CHECKSUM + _digest(above + below) + b"\n" + below
     block = find(whole)
     if block is None or block.is_edited or block.end != len(whole):
-        raise Refusal("the toolkit's path holds gpucheck's own marks")
+        raise UsageError("the toolkit's path holds gpucheck's own marks")
     return whole
 
 
@@ -212,7 +212,7 @@ def uninstall(text: bytes, *, force: bool = False) -> bytes | None:
 
 def _refuse_edited(block: Block, force: bool) -> None:
     if block.is_edited and not force:
-        raise Refusal("gpucheck's block in it was edited by hand: --force overrides that")
+        raise UsageError("gpucheck's block in it was edited by hand: --force overrides that")
 
 
 # --------------------------------------------------------------------- where the block is put in

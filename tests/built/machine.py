@@ -478,13 +478,13 @@ class BuiltMachine(Tree):
         self, *arguments: str, timeout: float = 60.0, refresh_cache: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run `gpucheck ARGUMENTS` there."""
-        told = Path(tempfile.mkdtemp(dir=self.place))
-        told.chmod(0o755)
-        fake = FakeNvml(told, self.gpus, installed=False, **self.nvml_options)
+        reported = Path(tempfile.mkdtemp(dir=self.place))
+        reported.chmod(0o755)
+        fake = FakeNvml(reported, self.gpus, installed=False, **self.nvml_options)
         command = [sys.executable, "-m", "gpucheck", *arguments]
         if refresh_cache:
             command = ["/bin/sh", "-c", '/sbin/ldconfig 2>/dev/null; exec "$@"', "sh", *command]
-        return self.execute(command, {"FAKE_NVML": str(fake.told)}, timeout)
+        return self.execute(command, {"FAKE_NVML": str(fake.reported)}, timeout)
 
     def execute(
         self, command: list[str], variables: dict[str, str], timeout: float = 60.0

@@ -15,13 +15,13 @@ pytestmark = pytest.mark.namespaces
 BUSY_TORCH = """
 import os, sys, time
 
-tell = sys.modules["__main__"].tell
-tell(import_error=None, torch_cuda="13.0")
-tell(is_available=True, device_count=0, warning=None)
-tell(worked=True)
-tell(loaded=True)
+emit = sys.modules["__main__"].emit
+emit(import_error=None, torch_cuda="13.0")
+emit(is_available=True, device_count=0, warning=None)
+emit(worked=True)
+emit(loaded=True)
 time.sleep(float(os.environ["GPUCHECK_HOLD_SECONDS"]))
-tell(done=True)
+emit(done=True)
 os._exit(0)
 """
 PERFORMANCE_IDLE, PERFORMANCE_BUSY = 8, 0

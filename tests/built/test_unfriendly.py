@@ -31,9 +31,9 @@ def codes(report: dict[str, Any]) -> set[str]:
     return {f["code"] for f in report["findings"] if f["severity"] != "info"}
 
 
-@pytest.mark.parametrize("trouble", ["hang", "crash", "exit"])
-def test_whatever_cuinit_does_the_rest_is_told(machine: BuiltMachine, trouble: str):
-    machine.environment["FAKE_CUDA"] = f"cuInit={trouble}"
+@pytest.mark.parametrize("fault", ["hang", "crash", "exit"])
+def test_whatever_cuinit_does_the_rest_is_told(machine: BuiltMachine, fault: str):
+    machine.environment["FAKE_CUDA"] = f"cuInit={fault}"
 
     report = in_time(machine)
 

@@ -578,7 +578,7 @@ class FakeNvml:
         missing: Sequence[str] = (),
         installed: bool = True,
     ) -> None:
-        self.told = directory / "nvml-answers"
+        self.reported = directory / "nvml-answers"
         self.library_directory = directory / "nvml-library"
         self.library_directory.mkdir()
         if installed:
@@ -599,11 +599,11 @@ class FakeNvml:
             lines.append(_answer_line(-1, query, value))
         for index, gpu in enumerate(gpus):
             lines += _gpu_lines(index, gpu, len(gpus), system.fields_up_to)
-        self.told.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self.reported.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def environment(self) -> dict[str, str]:
         """Return the variables under which a program loads this library and no other."""
-        return {"LD_LIBRARY_PATH": str(self.library_directory), "FAKE_NVML": str(self.told)}
+        return {"LD_LIBRARY_PATH": str(self.library_directory), "FAKE_NVML": str(self.reported)}
 
 
 def build(directory: Path, missing: Sequence[str] = ()) -> Path:

@@ -3,7 +3,7 @@
 import pytest
 
 from gpucheck.knowledge import cudnn
-from gpucheck.snapshot import numbers
+from gpucheck.versions import version_tuple
 
 TABLE = cudnn.table()
 ROWS = (*TABLE.encoding, *TABLE.support, *TABLE.part)
@@ -29,7 +29,7 @@ def test_no_key_stands_twice():
 def test_spans_of_one_cuda_are_in_order_and_do_not_overlap():
     for major in {row.cuda_major for row in TABLE.support}:
         ends = [
-            numbers(end)
+            version_tuple(end)
             for row in TABLE.support
             if row.cuda_major == major
             for end in (row.first, row.last)
@@ -41,14 +41,18 @@ def test_spans_of_one_cuda_are_in_order_and_do_not_overlap():
 
 def test_capabilities_are_plausible():
     for row in TABLE.support:
-        assert (3, 0) <= numbers(row.oldest_capability) <= (9, 0)
+        assert (3, 0) <= version_tuple(row.oldest_capability) <= (9, 0)
         if row.newest_capability is not None:
-            assert numbers(row.oldest_capability) < numbers(row.newest_capability) <= (13, 0)
+            assert (
+                version_tuple(row.oldest_capability)
+                < version_tuple(row.newest_capability)
+                <= (13, 0)
+            )
 
 
 @pytest.mark.parametrize("row", TABLE.encoding, ids=lambda row: row.example_version)
 def test_numbers_decode_to_the_version_of_the_example(row: cudnn.Encoding):
-    major, minor, patch = numbers(row.example_version)
+    major, minor, patch = version_tuple(row.example_version)
 
     assert major * row.thousands + minor * 100 + patch == row.example_number
     assert cudnn.version_of(row.example_number) == row.example_version

@@ -3,7 +3,7 @@
 import pytest
 
 from gpucheck.knowledge import driver_cuda
-from gpucheck.snapshot import numbers
+from gpucheck.versions import version_tuple
 
 TABLE = driver_cuda.table()
 ROWS = (*TABLE.minor_floor, *TABLE.release, *TABLE.branch, *TABLE.capability)
@@ -28,10 +28,10 @@ def test_no_key_stands_twice():
 
 
 def test_releases_and_branches_and_their_partners_are_in_order():
-    releases = [numbers(row.cuda) for row in TABLE.release]
-    drivers = [numbers(row.driver) for row in TABLE.release]
+    releases = [version_tuple(row.cuda) for row in TABLE.release]
+    drivers = [version_tuple(row.driver) for row in TABLE.release]
     branches = [row.branch for row in TABLE.branch]
-    newest = [numbers(row.newest_cuda) for row in TABLE.branch]
+    newest = [version_tuple(row.newest_cuda) for row in TABLE.branch]
 
     assert releases == sorted(releases)
     assert drivers == sorted(drivers)
@@ -41,7 +41,9 @@ def test_releases_and_branches_and_their_partners_are_in_order():
 
 def test_a_window_does_not_end_before_it_starts():
     for row in TABLE.capability:
-        assert row.last_cuda is None or numbers(row.first_cuda) <= numbers(row.last_cuda)
+        assert row.last_cuda is None or version_tuple(row.first_cuda) <= version_tuple(
+            row.last_cuda
+        )
         assert row.last_branch is None or (row.first_branch or 0) <= row.last_branch
 
 
@@ -50,7 +52,7 @@ def test_a_driver_paired_with_a_toolkit_belongs_to_a_branch_that_knows_that_cuda
         newest = driver_cuda.newest_cuda_of(row.driver)
 
         assert newest is not None
-        assert numbers(newest) >= numbers(row.cuda)[:2]
+        assert version_tuple(newest) >= version_tuple(row.cuda)[:2]
 
 
 @pytest.mark.parametrize(

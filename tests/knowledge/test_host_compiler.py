@@ -3,7 +3,7 @@
 import pytest
 
 from gpucheck.knowledge import host_compiler
-from gpucheck.snapshot import numbers
+from gpucheck.versions import version_tuple
 
 TABLE = host_compiler.table()
 
@@ -14,7 +14,7 @@ def test_every_row_names_a_source_that_is_explained_and_every_source_is_used():
 
 
 def test_releases_stand_once_and_in_order_and_their_limits_never_fall():
-    releases = [numbers(row.cuda) for row in TABLE.nvcc]
+    releases = [version_tuple(row.cuda) for row in TABLE.nvcc]
 
     assert releases == sorted(set(releases))
     assert [r.max_gcc for r in TABLE.nvcc] == sorted(r.max_gcc for r in TABLE.nvcc)

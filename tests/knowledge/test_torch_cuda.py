@@ -3,7 +3,7 @@
 import pytest
 
 from gpucheck.knowledge import driver_cuda, torch_cuda
-from gpucheck.snapshot import numbers
+from gpucheck.versions import version_tuple
 
 TABLE = torch_cuda.table()
 ROWS = (*TABLE.release, *TABLE.variant)
@@ -15,8 +15,8 @@ def test_every_row_names_a_source_that_is_explained_and_every_source_is_used():
 
 
 def test_no_release_and_no_variant_stands_twice_and_all_are_in_order():
-    releases = [numbers(row.torch) for row in TABLE.release]
-    variants = [(numbers(row.torch), numbers(row.cuda)) for row in TABLE.variant]
+    releases = [version_tuple(row.torch) for row in TABLE.release]
+    variants = [(version_tuple(row.torch), version_tuple(row.cuda)) for row in TABLE.variant]
 
     assert releases == sorted(set(releases))
     assert variants == sorted(set(variants))

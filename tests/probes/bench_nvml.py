@@ -46,7 +46,7 @@ def child_lines(*, parallel: bool, deep: bool) -> list[tuple[float, str]]:
     options = {
         "deep": deep,
         "watch": deep,
-        "second": False,
+        "later_sample": False,
         "parallel": parallel,
         "only": None,
         "also": [],

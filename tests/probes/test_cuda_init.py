@@ -81,7 +81,7 @@ def test_a_call_that_hangs_is_named_within_the_deadline(
 
     assert time.monotonic() - began < 2.0
     assert isinstance(answer, CudaInit)
-    assert answer.trouble == f"no answer in 1 s to {call}"
+    assert answer.error == f"no answer in 1 s to {call}"
 
 
 def test_a_call_that_crashes_is_named_with_its_signal(
@@ -92,7 +92,7 @@ def test_a_call_that_crashes_is_named_with_its_signal(
     answer = ask()
 
     assert isinstance(answer, CudaInit)
-    assert answer.trouble == "crashed with SIGSEGV in cuInit"
+    assert answer.error == "crashed with SIGSEGV in cuInit"
     assert answer.library == str(driver)
 
 
@@ -102,7 +102,7 @@ def test_a_library_that_ends_the_child_is_named(driver: Path, monkeypatch: pytes
     answer = ask()
 
     assert isinstance(answer, CudaInit)
-    assert answer.trouble == "exit status 3 in cuInit"
+    assert answer.error == "exit status 3 in cuInit"
 
 
 def test_megabytes_of_chatter_change_nothing(driver: Path, monkeypatch: pytest.MonkeyPatch):

@@ -88,7 +88,7 @@ def test_a_plain_program_gets_the_systems(tmp_path: Path):
 
     assert found.torch_needs is None
     assert found.for_torch is None
-    assert found.for_builds == f"{root}/usr/lib/x86_64-linux-gnu/libcudnn.so.9"
+    assert found.selected_for_builds == f"{root}/usr/lib/x86_64-linux-gnu/libcudnn.so.9"
 
 
 def test_an_archive_copied_into_a_toolkit_is_found_with_its_header(tmp_path: Path):
@@ -200,7 +200,7 @@ def test_nothing_to_open_opens_nothing(tmp_path: Path):
         installs=(),
         torch_needs=None,
         for_torch=None,
-        for_builds=None,
+        selected_for_builds=None,
         sublibraries_for_torch=None,
         opened=None,
     )

@@ -224,7 +224,7 @@ def test_the_version_is_read_from_the_real_file_s_name(root: Path):
 
     assert library.path == "/usr/lib/libcuda.so.1"
     assert library.real_path == "/usr/lib/libcuda.so.580.159.04"
-    assert (library.version, library.wins) == ("580.159.04", True)
+    assert (library.version, library.is_selected) == ("580.159.04", True)
     assert library.found_via == "default directory"
 
 
@@ -236,7 +236,7 @@ def test_ld_library_path_wins_over_the_default_directories(root: Path):
 
     found = copies(root, "/opt/missing:/opt/a/:/opt/b")
 
-    assert [(library.path, library.wins) for library in found] == [
+    assert [(library.path, library.is_selected) for library in found] == [
         ("/opt/a/libcuda.so.1", True),
         ("/opt/b/libcuda.so.1", False),
         ("/usr/lib/libcuda.so.1", False),
@@ -262,7 +262,7 @@ def test_another_machine_s_copy_is_passed_over_as_the_loader_does(root: Path):
 
     [library] = copies(root, "/opt/a")
 
-    assert (library.path, library.wins) == ("/usr/lib/libcuda.so.1", True)
+    assert (library.path, library.is_selected) == ("/usr/lib/libcuda.so.1", True)
 
 
 def test_a_file_that_is_no_library_wins_because_the_loader_stops_there(root: Path):
@@ -270,7 +270,7 @@ def test_a_file_that_is_no_library_wins_because_the_loader_stops_there(root: Pat
 
     [library] = copies(root, "/opt/a")
 
-    assert library.wins
+    assert library.is_selected
 
 
 @needs_gcc
@@ -279,7 +279,7 @@ def test_a_copy_the_loader_does_not_look_at_is_seen_and_does_not_win(root: Path)
 
     [library] = copies(root)
 
-    assert not library.wins
+    assert not library.is_selected
 
 
 @needs_gcc
@@ -292,7 +292,7 @@ def test_a_stub_and_a_compatibility_library_are_told_by_where_they_lie(root: Pat
 
     stub, compat = copies(root, "/opt:/usr/local/cuda/compat")
 
-    assert (stub.is_stub, stub.is_compat, stub.wins) == (True, False, True)
+    assert (stub.is_stub, stub.is_compat, stub.is_selected) == (True, False, True)
     assert (compat.is_stub, compat.is_compat, compat.version) == (False, True, "575.57.08")
 
 
@@ -349,7 +349,7 @@ def test_equal_copies_in_the_system_and_in_a_mounted_folder_are_of_one_version(r
 
     found = copies(root, "/usr/local/nvidia/lib64:/usr/local/nvidia/lib")
 
-    assert [(each.path, each.version, each.wins) for each in found] == [
+    assert [(each.path, each.version, each.is_selected) for each in found] == [
         ("/usr/local/nvidia/lib64/libcuda.so.1", "580.159.04", True),
         ("/usr/lib/libcuda.so.1", "580.159.04", False),
     ]
@@ -366,7 +366,7 @@ def test_the_loader_s_cache_is_asked(root: Path):
 
     [library] = copies(root)
 
-    assert (library.found_via, library.wins) == ("ld.so.cache", True)
+    assert (library.found_via, library.is_selected) == ("ld.so.cache", True)
     assert library.path == "/opt/driver/libcuda.so.1"
 
 

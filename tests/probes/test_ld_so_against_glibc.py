@@ -37,13 +37,13 @@ TRACE_LINE = re.compile(r"^\t(\S.*?) => (not found|(.*) \(0x[0-9a-f]+\))$", re.M
 TRACE_PLAIN = re.compile(r"^\t(\S+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 
 
-def random_path(dice: random.Random, root: Path, *, separators: str = ":") -> str:
+def random_path(generator: random.Random, root: Path, *, separators: str = ":") -> str:
     """A search path of up to four elements."""
     elements = []
-    for _ in range(dice.randint(1, 4)):
-        folder = dice.choice(FOLDERS)
+    for _ in range(generator.randint(1, 4)):
+        folder = generator.choice(FOLDERS)
         elements.append(
-            dice.choice(
+            generator.choice(
                 [
                     f"{root}/{folder}",
                     f"{root}/{folder}/",
@@ -65,78 +65,80 @@ def random_path(dice: random.Random, root: Path, *, separators: str = ":") -> st
         )
     text = elements[0]
     for element in elements[1:]:
-        text += dice.choice(separators) + element
+        text += generator.choice(separators) + element
     return text
 
 
-def random_object(dice: random.Random, root: Path, name: str, **more: object) -> bytes:
+def random_object(generator: random.Random, root: Path, name: str, **more: object) -> bytes:
     """An object that needs a few others, and says where to look for them in one way or another."""
     # A program that needs nothing is called "statically linked", and not traced.
-    needed = dice.sample(NAMES, dice.choice([0, 0, 1, 1, 2, 3] if name else [1, 2, 3]))
-    if dice.random() < 0.15:
-        needed.append(dice.choice(SYSTEM))
-    if dice.random() < 0.05:
+    needed = generator.sample(NAMES, generator.choice([0, 0, 1, 1, 2, 3] if name else [1, 2, 3]))
+    if generator.random() < 0.15:
+        needed.append(generator.choice(SYSTEM))
+    if generator.random() < 0.05:
         needed.append("libmissing.so")
-    if dice.random() < 0.06:
-        folder = dice.choice(FOLDERS)
+    if generator.random() < 0.06:
+        folder = generator.choice(FOLDERS)
         needed.append(
-            dice.choice([f"{folder}/libb.so", "$ORIGIN/libc.so", f"{root}/{folder}/libd.so"])
+            generator.choice([f"{folder}/libb.so", "$ORIGIN/libc.so", f"{root}/{folder}/libd.so"])
         )
-    soname = dice.choice([name, name, name, None, dice.choice(NAMES)])
-    kind = dice.choice(["", "", "rpath", "rpath", "runpath", "both"])
+    soname = generator.choice([name, name, name, None, generator.choice(NAMES)])
+    kind = generator.choice(["", "", "rpath", "rpath", "runpath", "both"])
     return elf(
         soname=soname,
         needed=needed,
-        rpath=random_path(dice, root) if kind in ("rpath", "both") else None,
-        runpath=random_path(dice, root) if kind in ("runpath", "both") else None,
+        rpath=random_path(generator, root) if kind in ("rpath", "both") else None,
+        runpath=random_path(generator, root) if kind in ("runpath", "both") else None,
         # Without libc, the loader gives up on a check of versions, which is not modelled.
-        flags_1=NODEFLIB if dice.random() < 0.06 and "libc.so.6" not in needed else 0,
+        flags_1=NODEFLIB if generator.random() < 0.06 and "libc.so.6" not in needed else 0,
         **more,  # type: ignore[arg-type]
     )
 
 
-def plant(dice: random.Random, root: Path, *, with_damage: bool) -> dict[str, str]:
+def plant(generator: random.Random, root: Path, *, with_damage: bool) -> dict[str, str]:
     """Fill *root* with libraries, links and a program; return the variables to run it with."""
     loader = this_loader({}, INTERPRETER)
     folders = [*FOLDERS, loader.lib, loader.platform, "."]
     for folder in FOLDERS:
-        if dice.random() < 0.25:
-            folders.append(f"{folder}/{dice.choice(loader.subfolders[:-1] or ('plain',))}")
+        if generator.random() < 0.25:
+            folders.append(f"{folder}/{generator.choice(loader.subfolders[:-1] or ('plain',))}")
     for folder in folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     for folder in folders:
-        names = [*NAMES, *(n for n in SYSTEM if n != "libc.so.6" and dice.random() < 0.3)]
-        for name in dice.sample(names, dice.randint(1, min(5, len(names)))):
+        names = [*NAMES, *(n for n in SYSTEM if n != "libc.so.6" and generator.random() < 0.3)]
+        for name in generator.sample(names, generator.randint(1, min(5, len(names)))):
             path = root / folder / name
-            choice = dice.random()
+            choice = generator.random()
             if choice < 0.12 and files:
-                path.symlink_to(dice.choice(files))
+                path.symlink_to(generator.choice(files))
             elif choice < 0.15 and files:
-                path.hardlink_to(dice.choice([f for f in files if not f.is_symlink()]))
+                path.hardlink_to(generator.choice([f for f in files if not f.is_symlink()]))
             elif choice < 0.17:
                 path.symlink_to(root / "nothing")
             elif choice < 0.23:
-                path.write_bytes(elf(soname=name, machine=dice.choice([AARCH64, I386])))
+                path.write_bytes(elf(soname=name, machine=generator.choice([AARCH64, I386])))
             elif choice < 0.25 and with_damage:
-                path.write_bytes(dice.choice([b"", b"\x7fELF", b"not an object" * 20]))
+                path.write_bytes(generator.choice([b"", b"\x7fELF", b"not an object" * 20]))
             elif choice < 0.26 and with_damage:
                 path.mkdir()
             else:
-                path.write_bytes(random_object(dice, root, name))
+                path.write_bytes(random_object(generator, root, name))
                 files.append(path)
     (root / "bin").mkdir()
     program = root / "bin" / "program"
-    program.write_bytes(random_object(dice, root, "", interpreter=INTERPRETER))
+    program.write_bytes(random_object(generator, root, "", interpreter=INTERPRETER))
     program.chmod(0o755)
     variables: dict[str, str] = {}
-    if dice.random() < 0.7:
-        variables["LD_LIBRARY_PATH"] = random_path(dice, root, separators="::;")
-    if dice.random() < 0.1:
-        variables["LD_LIBRARY_PATH"] = dice.choice(["", ":", ";", "::"])
-    if dice.random() < 0.2:
-        preloads = [dice.choice([*NAMES, f"{root}/d0/liba.so", "d1/libb.so"]) for _ in range(2)]
-        variables["LD_PRELOAD"] = dice.choice(" :").join(preloads)
+    if generator.random() < 0.7:
+        variables["LD_LIBRARY_PATH"] = random_path(generator, root, separators="::;")
+    if generator.random() < 0.1:
+        variables["LD_LIBRARY_PATH"] = generator.choice(["", ":", ";", "::"])
+    if generator.random() < 0.2:
+        preloads = [
+            generator.choice([*NAMES, f"{root}/d0/liba.so", "d1/libb.so"]) for _ in range(2)
+        ]
+        variables["LD_PRELOAD"] = generator.choice(" :").join(preloads)
     return variables
 
 
@@ -198,10 +200,10 @@ def assert_same(root: Path, variables: Mapping[str, str]) -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_generated_programs_load_what_the_model_says(tmp_path: Path, seed: int):
     for number in range(10):
-        dice = random.Random(seed * 1000 + number)
+        generator = random.Random(seed * 1000 + number)
         root = tmp_path / f"t{number}"
         root.mkdir()
-        variables = plant(dice, root, with_damage=number % 5 == 0)
+        variables = plant(generator, root, with_damage=number % 5 == 0)
 
         assert_same(root, variables)
 
@@ -227,14 +229,14 @@ def test_generated_caches_give_what_the_model_says(tmp_path: Path):
         pytest.skip("no ldconfig or unshare here")
     trees: list[tuple[Path, dict[str, str]]] = []
     for number in range(25):
-        dice = random.Random(7_000_000 + number)
+        generator = random.Random(7_000_000 + number)
         root = tmp_path / f"t{number}"
         root.mkdir()
-        variables = plant(dice, root, with_damage=False)
+        variables = plant(generator, root, with_damage=False)
         variables.pop("LD_PRELOAD", None)
         if number % 2:
             variables.pop("LD_LIBRARY_PATH", None)
-        cached = dice.sample(FOLDERS, 3)
+        cached = generator.sample(FOLDERS, 3)
         (root / "conf").write_text("".join(f"{root}/{folder}\n" for folder in cached))
         subprocess.run(
             [ldconfig, "-X", "-f", f"{root}/conf", "-C", f"{root}/cache"],
@@ -363,23 +365,29 @@ def test_generated_dlopens_load_what_the_model_says(
     tmp_path: Path, seed: int, templates: dict[str, bytes]
 ):
     for number in range(8):
-        dice = random.Random(seed * 1000 + number)
+        generator = random.Random(seed * 1000 + number)
         root = tmp_path / f"t{number}"
         root.mkdir()
-        variables = plant(dice, root, with_damage=number % 4 == 0)
+        variables = plant(generator, root, with_damage=number % 4 == 0)
         variables.pop("LD_PRELOAD", None)
         program = root / "bin" / "opener"
         for path, template in ((program, "program"), (root / "d1" / "caller", "caller")):
-            kind = dice.choice(["", "rpath", "runpath"])
-            path.write_bytes(with_search_path(templates[template], kind, random_path(dice, root)))
+            kind = generator.choice(["", "rpath", "runpath"])
+            path.write_bytes(
+                with_search_path(templates[template], kind, random_path(generator, root))
+            )
             path.chmod(0o755)
         words = [
-            dice.choice(
-                [*NAMES, f"{root}/{dice.choice(FOLDERS)}/{dice.choice(NAMES)}", "d0/liba.so"]
+            generator.choice(
+                [
+                    *NAMES,
+                    f"{root}/{generator.choice(FOLDERS)}/{generator.choice(NAMES)}",
+                    "d0/liba.so",
+                ]
             )
             for _ in range(4)
         ]
-        words.insert(dice.randint(0, 3), f"by:{root}/d1/caller")
+        words.insert(generator.randint(0, 3), f"by:{root}/d1/caller")
 
         ended = subprocess.run(
             [str(program), *words], env=variables, cwd=root, capture_output=True, text=True
@@ -409,17 +417,17 @@ def test_generated_dlopens_load_what_the_model_says(
 
 @pytest.mark.parametrize("seed", range(6))
 def test_trees_built_by_gcc_load_what_the_model_says(tmp_path: Path, seed: int):
-    dice = random.Random(seed)
-    variables = {"LD_LIBRARY_PATH": random_path(dice, tmp_path, separators=":;")}
+    generator = random.Random(seed)
+    variables = {"LD_LIBRARY_PATH": random_path(generator, tmp_path, separators=":;")}
     built: list[str] = []
     for folder in FOLDERS:
         (tmp_path / folder).mkdir(parents=True)
     for name in NAMES[:6]:
-        folder = dice.choice(FOLDERS)
-        _gcc(dice, tmp_path, f"{folder}/{name}", ["-shared", f"-Wl,-soname,{name}"], built)
+        folder = generator.choice(FOLDERS)
+        _gcc(generator, tmp_path, f"{folder}/{name}", ["-shared", f"-Wl,-soname,{name}"], built)
         built.append(f"{folder}/{name}")
     (tmp_path / "bin").mkdir()
-    _gcc(dice, tmp_path, "bin/program", ["-Wl,-e,0"], built)
+    _gcc(generator, tmp_path, "bin/program", ["-Wl,-e,0"], built)
 
     assert_same(tmp_path, variables)
 
@@ -427,10 +435,14 @@ def test_trees_built_by_gcc_load_what_the_model_says(tmp_path: Path, seed: int):
 GCC = ("gcc", "-nostdlib", "-Wl,--no-as-needed", "-Wl,--unresolved-symbols=ignore-all")
 
 
-def _gcc(dice: random.Random, root: Path, output: str, flags: list[str], needs: list[str]) -> None:
-    tags = dice.choice(["--enable-new-dtags", "--disable-new-dtags"])
-    search = [f"-Wl,{tags},-rpath,{random_path(dice, root)}"] if dice.random() < 0.7 else []
-    needed = dice.sample(needs, min(len(needs), dice.randint(1, 3)))
+def _gcc(
+    generator: random.Random, root: Path, output: str, flags: list[str], needs: list[str]
+) -> None:
+    tags = generator.choice(["--enable-new-dtags", "--disable-new-dtags"])
+    search = (
+        [f"-Wl,{tags},-rpath,{random_path(generator, root)}"] if generator.random() < 0.7 else []
+    )
+    needed = generator.sample(needs, min(len(needs), generator.randint(1, 3)))
     subprocess.run(
         [*GCC, *flags, *search, "-o", output, "-xc", "-", "-xnone", *needed],
         input=b"",

@@ -127,11 +127,11 @@ def test_a_recorded_h200_is_read_whole(tmp_path):
     gpu = found.gpus[0]
     assert unknown_facts(gpu) == {}
     assert gpu.state == "ok"
-    assert gpu.trouble is None
-    assert msgspec.structs.asdict(gpu) | {"nvlinks": (), "second": None} == {
+    assert gpu.error is None
+    assert msgspec.structs.asdict(gpu) | {"nvlinks": (), "later_sample": None} == {
         "index": 0,
         "state": "ok",
-        "trouble": None,
+        "error": None,
         "name": "NVIDIA H200",
         "uuid": "GPU-00000000-0000-0000-0000-000000000000",
         "serial": "1650923000000",
@@ -214,7 +214,7 @@ def test_a_recorded_h200_is_read_whole(tmp_path):
         "numa_node": NOT_SUPPORTED,
         "cpu_affinity": "0-31",
         "numa_affinity": "0",
-        "second": None,
+        "later_sample": None,
     }
 
 
@@ -256,7 +256,7 @@ def test_a_first_reading_leaves_out_what_takes_long(tmp_path):
     gpu = found.gpus[0]
     assert gpu.inforom_is_valid == Unknown("read with --deep only")
     assert gpu.nvlinks[0].crc_data_errors == Unknown("read with --deep or --watch only")
-    assert gpu.second is None
+    assert gpu.later_sample is None
     assert found.pairs[0].p2p_read == found.pairs[0].p2p_write == "OK"
     assert found.pairs[0].p2p_nvlink == Unknown("left out by --quick")
 
@@ -457,7 +457,9 @@ def test_a_corrupt_inforom_is_told_from_one_that_could_not_be_checked(tmp_path):
 
 def test_a_name_that_is_not_text_costs_that_fact_alone(tmp_path):
     fake = FakeNvml(tmp_path, [h200()])
-    fake.told.write_bytes(fake.told.read_bytes().replace(b"NVIDIA H200", b"NVIDIA \xff\xfe"))
+    fake.reported.write_bytes(
+        fake.reported.read_bytes().replace(b"NVIDIA H200", b"NVIDIA \xff\xfe")
+    )
 
     found = nvml.probe(deadline_seconds=20, environment=os.environ | fake.environment())
 
@@ -493,15 +495,15 @@ def test_a_lost_a_hung_and_a_crashing_gpu_leave_five_full_rows_in_time(tmp_path)
     assert len(whole) == 5
     for gpu in whole:
         assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep only"}
-    assert found.gpus[1].trouble == "GPU_IS_LOST from nvmlDeviceGetHandleByIndex"
-    assert found.gpus[3].trouble.startswith("nvmlDeviceGetUUID did not answer in ")
+    assert found.gpus[1].error == "GPU_IS_LOST from nvmlDeviceGetHandleByIndex"
+    assert found.gpus[3].error.startswith("nvmlDeviceGetUUID did not answer in ")
     assert found.gpus[3].bus_id == "0000:00:09.0"
-    assert found.gpus[5].trouble == "NVML crashed with SIGSEGV in nvmlDeviceGetTemperature"
-    assert found.gpus[5].temperature_celsius == Unknown(found.gpus[5].trouble)
+    assert found.gpus[5].error == "NVML crashed with SIGSEGV in nvmlDeviceGetTemperature"
+    assert found.gpus[5].temperature_celsius == Unknown(found.gpus[5].error)
     ways = {(pair.a, pair.b): pair.topology for pair in found.pairs}
     assert len(ways) == 28
     assert ways[0, 7] == "NV18"
-    assert ways[0, 3] == Unknown(f"gpu 3: {found.gpus[3].trouble}")
+    assert ways[0, 3] == Unknown(f"gpu 3: {found.gpus[3].error}")
 
 
 def test_a_gpu_that_falls_off_the_bus_on_the_way_keeps_what_it_said(tmp_path):
@@ -510,7 +512,7 @@ def test_a_gpu_that_falls_off_the_bus_on_the_way_keeps_what_it_said(tmp_path):
     lost, other = found.gpus
     assert lost.state == "lost"
     assert lost.name == "NVIDIA H200"
-    assert lost.temperature_celsius == Unknown(lost.trouble)
+    assert lost.temperature_celsius == Unknown(lost.error)
     assert other.state == "ok"
 
 
@@ -538,7 +540,7 @@ def test_a_gpu_whose_handle_is_refused_is_recorded_with_the_reason(tmp_path):
     found = look(tmp_path, [h200(), h200().fails("nvmlDeviceGetHandleByIndex", 4)])
 
     assert found.gpus[1].state == "failed"
-    assert found.gpus[1].trouble == "nvmlDeviceGetHandleByIndex: Insufficient Permissions"
+    assert found.gpus[1].error == "nvmlDeviceGetHandleByIndex: Insufficient Permissions"
     assert found.gpus[0].state == "ok"
 
 
@@ -548,7 +550,7 @@ def test_a_hang_that_holds_nvml_s_own_lock_is_traced_to_its_gpu(tmp_path):
     found = look(tmp_path, gpus, deadline_seconds=6)
 
     assert [gpu.state for gpu in found.gpus] == ["ok", "hung", "ok", "ok"]
-    assert found.gpus[1].trouble.startswith("nvmlDeviceGetPowerUsage did not answer in ")
+    assert found.gpus[1].error.startswith("nvmlDeviceGetPowerUsage did not answer in ")
 
 
 def test_a_child_that_only_kill_ends_holds_nobody_up(tmp_path):
@@ -572,7 +574,7 @@ def test_a_gpu_that_hangs_in_the_kernel_is_left_behind(tmp_path):
 
     assert took < 4
     assert [gpu.state for gpu in found.gpus] == ["ok", "hung", "ok"]
-    assert found.gpus[1].trouble.startswith("nvmlDeviceGetMigMode did not answer in ")
+    assert found.gpus[1].error.startswith("nvmlDeviceGetMigMode did not answer in ")
     assert found.pairs[1].p2p_read == "OK"
 
 
@@ -580,7 +582,7 @@ def test_a_library_that_ends_the_process_costs_one_gpu(tmp_path):
     found = look(tmp_path, [h200(), h200().exits("nvmlDeviceGetSerial", 4), h200()])
 
     assert [gpu.state for gpu in found.gpus] == ["ok", "crashed", "ok"]
-    assert found.gpus[1].trouble == "NVML ended the process with status 4 in nvmlDeviceGetSerial"
+    assert found.gpus[1].error == "NVML ended the process with status 4 in nvmlDeviceGetSerial"
 
 
 def test_a_library_that_prints_megabytes_spoils_nothing(tmp_path):
@@ -619,7 +621,7 @@ def test_slow_answers_up_to_the_deadline_leave_what_came(tmp_path):
     assert quick.state == "ok"
     assert slow.state == "hung"
     assert slow.bus_id == "0000:00:06.0"
-    assert "was under way when NVML's 2 s were over" in slow.trouble
+    assert "was under way when NVML's 2 s were over" in slow.error
 
 
 def test_a_crash_among_the_pairs_costs_only_pairs(tmp_path):
@@ -676,7 +678,9 @@ def test_probes_in_threads_do_not_disturb_each_other(tmp_path):
     ],
 )
 def test_a_line_that_makes_no_sense_is_passed_over(line):
-    talk = nvml._Talk(deep=False, watch=False, second=False, capabilities=(), environment=None)
+    talk = nvml.NvmlSession(
+        deep=False, watch=False, later_sample=False, capabilities=(), environment=None
+    )
 
     assert talk._take(line) is False
     assert (talk.gpus, talk.pairs, talk.troubles, talk.error) == ({}, {}, {}, None)
@@ -695,7 +699,9 @@ KINDS = st.sampled_from(["is", "is", "is", "error", "missing", "not supported", 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_answers_that_make_no_sense_are_unknown_and_never_an_exception(data):
-    talk = nvml._Talk(deep=True, watch=True, second=False, capabilities=(0,), environment=None)
+    talk = nvml.NvmlSession(
+        deep=True, watch=True, later_sample=False, capabilities=(0,), environment=None
+    )
     answer = st.tuples(KINDS, JSON)
     talk.system = {"count": ("is", 2), "driver": data.draw(answer), "cuda": data.draw(answer)}
     said = data.draw(st.lists(answer, min_size=1, max_size=5))
@@ -738,7 +744,7 @@ def test_the_second_reading_counts_on(tmp_path):
     found = look(tmp_path, [gpu], watch_seconds=0.1)
 
     [read] = found.gpus
-    second = read.second
+    second = read.later_sample
     assert second.after_seconds >= 0.1
     assert second.under_load is False
     assert (read.pcie_replays, second.pcie_replays) == (3, 503)
@@ -756,14 +762,16 @@ def test_the_second_reading_counts_on(tmp_path):
 def test_the_load_is_on_when_the_caller_says_so(tmp_path):
     asked = []
 
-    def before_second() -> bool:
+    def before_later_sample() -> bool:
         asked.append(time.monotonic())
         return True
 
-    found = look(tmp_path, [h200()], deep=True, watch_seconds=0.01, before_second=before_second)
+    found = look(
+        tmp_path, [h200()], deep=True, watch_seconds=0.01, before_later_sample=before_later_sample
+    )
 
     assert len(asked) == 1
-    assert found.gpus[0].second.under_load is True
+    assert found.gpus[0].later_sample.under_load is True
 
 
 def test_a_gpu_that_is_lost_between_the_readings_keeps_its_first(tmp_path):
@@ -774,7 +782,7 @@ def test_a_gpu_that_is_lost_between_the_readings_keeps_its_first(tmp_path):
     environment = os.environ | built.environment()
     first = nvml.probe(deadline_seconds=20, environment=environment)
 
-    found = nvml.second_reading(
+    found = nvml.later_sample(
         first,
         since=time.monotonic(),
         under_load=True,
@@ -784,15 +792,15 @@ def test_a_gpu_that_is_lost_between_the_readings_keeps_its_first(tmp_path):
 
     assert found.gpus[0].state == "ok"
     assert found.gpus[1].state == "lost"
-    assert found.gpus[1].trouble.endswith("in the second reading")
+    assert found.gpus[1].error.endswith("in the second reading")
     assert found.gpus[1].temperature_celsius == 37
-    assert isinstance(found.gpus[1].second, GpuSample)
+    assert isinstance(found.gpus[1].later_sample, GpuSample)
 
 
 def test_links_that_a_gpu_has_not_are_not_supported_in_the_second_reading_too(tmp_path):
     found = look(tmp_path, [geforce_laptop()], watch_seconds=0.01)
 
-    assert found.gpus[0].second.nvlink_crc_errors == NOT_SUPPORTED
+    assert found.gpus[0].later_sample.nvlink_crc_errors == NOT_SUPPORTED
 
 
 # ------------------------------------------------------------------------------------ processes
@@ -909,7 +917,7 @@ def test_a_kernel_that_hides_its_devices_gives_no_way(tmp_path):
 
 def test_every_query_has_a_key_of_its_own():
     for second in (False, True):
-        keys = [query[0] for query in nvml_child.plan(deep=True, watch=True, second=second)]
+        keys = [query[0] for query in nvml_child.plan(deep=True, watch=True, later_sample=second)]
         assert len(keys) == len(set(keys))
 
 

@@ -328,10 +328,10 @@ def test_the_requirements_that_apply_here_are_told(tmp_path):
     found = pytorch.probe(None, active(tmp_path))
 
     assert isinstance(found.distributions, tuple)
-    told = {d.name: d for d in found.distributions}
-    assert set(told) == {"torch", "cuda-toolkit", "torchvision"}
-    assert told["torch"].installer == "pip"
-    assert told["torch"].requires == (
+    reported = {d.name: d for d in found.distributions}
+    assert set(reported) == {"torch", "cuda-toolkit", "torchvision"}
+    assert reported["torch"].installer == "pip"
+    assert reported["torch"].requires == (
         "cuda-toolkit==13.0.2",
         "nvidia-cublas==13.1.0.3.*",
         "nvidia-cuda-runtime==13.0.96.*",
@@ -339,7 +339,7 @@ def test_the_requirements_that_apply_here_are_told(tmp_path):
         "nvidia-nccl-cu13==2.28.9",
         "triton==3.6.0",
     )
-    assert told["torchvision"].requires == ("torch==2.11.0",)
+    assert reported["torchvision"].requires == ("torch==2.11.0",)
 
 
 def test_what_conda_installed_is_told_too(tmp_path):

@@ -380,7 +380,7 @@ def test_values_are_those_that_bash_gives(words):
     lines = ["V=12.4", *(f"export CUDA_HOME={word}" for word in words)]
     text = "\n".join(lines) + "\n"
 
-    told = parse(text, "/home/u/.bashrc", "sh", "/home/u").settings
+    reported = parse(text, "/home/u/.bashrc", "sh", "/home/u").settings
 
     shown = subprocess.run(
         ["bash", "--norc", "--noprofile", "-c", f'{text}printf %s "$CUDA_HOME"'],
@@ -389,8 +389,8 @@ def test_values_are_those_that_bash_gives(words):
         text=True,
         check=True,
     ).stdout
-    if isinstance(told[-1].value, str) and "$CUDA_HOME" not in told[-1].value:
-        assert told[-1].value == shown
+    if isinstance(reported[-1].value, str) and "$CUDA_HOME" not in reported[-1].value:
+        assert reported[-1].value == shown
 
 
 LIST_PIECES = st.sampled_from(
@@ -418,7 +418,7 @@ LIST_PIECES = st.sampled_from(
 def test_a_line_is_unguarded_where_bash_makes_an_empty_element_of_it(pieces):
     line = f"export LD_LIBRARY_PATH={''.join(pieces)}"
 
-    [told] = parse(f"V=/v\n{line}\n", "/home/u/.bashrc").settings
+    [reported] = parse(f"V=/v\n{line}\n", "/home/u/.bashrc").settings
 
     shown = subprocess.run(
         ["bash", "--norc", "--noprofile", "-c", f'V=/v; {line}; printf %s "$LD_LIBRARY_PATH"'],
@@ -428,7 +428,7 @@ def test_a_line_is_unguarded_where_bash_makes_an_empty_element_of_it(pieces):
         check=True,
     ).stdout
     extends = "LD_LIBRARY_PATH" in "".join(pieces)
-    assert told.unguarded == (extends and shown != "" and "" in shown.split(":"))
+    assert reported.unguarded == (extends and shown != "" and "" in shown.split(":"))
 
 
 @pytest.mark.shells
@@ -451,7 +451,7 @@ def test_a_setting_is_after_the_early_exit_where_bash_does_not_reach_it(start, t
     script = tmp_path / "bashrc"
     script.write_text(f"{start}export CUDA_HOME=/x\n")
 
-    [told] = parse(script.read_text(), "/home/u/.bashrc").settings
+    [reported] = parse(script.read_text(), "/home/u/.bashrc").settings
 
     shown = subprocess.run(
         ["bash", "--norc", "--noprofile", "-c", f'. {script}; printf %s "$CUDA_HOME"'],
@@ -460,4 +460,4 @@ def test_a_setting_is_after_the_early_exit_where_bash_does_not_reach_it(start, t
         text=True,
         check=False,
     ).stdout
-    assert told.after_early_exit == (shown == "")
+    assert reported.after_early_exit == (shown == "")

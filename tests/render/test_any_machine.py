@@ -37,9 +37,9 @@ LIES = (
     "1.2.3.4.5",
     "\x1b[31m\u202e\n|`<b>",
     [],
-    {"is": "unknown", "why": ""},
-    {"is": "unknown", "why": "\x1b]0;x\x07"},
-    {"is": "not supported"},
+    {"type": "unknown", "why": ""},
+    {"type": "unknown", "why": "\x1b]0;x\x07"},
+    {"type": "not supported"},
 )
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(json_schema()))
 
@@ -48,7 +48,7 @@ def _leaves(tree: object, path: tuple = ()) -> Iterator[tuple]:
     yield path
     if isinstance(tree, dict):
         for key in tree:
-            if key not in ("is", "schema"):
+            if key not in ("type", "schema"):
                 yield from _leaves(tree[key], (*path, key))
     elif isinstance(tree, (list, tuple)):
         for at in range(min(len(tree), 3)):

@@ -21,7 +21,7 @@ def differs(machine: Snapshot) -> Answers:
     yield Symptom(saw="570 and 580", fix="Reboot.", commands=("sudo reboot",))
 
 
-@rule("GPU012", Severity.WARNING, "hot", roots=("DRV006",))
+@rule("GPU012", Severity.WARNING, "hot", caused_by=("DRV006",))
 def hot(machine: Snapshot) -> Answers:
     """Why it matters."""
     yield Symptom(saw="95 °C", fix="Cool it.", subject="gpu 1")
@@ -158,7 +158,7 @@ def _variants() -> list:
         for field in facts.__struct_fields__:
             changed += [(section, field, value) for value in (Unknown("x"), None, NOT_SUPPORTED)]
     for field in gpu().__struct_fields__:
-        if field not in ("index", "state", "second"):
+        if field not in ("index", "state", "later_sample"):
             changed += [("gpu", field, value) for value in (Unknown("x"), None, NOT_SUPPORTED)]
     return changed
 

@@ -37,9 +37,9 @@ def finds(
     title: str,
     *symptoms: Symptom,
     severity: Severity = Severity.ERROR,
-    roots: tuple[str, ...] = (),
+    caused_by: tuple[str, ...] = (),
 ) -> Rule:
-    @rule(code, severity, title, roots=roots)
+    @rule(code, severity, title, caused_by=caused_by)
     def judge(machine: Snapshot) -> Answers:
         """Nothing that uses the GPU can start.
 
@@ -64,13 +64,13 @@ NVML_FAILS = finds(
     "DRV016",
     "NVML does not start",
     Symptom(saw="nvmlInitWithFlags answered 18", fix="See its cause."),
-    roots=("DRV006",),
+    caused_by=("DRV006",),
 )
 TORCH_FAILS = finds(
     "TOR008",
     "torch sees no GPU",
     Symptom(saw="is_available() is false", fix="See its cause."),
-    roots=("DRV006",),
+    caused_by=("DRV006",),
 )
 
 
@@ -227,7 +227,7 @@ def test_one_finding_on_many_gpus_is_told_once():
 
 
 def test_a_gpu_with_a_finding_shows_it_in_its_row():
-    lost = machine(nvml={"gpus": (gpu(0), gpu(1, state="lost", trouble="GPU_IS_LOST"))})
+    lost = machine(nvml={"gpus": (gpu(0), gpu(1, state="lost", error="GPU_IS_LOST"))})
     gone = finds("GPU001", "A GPU is lost", Symptom(saw="x", fix="y", subject="gpu 1"))
 
     lines = text_of(examine(lost, rules=[gone])).splitlines()
@@ -237,7 +237,7 @@ def test_a_gpu_with_a_finding_shows_it_in_its_row():
 
 
 def test_eighty_columns_hold_who_is_lost_and_every_column():
-    lost = gpu(1, state="lost", trouble="GPU_IS_LOST", name=Unknown("lost"))
+    lost = gpu(1, state="lost", error="GPU_IS_LOST", name=Unknown("lost"))
     long = gpu(2, name="NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition")
     eight = machine(nvml={"gpus": (gpu(0), lost, long, *(gpu(n) for n in range(3, 8)))})
     gone = finds("GPU001", "A GPU is lost", Symptom(saw="x", fix="y", subject="gpu 1"))

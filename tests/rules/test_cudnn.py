@@ -20,7 +20,7 @@ from gpucheck.snapshot import (
     CudnnInstall,
     CudnnOpened,
     Deep,
-    GpuTrial,
+    GpuWork,
     Library,
     Snapshot,
     Unknown,
@@ -32,10 +32,10 @@ from machines import (
     SITE,
     gpu,
     is_applicable,
-    is_content,
     library,
     machine,
     not_checked,
+    passes,
     symptoms,
 )
 
@@ -132,19 +132,19 @@ def test_a_cudnn_that_torch_needs_and_nothing_gives_is_an_error():
 
 
 def test_without_torch_no_cudnn_at_all_is_a_warning():
-    [symptom] = symptoms(no_cudnn, without_torch(for_builds=None))
+    [symptom] = symptoms(no_cudnn, without_torch(selected_for_builds=None))
 
     assert symptom.severity is not None
     assert symptom.severity.value == "warning"
 
 
 def test_without_torch_a_system_cudnn_is_enough():
-    assert is_content(no_cudnn, without_torch())
+    assert passes(no_cudnn, without_torch())
 
 
 def test_without_torch_and_without_gpu_there_is_no_question():
     found = machine(
-        without_torch(for_builds=None),
+        without_torch(selected_for_builds=None),
         host={"pci_gpus": (), "tegra": None},
         nvml={"count": 0},
         driver={"cuda_init": None},
@@ -154,7 +154,7 @@ def test_without_torch_and_without_gpu_there_is_no_question():
 
 
 def test_a_cudnn_that_loads_is_fine():
-    assert is_content(no_cudnn, HEALTHY)
+    assert passes(no_cudnn, HEALTHY)
 
 
 # ------------------------------------------------------------------------------------------ DNN002
@@ -172,7 +172,7 @@ def test_an_older_cudnn_or_another_major_is_an_error(version: str):
 
 @pytest.mark.parametrize("version", ["9.19.0", "9.19.1", "9.26.0"])
 def test_the_same_or_a_newer_minor_is_fine(version: str):
-    assert is_content(older_cudnn, getting(version))
+    assert passes(older_cudnn, getting(version))
 
 
 def test_a_version_that_nobody_tells_is_not_checked():
@@ -236,7 +236,7 @@ def test_parts_of_another_version_are_an_error():
 def test_parts_of_one_version_from_two_directories_are_fine():
     twin = part("graph", path="/usr/lib/x86_64-linux-gnu/libcudnn_graph.so.9.19.0")
 
-    assert is_content(torn_cudnn, with_parts(part("ops"), twin))
+    assert passes(torn_cudnn, with_parts(part("ops"), twin))
 
 
 def test_a_part_from_elsewhere_of_unknown_version_is_not_checked():
@@ -250,10 +250,10 @@ def test_without_torch_the_plain_cudnn_must_be_whole():
     path = f"{SYSTEM.directory}/libcudnn.so.9"
     torn = replace(SYSTEM, sublibraries=CUDNN_PARTS[1:])
 
-    [symptom] = symptoms(torn_cudnn, without_torch(for_builds=path, installs=(torn,)))
+    [symptom] = symptoms(torn_cudnn, without_torch(selected_for_builds=path, installs=(torn,)))
 
     assert symptom.saw == f"{path} is 9.14.0; beside it libcudnn_adv.so.9 is missing"
-    assert is_content(torn_cudnn, without_torch(for_builds=path, installs=(SYSTEM,)))
+    assert passes(torn_cudnn, without_torch(selected_for_builds=path, installs=(SYSTEM,)))
 
 
 # ------------------------------------------------------------------------------------------ DNN004
@@ -270,7 +270,7 @@ def test_two_installs_are_mentioned_with_who_gets_which():
 
 @pytest.mark.parametrize("installs", [(), (WHEEL,)])
 def test_one_install_is_not_worth_a_word(installs: tuple[CudnnInstall, ...]):
-    assert is_content(several_cudnns, machine(cudnn={"installs": installs}))
+    assert passes(several_cudnns, machine(cudnn={"installs": installs}))
 
 
 # ------------------------------------------------------------------------------------------ DNN005
@@ -286,7 +286,7 @@ def test_a_cudnn_for_another_cuda_is_an_error():
 
 
 def test_a_cudnn_for_torchs_cuda_is_fine():
-    assert is_content(foreign_cuda, HEALTHY)
+    assert passes(foreign_cuda, HEALTHY)
 
 
 def test_what_cudnn_says_of_itself_stands_in_for_its_package():
@@ -325,7 +325,7 @@ def test_an_answer_unlike_the_name_is_an_error():
 
 
 def test_an_answer_like_the_name_is_fine():
-    assert is_content(unloadable_cudnn, HEALTHY)
+    assert passes(unloadable_cudnn, HEALTHY)
 
 
 def test_nothing_to_open_raises_no_question():
@@ -356,7 +356,7 @@ def test_a_header_of_another_version_is_a_warning():
 def test_a_runtime_of_an_older_major_beside_the_headers_own_library_is_fine():
     older = replace(SYSTEM, soname="libcudnn.so.8", version="8.9.7")
 
-    assert is_content(stale_header, machine(cudnn={"installs": (SYSTEM, older)}))
+    assert passes(stale_header, machine(cudnn={"installs": (SYSTEM, older)}))
 
 
 def test_libraries_without_headers_raise_no_question():
@@ -403,17 +403,17 @@ def test_a_gpu_that_cudnn_does_not_know_yet_is_an_error():
 
 
 def test_a_newer_minor_of_a_known_major_is_fine():
-    assert is_content(unsupported_gpu, with_capability("9.2"))
+    assert passes(unsupported_gpu, with_capability("9.2"))
 
 
 def test_what_was_seen_to_work_is_not_reported():
-    trials = tuple(
-        GpuTrial(index=n, bus_id=f"0000:00:0{6 + n}.0", convolution=None) for n in (0, 1)
+    workloads = tuple(
+        GpuWork(index=n, bus_id=f"0000:00:0{6 + n}.0", convolution=None) for n in (0, 1)
     )
 
-    found = machine(with_capability("7.0"), deep=Deep(gpus=trials))
+    found = machine(with_capability("7.0"), deep=Deep(gpus=workloads))
 
-    assert is_content(unsupported_gpu, found)
+    assert passes(unsupported_gpu, found)
 
 
 def test_a_version_that_the_table_does_not_know_is_not_checked():

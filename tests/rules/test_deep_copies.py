@@ -1,15 +1,15 @@
 """The rule about copies between GPUs, on what `doctor --deep` copied."""
 
 from gpucheck.rules.training import copy_differs
-from gpucheck.snapshot import CopyTrial, Deep, Unknown
-from machines import is_applicable, is_content, machine, not_checked, symptoms
+from gpucheck.snapshot import Deep, PeerCopy, Unknown
+from machines import is_applicable, machine, not_checked, passes, symptoms
 
 
 def deep(*errors):
     pairs = ((0, 1), (1, 0))
     return Deep(
         copies=tuple(
-            CopyTrial(source=a, target=b, error=error)
+            PeerCopy(source=a, target=b, error=error)
             for (a, b), error in zip(pairs, errors, strict=False)
         )
     )
@@ -22,7 +22,7 @@ def test_a_copy_that_came_back_different_is_an_error():
 
 
 def test_copies_that_came_back_the_same_are_fine():
-    assert is_content(copy_differs, machine(deep=deep(None, None)))
+    assert passes(copy_differs, machine(deep=deep(None, None)))
 
 
 def test_copies_that_were_not_made_are_not_checked():

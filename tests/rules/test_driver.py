@@ -27,9 +27,9 @@ from machines import (
     HEALTHY,
     gpu,
     is_applicable,
-    is_content,
     machine,
     not_checked,
+    passes,
     symptoms,
 )
 
@@ -89,7 +89,7 @@ WSL = machine(
     driver={
         "libraries": tuple(
             DriverLibrary(
-                soname=soname, path=f"/usr/lib/wsl/lib/{soname}", wins=True, is_stub=False
+                soname=soname, path=f"/usr/lib/wsl/lib/{soname}", is_selected=True, is_stub=False
             )
             for soname in ("libcuda.so.1", "libnvidia-ml.so.1")
         ),
@@ -110,7 +110,7 @@ def card(bus_id: str = BUS_IDS[1], device_id: str = "0x2335", **changes: Any) ->
 
 def library(path: str, version: Any = DRIVER, **changes: Any) -> DriverLibrary:
     soname = path.rpartition("/")[2]
-    plain: dict[str, Any] = {"is_stub": False, "found_via": "ld.so.cache", "wins": False}
+    plain: dict[str, Any] = {"is_stub": False, "found_via": "ld.so.cache", "is_selected": False}
     return DriverLibrary(
         soname=soname, path=path, real_path=path, version=version, **{**plain, **changes}
     )
@@ -245,11 +245,11 @@ def test_no_gpu_on_bare_metal_says_so():
 
 
 def test_a_gpu_that_nvml_sees_is_a_gpu_whatever_the_bus_shows():
-    assert is_content(rules.no_gpu, machine(host={"pci_gpus": ()}))
+    assert passes(rules.no_gpu, machine(host={"pci_gpus": ()}))
 
 
 def test_a_gpu_that_only_the_driver_lists_is_a_gpu():
-    assert is_content(rules.no_gpu, machine(NO_GPU, driver={"proc_gpus": BUS_IDS}))
+    assert passes(rules.no_gpu, machine(NO_GPU, driver={"proc_gpus": BUS_IDS}))
 
 
 @pytest.mark.parametrize("host", [{"is_wsl": True}, {"tegra": "NVIDIA Jetson AGX Orin"}])
@@ -283,7 +283,7 @@ def test_a_gpu_and_nothing_of_a_driver_is_an_error_with_the_distribution_s_comma
     ],
 )
 def test_any_part_of_a_driver_is_a_driver(driver: dict[str, Any]):
-    assert is_content(rules.no_driver, machine(NO_DRIVER, driver=driver))
+    assert passes(rules.no_driver, machine(NO_DRIVER, driver=driver))
 
 
 def test_a_stub_or_a_compatibility_library_is_no_driver():
@@ -389,7 +389,7 @@ def test_nouveau_on_a_gpu_is_an_error():
 
 
 def test_nouveau_loaded_and_bound_to_nothing_is_fine():
-    assert is_content(rules.nouveau, machine(driver={"loaded_modules": ("nouveau", "nvidia")}))
+    assert passes(rules.nouveau, machine(driver={"loaded_modules": ("nouveau", "nvidia")}))
 
 
 def test_nouveau_without_any_driver_is_a_consequence_of_that():
@@ -422,14 +422,14 @@ def test_the_kernel_s_refusal_is_quoted():
 
 
 def test_secure_boot_with_a_loaded_module_is_fine():
-    assert is_content(rules.module_refused, machine(host={"secure_boot": True}))
+    assert passes(rules.module_refused, machine(host={"secure_boot": True}))
 
 
 @pytest.mark.parametrize("secure_boot", [False, None])
 def test_without_secure_boot_nothing_is_refused(secure_boot: bool | None):
     broken = machine(SECURE, host={"secure_boot": secure_boot}, driver={"module_is_signed": False})
 
-    assert is_content(rules.module_refused, broken)
+    assert passes(rules.module_refused, broken)
 
 
 def test_a_signed_module_and_an_unreadable_log_are_not_checked():
@@ -453,7 +453,7 @@ def test_module_and_libraries_of_different_versions_are_an_error():
 
 def test_what_nvml_says_of_a_mismatch_counts_where_no_version_is_readable():
     broken = machine(
-        driver={"libraries": (library("/usr/lib/libcuda.so.1", UNREAD, wins=True),)},
+        driver={"libraries": (library("/usr/lib/libcuda.so.1", UNREAD, is_selected=True),)},
         nvml={**BLIND, "error": NvmlError(call="nvmlInitWithFlags", code=18)},
     )
 
@@ -465,7 +465,10 @@ def test_a_stray_library_in_ld_library_path_is_named_for_removal():
         driver={
             "libraries": (
                 library(
-                    "/opt/old/libcuda.so.1", "535.54.03", wins=True, found_via="LD_LIBRARY_PATH"
+                    "/opt/old/libcuda.so.1",
+                    "535.54.03",
+                    is_selected=True,
+                    found_via="LD_LIBRARY_PATH",
                 ),
                 library("/usr/lib/libcuda.so.1"),
             ),
@@ -491,38 +494,40 @@ def test_two_library_versions_of_which_the_loaded_one_wins_are_another_rule_s():
     two = machine(
         driver={
             "libraries": (
-                library("/usr/lib/libcuda.so.1", wins=True),
+                library("/usr/lib/libcuda.so.1", is_selected=True),
                 library("/usr/lib64/libcuda.so.1", "535.54.03"),
             ),
             "cuda_init": cuda(100),
         }
     )
 
-    assert is_content(rules.version_mismatch, two)
+    assert passes(rules.version_mismatch, two)
     assert symptoms(rules.two_drivers, two)
 
 
 def test_what_works_outranks_what_file_names_say():
-    assert is_content(rules.version_mismatch, machine(driver={"module_version": "580.160"}))
+    assert passes(rules.version_mismatch, machine(driver={"module_version": "580.160"}))
 
 
 def test_a_compatibility_library_differs_on_purpose():
     compat = machine(
         driver={
             "libraries": (
-                library("/usr/local/cuda/compat/libcuda.so.1", "590.1", is_compat=True, wins=True),
+                library(
+                    "/usr/local/cuda/compat/libcuda.so.1", "590.1", is_compat=True, is_selected=True
+                ),
             ),
             "cuda_init": cuda(804),
         }
     )
 
-    assert is_content(rules.version_mismatch, compat)
+    assert passes(rules.version_mismatch, compat)
 
 
 def test_a_library_of_unknown_version_is_not_checked():
     doubt = machine(
         driver={
-            "libraries": (library("/usr/lib/libcuda.so.1", UNREAD, wins=True),),
+            "libraries": (library("/usr/lib/libcuda.so.1", UNREAD, is_selected=True),),
             "cuda_init": cuda(100),
         }
     )
@@ -575,7 +580,7 @@ def test_device_files_that_the_first_use_made_after_we_looked_are_fine():
         }
     )
 
-    assert is_content(rules.device_missing, fresh)
+    assert passes(rules.device_missing, fresh)
 
 
 @pytest.mark.parametrize("init", [None, Unknown("could not start")])
@@ -599,7 +604,7 @@ def test_gpus_that_a_container_was_not_given_are_not_missing():
         nvml={"count": 1, "gpus": (gpu(0),)},
     )
 
-    assert is_content(rules.device_missing, inside)
+    assert passes(rules.device_missing, inside)
 
 
 def test_a_container_without_any_device_file_is_told_how_to_start():
@@ -665,7 +670,7 @@ def test_a_device_file_whose_permissions_may_not_be_read_is_not_checked():
 def test_where_cuda_opened_every_gpu_permissions_do_not_matter():
     works = machine(driver={"device_nodes": nodes(nvidia0=closed_to_us("/dev/nvidia0"))})
 
-    assert is_content(rules.device_forbidden, works)
+    assert passes(rules.device_forbidden, works)
 
 
 # --------------------------------------------------------------------------------------- DRV009
@@ -699,18 +704,16 @@ def test_a_library_that_does_not_load_is_an_error_with_the_loader_s_words():
     assert "cannot open shared object file" in symptom.saw
 
 
-@pytest.mark.parametrize(
-    "trouble", ["no answer in 5 s to cuInit", "crashed with SIGSEGV in cuInit"]
-)
-def test_a_driver_that_hangs_or_crashes_is_an_error(trouble: str):
-    init = CudaInit(library="/usr/lib/libcuda.so.1", trouble=trouble)
+@pytest.mark.parametrize("fault", ["no answer in 5 s to cuInit", "crashed with SIGSEGV in cuInit"])
+def test_a_driver_that_hangs_or_crashes_is_an_error(fault: str):
+    init = CudaInit(library="/usr/lib/libcuda.so.1", error=fault)
 
-    assert only(rules.cuinit_fails, machine(driver={"cuda_init": init})).saw.startswith(trouble)
+    assert only(rules.cuinit_fails, machine(driver={"cuda_init": init})).saw.startswith(fault)
 
 
 def test_a_late_answer_while_persistence_is_off_is_not_checked():
     slow = machine(
-        driver={"cuda_init": CudaInit(library="/l", trouble="no answer in 5 s to cuInit")},
+        driver={"cuda_init": CudaInit(library="/l", error="no answer in 5 s to cuInit")},
         nvml={"gpus": (gpu(0, persistence=False), gpu(1, persistence=False))},
     )
 
@@ -772,7 +775,7 @@ def test_a_fabric_that_works_all_the_same_is_a_warning():
 def test_a_fabric_manager_that_runs_in_the_driver_s_version_is_fine():
     well = switched(FabricManager(is_running=True, version=DRIVER))
 
-    assert is_content(rules.fabric_manager, well)
+    assert passes(rules.fabric_manager, well)
 
 
 def test_without_an_nvswitch_no_fabric_manager_is_needed():
@@ -794,7 +797,7 @@ def test_two_driver_versions_say_which_wins_and_from_where():
     two = machine(
         driver={
             "libraries": (
-                library("/opt/a/libcuda.so.1", wins=True, found_via="LD_LIBRARY_PATH"),
+                library("/opt/a/libcuda.so.1", is_selected=True, found_via="LD_LIBRARY_PATH"),
                 library("/usr/lib/libcuda.so.1", "535.54.03"),
             )
         }
@@ -811,26 +814,28 @@ def test_two_driver_versions_say_which_wins_and_from_where():
 
 def test_two_equal_copies_are_fine():
     copies = (
-        library("/usr/local/nvidia/lib64/libcuda.so.1", wins=True, found_via="LD_LIBRARY_PATH"),
+        library(
+            "/usr/local/nvidia/lib64/libcuda.so.1", is_selected=True, found_via="LD_LIBRARY_PATH"
+        ),
         library("/usr/lib/libcuda.so.1"),
     )
 
-    assert is_content(rules.two_drivers, machine(driver={"libraries": copies}))
+    assert passes(rules.two_drivers, machine(driver={"libraries": copies}))
 
 
 def test_stubs_and_compatibility_libraries_are_no_second_driver():
     copies = (
-        library("/usr/lib/libcuda.so.1", wins=True),
+        library("/usr/lib/libcuda.so.1", is_selected=True),
         library("/usr/local/cuda/compat/libcuda.so.1", "580.95.05", is_compat=True),
         library("/usr/local/cuda/lib64/stubs/libcuda.so.1", "1.0", is_stub=True),
     )
 
-    assert is_content(rules.two_drivers, machine(driver={"libraries": copies}))
+    assert passes(rules.two_drivers, machine(driver={"libraries": copies}))
 
 
 def test_a_second_copy_of_unknown_version_is_not_checked():
     copies = (
-        library("/usr/lib/libcuda.so.1", wins=True),
+        library("/usr/lib/libcuda.so.1", is_selected=True),
         library("/usr/lib64/libcuda.so.1", UNREAD),
     )
 
@@ -841,7 +846,7 @@ def test_a_wrong_library_that_wins_gives_one_root():
     broken = machine(
         driver={
             "libraries": (
-                library("/opt/a/libcuda.so.1", "535.54.03", wins=True),
+                library("/opt/a/libcuda.so.1", "535.54.03", is_selected=True),
                 library("/usr/lib/libcuda.so.1"),
             ),
             "cuda_init": cuda(803),
@@ -890,7 +895,7 @@ def test_a_gpu_that_nvml_lists_is_driven_whatever_the_table_says():
         host={"pci_gpus": (card(BUS_IDS[0], "0x2b85"), card())}, driver={"module_kind": "closed"}
     )
 
-    assert is_content(rules.wrong_driver_for_gpu, works)
+    assert passes(rules.wrong_driver_for_gpu, works)
 
 
 def test_a_gpu_that_a_container_was_not_given_is_not_judged():
@@ -899,11 +904,11 @@ def test_a_gpu_that_a_container_was_not_given_is_not_judged():
         nvml={"count": 1, "gpus": (gpu(0),)},
     )
 
-    assert is_content(rules.wrong_driver_for_gpu, inside)
+    assert passes(rules.wrong_driver_for_gpu, inside)
 
 
 def test_a_gpu_that_the_driver_suits_is_some_other_trouble_s():
-    assert is_content(rules.wrong_driver_for_gpu, unseen("0x2335"))
+    assert passes(rules.wrong_driver_for_gpu, unseen("0x2335"))
 
 
 def test_a_gpu_that_no_table_knows_is_not_checked():
@@ -927,7 +932,7 @@ def test_a_stub_that_the_loader_takes_is_an_error():
                     "/usr/local/cuda/lib64/stubs/libcuda.so.1",
                     UNREAD,
                     is_stub=True,
-                    wins=True,
+                    is_selected=True,
                     found_via="LD_LIBRARY_PATH",
                 ),
                 library("/usr/lib/libcuda.so.1"),
@@ -950,11 +955,11 @@ def test_a_stub_under_another_name_gives_itself_away_by_error_34():
 
 def test_a_stub_that_does_not_win_is_fine():
     copies = (
-        library("/usr/lib/libcuda.so.1", wins=True),
+        library("/usr/lib/libcuda.so.1", is_selected=True),
         library("/usr/local/cuda/lib64/stubs/libcuda.so.1", is_stub=True),
     )
 
-    assert is_content(rules.stub_wins, machine(driver={"libraries": copies}))
+    assert passes(rules.stub_wins, machine(driver={"libraries": copies}))
 
 
 # --------------------------------------------------------------------------------------- DRV014
@@ -970,7 +975,7 @@ def test_persistence_off_on_a_machine_without_a_display_is_information():
 
 
 def test_the_daemon_keeps_gpus_awake():
-    assert is_content(
+    assert passes(
         rules.persistence_off,
         machine(driver={"persistenced_running": True}, nvml={"gpus": ASLEEP}),
     )
@@ -986,7 +991,7 @@ def test_a_display_keeps_a_gpu_awake():
 
 
 def test_persistence_on_without_the_daemon_is_fine():
-    assert is_content(rules.persistence_off, machine(driver={"persistenced_running": False}))
+    assert passes(rules.persistence_off, machine(driver={"persistenced_running": False}))
 
 
 def test_a_daemon_out_of_sight_is_not_checked():
@@ -1014,14 +1019,14 @@ def test_a_gpu_on_the_bus_that_nvml_lacks_is_named_by_its_bus_id():
     ],
 )
 def test_gpus_that_are_kept_away_on_purpose_are_not_missing(changes: dict[str, Any]):
-    assert is_content(rules.gpus_missing, machine(nvml={"count": 1, "gpus": (gpu(0),)}, **changes))
+    assert passes(rules.gpus_missing, machine(nvml={"count": 1, "gpus": (gpu(0),)}, **changes))
 
 
 def test_as_many_gpus_as_on_the_bus_are_all_gpus_whatever_their_bus_ids():
     renamed = (gpu(0, bus_id="0001:00:00.0"), gpu(1, bus_id="0002:00:00.0"))
 
-    assert is_content(rules.gpus_missing, machine(nvml={"gpus": renamed}))
-    assert is_content(rules.wrong_driver_for_gpu, machine(nvml={"gpus": renamed}))
+    assert passes(rules.gpus_missing, machine(nvml={"gpus": renamed}))
+    assert passes(rules.wrong_driver_for_gpu, machine(nvml={"gpus": renamed}))
 
 
 def test_gpus_that_a_container_was_not_given_are_hidden_and_not_missing():
@@ -1031,7 +1036,7 @@ def test_gpus_that_a_container_was_not_given_are_hidden_and_not_missing():
         nvml={"count": 1, "gpus": (gpu(0),)},
     )
 
-    assert is_content(rules.gpus_missing, inside)
+    assert passes(rules.gpus_missing, inside)
 
 
 def test_a_gpu_that_a_container_was_given_and_nvml_lacks_is_missing():
@@ -1043,7 +1048,7 @@ def test_a_gpu_that_a_container_was_given_and_nvml_lacks_is_missing():
 def test_a_lost_gpu_that_nvml_still_counts_is_not_missing():
     lost = gpu(1, state="lost", bus_id=Unknown("GPU is lost"))
 
-    assert is_content(rules.gpus_missing, machine(nvml={"gpus": (gpu(0), lost)}))
+    assert passes(rules.gpus_missing, machine(nvml={"gpus": (gpu(0), lost)}))
 
 
 def test_a_failed_adapter_explains_the_gpu_that_is_missing():
@@ -1107,7 +1112,7 @@ def test_a_library_of_nvml_that_does_not_load_is_an_error():
 def test_an_nvml_that_hangs_or_crashes_is_an_error(message: str):
     error = NvmlError(call="nvmlInitWithFlags", message=message)
     stuck = machine(
-        driver={"cuda_init": CudaInit(library="/l", trouble="no answer in 30 s to cuInit")},
+        driver={"cuda_init": CudaInit(library="/l", error="no answer in 30 s to cuInit")},
         nvml={**BLIND, "error": error},
     )
 
@@ -1219,13 +1224,13 @@ def test_an_old_card_that_nouveau_drives_beside_working_gpus_is_left_alone():
     old = PciGpu(bus_id="0000:09:00.0", device_id="0x128b", driver="nouveau")  # a GT 710
     mixed = machine(host={"pci_gpus": (*HEALTHY.host.pci_gpus, old)})
 
-    assert is_content(rules.nouveau, mixed)
-    assert is_content(rules.gpus_missing, mixed)
-    assert is_content(rules.wrong_driver_for_gpu, mixed)
+    assert passes(rules.nouveau, mixed)
+    assert passes(rules.gpus_missing, mixed)
+    assert passes(rules.wrong_driver_for_gpu, mixed)
 
 
 def test_a_library_where_the_loader_does_not_look_is_pointed_out():
-    hidden = library("/run/opengl-driver/lib/libcuda.so.1", wins=False)
+    hidden = library("/run/opengl-driver/lib/libcuda.so.1", is_selected=False)
     blind = machine(
         driver={
             "libraries": (hidden,),

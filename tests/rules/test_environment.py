@@ -24,9 +24,9 @@ from machines import (
     HEALTHY,
     gpu,
     is_applicable,
-    is_content,
     machine,
     not_checked,
+    passes,
     path_entry,
     symptoms,
     with_variables,
@@ -191,7 +191,7 @@ def test_a_malformed_cuda_home_is_an_error_with_the_right_one_as_its_fix(value, 
 
 @pytest.mark.parametrize("value", ["/usr/local/cuda/", "/usr/local/cuda", "/opt/my cuda"])
 def test_a_slash_at_the_end_of_cuda_home_is_fine(value):
-    assert is_content(rules.home_is_malformed, home(value))
+    assert passes(rules.home_is_malformed, home(value))
 
 
 def test_a_malformed_cuda_home_explains_that_nothing_is_there():
@@ -210,7 +210,7 @@ def test_a_cuda_home_without_compiler_and_runtime_is_an_error():
 
 @pytest.mark.parametrize("parts", [{"has_nvcc": False}, {"has_cudart": False}])
 def test_a_conda_prefix_or_pip_toolkit_is_a_toolkit(parts):
-    assert is_content(rules.home_is_no_toolkit, home("/opt/conda", **parts))
+    assert passes(rules.home_is_no_toolkit, home("/opt/conda", **parts))
 
 
 def test_nvcc_of_another_major_than_cuda_home_is_an_error():
@@ -240,8 +240,8 @@ def test_two_names_of_one_toolkit_are_one_toolkit():
         has_nvcc=True,
     )
 
-    assert is_content(rules.home_is_not_the_compilers, environment(path=(other, BIN_13)))
-    assert is_content(rules.several_compilers, environment(path=(other, BIN_13)))
+    assert passes(rules.home_is_not_the_compilers, environment(path=(other, BIN_13)))
+    assert passes(rules.several_compilers, environment(path=(other, BIN_13)))
 
 
 def test_a_wrapped_nvcc_is_not_checked():
@@ -262,7 +262,7 @@ def test_three_variables_that_disagree_are_a_warning():
 def test_three_variables_that_lead_to_one_place_agree():
     m = environment(cuda_path=HomeVariable(value="/x", resolved=HOME_13.resolved))
 
-    assert is_content(rules.homes_disagree, m)
+    assert passes(rules.homes_disagree, m)
 
 
 def test_a_compiler_that_is_not_on_path_is_a_warning():
@@ -313,7 +313,7 @@ def test_a_cuda_folder_on_path_that_is_gone_is_a_remark():
 def test_another_folder_on_path_that_is_gone_is_nobodys_business():
     gone = path_entry("/opt/games", resolved=None, is_directory=False)
 
-    assert is_content(rules.path_leads_nowhere, environment(path=(BIN_13, gone)))
+    assert passes(rules.path_leads_nowhere, environment(path=(BIN_13, gone)))
 
 
 def test_several_toolkits_on_path_are_a_remark_that_says_which_wins():
@@ -390,11 +390,11 @@ def test_a_relative_element_of_path_is_a_warning(text):
 def test_an_empty_element_of_ld_library_path_is_said_once():
     m = library_path(LIB_13, path_entry(""))
 
-    assert is_content(rules.relative_element, m)
+    assert passes(rules.relative_element, m)
 
 
 def test_the_loaders_own_tokens_are_not_relative():
-    assert is_content(rules.relative_element, library_path(path_entry("$ORIGIN/../lib")))
+    assert passes(rules.relative_element, library_path(path_entry("$ORIGIN/../lib")))
 
 
 def test_a_folder_that_everybody_may_write_to_is_a_warning_and_an_error_for_root():
@@ -412,7 +412,7 @@ def test_a_folder_that_everybody_may_write_to_is_a_warning_and_an_error_for_root
 def test_windows_drives_under_wsl_are_not_judged_by_their_mode():
     entry = path_entry("/mnt/c/Windows/System32", is_world_writable=True)
 
-    assert is_content(
+    assert passes(
         rules.element_is_writable,
         machine(environment={"path": (entry,)}, host={"is_wsl": True}),
     )
@@ -425,7 +425,7 @@ def test_a_library_folder_of_another_toolkit_is_a_warning():
 
 
 def test_a_library_folder_of_the_same_toolkit_is_fine():
-    assert is_content(rules.library_path_is_another_toolkits, library_path(LIB_13))
+    assert passes(rules.library_path_is_another_toolkits, library_path(LIB_13))
 
 
 COMPAT = path_entry("/usr/local/cuda/compat", compat_libcuda="575.51.03")
@@ -454,11 +454,11 @@ def test_a_compat_library_on_a_gaming_gpu_is_a_warning():
 def test_a_newer_compat_library_on_a_data_centre_gpu_is_fine():
     newer = path_entry("/usr/local/cuda/compat", compat_libcuda="590.44.01")
 
-    assert is_content(rules.compat_does_not_fit, machine(library_path(newer), driver=FAILS))
+    assert passes(rules.compat_does_not_fit, machine(library_path(newer), driver=FAILS))
 
 
 def test_a_compat_library_that_was_seen_to_work_is_fine():
-    assert is_content(rules.compat_does_not_fit, library_path(COMPAT))
+    assert passes(rules.compat_does_not_fit, library_path(COMPAT))
 
 
 # ENV018 to ENV022: which GPUs are visible
@@ -478,7 +478,7 @@ def test_a_list_of_gpus_that_are_here_is_fine(value):
     m = with_variables(CUDA_VISIBLE_DEVICES=value)
 
     for rule in (rules.every_gpu_is_hidden, rules.hidden_from_here_on, rules.named_twice):
-        assert is_content(rule, m)
+        assert passes(rule, m)
 
 
 def test_an_unset_list_hides_nothing():
@@ -519,7 +519,7 @@ def test_a_mig_device_that_is_here_is_found():
     gpus = (gpu(0, mig_devices=("MIG-aaaa-bbbb",), mig_is_on=True),)
     m = machine(with_variables(CUDA_VISIBLE_DEVICES="MIG-aaaa"), nvml={"gpus": gpus, "count": 1})
 
-    assert is_content(rules.every_gpu_is_hidden, m)
+    assert passes(rules.every_gpu_is_hidden, m)
 
 
 def test_an_index_under_mig_is_not_checked():
@@ -550,11 +550,11 @@ def test_gpus_of_two_models_are_counted_otherwise():
 
 
 def test_gpus_of_two_models_are_fine_in_the_order_of_the_bus():
-    assert is_content(rules.numbers_differ, with_variables(MIXED, CUDA_DEVICE_ORDER="PCI_BUS_ID"))
+    assert passes(rules.numbers_differ, with_variables(MIXED, CUDA_DEVICE_ORDER="PCI_BUS_ID"))
 
 
 def test_gpus_of_one_model_need_no_order():
-    assert is_content(rules.numbers_differ, HEALTHY)
+    assert passes(rules.numbers_differ, HEALTHY)
 
 
 def asked(base=HEALTHY, **variables):
@@ -574,7 +574,7 @@ def test_a_container_that_asked_for_no_gpu_is_an_error(value):
 
 
 def test_a_container_that_got_its_gpus_by_another_way_is_fine():
-    assert is_content(rules.container_asked_for_nothing, asked(NVIDIA_VISIBLE_DEVICES="void"))
+    assert passes(rules.container_asked_for_nothing, asked(NVIDIA_VISIBLE_DEVICES="void"))
 
 
 def test_a_container_without_compute_has_no_libcuda():
@@ -598,7 +598,7 @@ def test_a_container_without_utility_has_no_nvml():
 def test_a_container_that_asked_for_both_halves_is_fine(value):
     m = machine(asked(NVIDIA_DRIVER_CAPABILITIES=value), driver={"libraries": ()})
 
-    assert is_content(rules.container_asked_for_nothing, m)
+    assert passes(rules.container_asked_for_nothing, m)
 
 
 def test_what_a_container_asks_for_does_not_matter_outside_one():
@@ -651,7 +651,7 @@ def test_a_debugging_variable_that_is_on_is_a_warning(name, value):
     ],
 )
 def test_a_debugging_variable_at_its_off_value_is_fine(name, value):
-    assert is_content(rules.debugging_is_on, with_variables(**{name: value}))
+    assert passes(rules.debugging_is_on, with_variables(**{name: value}))
 
 
 @pytest.mark.parametrize("name", ["NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE"])
@@ -664,7 +664,7 @@ def test_a_fast_path_that_is_off_is_a_warning(name):
 def test_infiniband_that_is_off_matters_where_it_is():
     m = with_variables(NCCL_IB_DISABLE="1")
 
-    assert is_content(rules.nccl_is_hobbled, m)
+    assert passes(rules.nccl_is_hobbled, m)
     assert symptoms(rules.nccl_is_hobbled, machine(m, host={"rdma_devices": ("mlx5_0",)}))
 
 
@@ -681,7 +681,7 @@ def test_peers_that_cannot_reach_each_other_lose_nothing():
         with_variables(NCCL_P2P_DISABLE="1"), nvml={"pairs": (GpuPair(a=0, b=1, p2p_read="CNS"),)}
     )
 
-    assert is_content(rules.nccl_is_hobbled, m)
+    assert passes(rules.nccl_is_hobbled, m)
 
 
 def test_a_preloaded_file_that_is_missing_is_a_warning():
@@ -706,7 +706,7 @@ def test_a_preloaded_cuda_library_is_a_warning():
 def test_a_preloaded_allocator_is_fine():
     entry = PreloadEntry(text="/usr/lib/libjemalloc.so.2", resolved="/usr/lib/libjemalloc.so.2")
 
-    assert is_content(rules.preload_interferes, environment(ld_preload=(entry,)))
+    assert passes(rules.preload_interferes, environment(ld_preload=(entry,)))
 
 
 # ENV026 to ENV031: start-up files
@@ -746,7 +746,7 @@ def test_a_file_that_reads_the_other_does_not_disagree_with_it():
         profile=". ~/.bashrc\nexport CUDA_HOME=/usr/local/cuda-12.4\n",
     )
 
-    assert is_content(rules.startup_files_disagree, m)
+    assert passes(rules.startup_files_disagree, m)
 
 
 @pytest.mark.parametrize(
@@ -760,7 +760,7 @@ def test_a_file_that_reads_the_other_does_not_disagree_with_it():
 def test_start_up_files_that_mean_one_toolkit_agree(other):
     m = several(BOTH, bashrc="export CUDA_HOME=/usr/local/cuda-13.0\n", profile=other)
 
-    assert is_content(rules.startup_files_disagree, m)
+    assert passes(rules.startup_files_disagree, m)
 
 
 def test_files_of_different_shells_do_not_disagree():
@@ -770,7 +770,7 @@ def test_files_of_different_shells_do_not_disagree():
         zshrc="export CUDA_HOME=/usr/local/cuda-12.4\n",
     )
 
-    assert is_content(rules.startup_files_disagree, m)
+    assert passes(rules.startup_files_disagree, m)
 
 
 def test_a_stock_debian_disagrees_with_nobody():
@@ -779,7 +779,7 @@ def test_a_stock_debian_disagrees_with_nobody():
     )
 
     for rule in (rules.startup_files_disagree, rules.shell_is_stale):
-        assert is_content(rule, m)
+        assert passes(rule, m)
 
 
 def test_a_shell_older_than_its_start_up_file_is_a_warning():
@@ -819,7 +819,7 @@ def test_a_stale_shell_is_one_complaint():
     ],
 )
 def test_a_shell_that_has_what_its_files_set_is_not_stale(text):
-    assert is_content(rules.shell_is_stale, startup(text))
+    assert passes(rules.shell_is_stale, startup(text))
 
 
 @pytest.mark.parametrize(
@@ -839,9 +839,7 @@ def test_a_value_that_only_running_would_tell_is_not_checked(text):
 
 
 def test_a_file_of_another_shell_makes_none_stale():
-    assert is_content(
-        rules.shell_is_stale, startup("export CUDA_HOME=/opt/x\n", path="/home/u/.zshrc")
-    )
+    assert passes(rules.shell_is_stale, startup("export CUDA_HOME=/opt/x\n", path="/home/u/.zshrc"))
 
 
 def test_a_loaded_module_outranks_the_start_up_file():
@@ -849,13 +847,13 @@ def test_a_loaded_module_outranks_the_start_up_file():
         "export CUDA_HOME=/usr/local/cuda-12.4\n", base=with_variables(LOADEDMODULES="gcc:cuda/13")
     )
 
-    assert is_content(rules.shell_is_stale, m)
+    assert passes(rules.shell_is_stale, m)
 
 
 def test_nobody_logs_into_a_container():
     m = startup("export CUDA_HOME=/opt/x\n", path="/home/u/.profile", base=asked())
 
-    assert is_content(rules.shell_is_stale, m)
+    assert passes(rules.shell_is_stale, m)
 
 
 @pytest.mark.parametrize(
@@ -913,7 +911,7 @@ def test_an_appended_home_explains_the_malformed_one():
     "line", ["export CUDA_HOME=${CUDA_HOME:-/usr/local/cuda}", "export CUDA_HOME=$CUDA_HOME"]
 )
 def test_a_default_is_no_appending(line):
-    assert is_content(rules.home_is_appended, startup(f"{line}\n"))
+    assert passes(rules.home_is_appended, startup(f"{line}\n"))
 
 
 EARLY_EXIT = "case $- in\n    *i*) ;;\n      *) return;;\nesac\n"
@@ -931,7 +929,7 @@ def test_exports_behind_the_early_exit_are_a_remark():
 def test_exports_before_the_early_exit_are_fine():
     m = startup(f"export CUDA_HOME=/usr/local/cuda\n{EARLY_EXIT}")
 
-    assert is_content(rules.exports_come_too_late, m)
+    assert passes(rules.exports_come_too_late, m)
 
 
 @pytest.mark.parametrize(
@@ -963,7 +961,7 @@ def test_an_unguarded_line_is_a_warning(line):
     ],
 )
 def test_a_guarded_line_is_fine(line):
-    assert is_content(rules.append_is_unguarded, startup(f"{line}\n"))
+    assert passes(rules.append_is_unguarded, startup(f"{line}\n"))
 
 
 @pytest.mark.skipif(shutil.which("sed") is None, reason="needs sed")
@@ -1007,7 +1005,7 @@ def test_a_real_driver_outranks_what_the_container_asked_for():
     library = DriverLibrary(soname="libcuda.so.1", path="/usr/lib/libcuda.so.1", is_stub=False)
     m = machine(asked(NVIDIA_DRIVER_CAPABILITIES="utility"), driver={"libraries": (library,)})
 
-    assert is_content(rules.container_asked_for_nothing, m)
+    assert passes(rules.container_asked_for_nothing, m)
 
 
 def test_a_mangled_line_about_something_else_explains_nothing():

@@ -22,7 +22,7 @@ from gpucheck.snapshot import (
     Unknown,
     Xid,
 )
-from machines import gpu, is_applicable, is_content, machine, not_checked, symptoms
+from machines import gpu, is_applicable, machine, not_checked, passes, symptoms
 
 MIB = 1 << 20
 
@@ -60,8 +60,8 @@ ZEROS = ThermalThresholds(
 
 FIRES = [
     (rules.gpu_lost, {"state": "lost"}, "error", "GPU 1 (0000:00:07.0): NVML says GPU_IS_LOST"),
-    (rules.gpu_hung, {"state": "hung", "trouble": "x did not answer"}, "error", "x did not answer"),
-    (rules.gpu_hung, {"state": "crashed", "trouble": "SIGSEGV in x"}, "error", "SIGSEGV in x"),
+    (rules.gpu_hung, {"state": "hung", "error": "x did not answer"}, "error", "x did not answer"),
+    (rules.gpu_hung, {"state": "crashed", "error": "SIGSEGV in x"}, "error", "SIGSEGV in x"),
     (rules.recovery_wanted, {"recovery_action": 1}, "error", "GPU reset"),
     (rules.recovery_wanted, {"recovery_action": 2}, "error", "reboot"),
     (rules.recovery_wanted, {"recovery_action": 4}, "error", "reset"),
@@ -118,7 +118,7 @@ FIRES = [
         rules.corrected_ecc,
         {
             "corrected_ecc_volatile": 5,
-            "second": second(corrected_ecc_volatile=9, after_seconds=2.0),
+            "later_sample": second(corrected_ecc_volatile=9, after_seconds=2.0),
         },
         "warning",
         "2.0 a second",
@@ -129,13 +129,13 @@ FIRES = [
     (rules.slowed_down, {"clocks_event_reasons": 0x20}, "warning", "SW Thermal Slowdown"),
     (
         rules.slowed_down,
-        {"clocks_event_reasons": 0x8, "second": second(clocks_event_reasons=0x9)},
+        {"clocks_event_reasons": 0x8, "later_sample": second(clocks_event_reasons=0x9)},
         "error",
         "HW Slowdown",
     ),
     (
         rules.slowed_down,
-        {"second": second(clocks_event_reasons=0x40 | 0x4)},
+        {"later_sample": second(clocks_event_reasons=0x40 | 0x4)},
         "error",
         "HW Thermal Slowdown",
     ),
@@ -143,20 +143,20 @@ FIRES = [
         rules.slowed_down,
         {
             "hardware_thermal_slowdown_ns": 5,
-            "second": second(hardware_thermal_slowdown_ns=20_000_005),
+            "later_sample": second(hardware_thermal_slowdown_ns=20_000_005),
         },
         "error",
         "HW Thermal Slowdown",
     ),
     (
         rules.slowed_down,
-        {"second": second(power_brake_slowdown_ns=20_000_000)},
+        {"later_sample": second(power_brake_slowdown_ns=20_000_000)},
         "error",
         "HW Power Brake Slowdown",
     ),
     (
         rules.slowed_down,
-        {"second": second(software_thermal_slowdown_ns=20_000_000)},
+        {"later_sample": second(software_thermal_slowdown_ns=20_000_000)},
         "warning",
         "SW Thermal Slowdown",
     ),
@@ -191,7 +191,7 @@ FIRES = [
     (
         rules.clocks_held,
         {
-            "second": second(under_load=True, clock_sm_mhz=1005, clocks_event_reasons=0),
+            "later_sample": second(under_load=True, clock_sm_mhz=1005, clocks_event_reasons=0),
         },
         "warning",
         "1005 MHz under load",
@@ -238,27 +238,27 @@ QUIET = [
     ),
     (
         rules.corrected_ecc,
-        {"corrected_ecc_volatile": 9000, "second": second(corrected_ecc_volatile=9001)},
+        {"corrected_ecc_volatile": 9000, "later_sample": second(corrected_ecc_volatile=9001)},
     ),
     (rules.slowed_down, {"clocks_event_reasons": 0x1}),
     (
         rules.slowed_down,
         {
             "hardware_thermal_slowdown_ns": 9_000_000_000,
-            "second": second(hardware_thermal_slowdown_ns=9_001_000_000),
+            "later_sample": second(hardware_thermal_slowdown_ns=9_001_000_000),
         },
     ),
     (rules.slowed_down, {"clocks_event_reasons": 0x2 | 0x4 | 0x10 | 0x100}),
-    (rules.slowed_down, {"clocks_event_reasons": 0x8, "second": second()}),
-    (rules.corrected_ecc, {"second": second(corrected_ecc_volatile=2, after_seconds=0.2)}),
+    (rules.slowed_down, {"clocks_event_reasons": 0x8, "later_sample": second()}),
+    (rules.corrected_ecc, {"later_sample": second(corrected_ecc_volatile=2, after_seconds=0.2)}),
     (rules.too_hot, {"temperature_celsius": 81}),
     (rules.too_hot, {"thresholds": NOT_SUPPORTED, "temperature_margin_celsius": 6}),
     (rules.too_hot, {"thresholds": ZEROS, "temperature_celsius": 60}),
     (rules.power_limited, {"power_limit_enforced_watts": 750.0}),
-    (rules.clocks_held, {"clock_sm_mhz": 210, "second": second(under_load=True)}),
+    (rules.clocks_held, {"clock_sm_mhz": 210, "later_sample": second(under_load=True)}),
     (
         rules.clocks_held,
-        {"second": second(under_load=True, clock_sm_mhz=1200, clocks_event_reasons=0x4)},
+        {"later_sample": second(under_load=True, clock_sm_mhz=1200, clocks_event_reasons=0x4)},
     ),
     (
         rules.mig_unusable,
@@ -385,7 +385,7 @@ def test_a_gpu_that_fell_off_the_bus_and_is_gone_is_named_by_its_bus_id():
 def test_a_gpu_that_fell_off_the_bus_and_answers_again_is_not_lost():
     snapshot = with_gpus(gpu(0), gpu(1), kernel_log={"xids": (xid(79),)})
 
-    assert is_content(rules.gpu_lost, snapshot)
+    assert passes(rules.gpu_lost, snapshot)
 
 
 XIDS = [
@@ -554,7 +554,7 @@ def test_memory_that_differs_by_the_drivers_share_is_equal():
     almost = held(0, total_bytes=(141 << 30) - (600 << 20))
     half = held(0, total_bytes=70 << 30)
 
-    assert is_content(rules.gpus_differ, one(memory=almost))
+    assert passes(rules.gpus_differ, one(memory=almost))
     assert [s.subject for s in symptoms(rules.gpus_differ, one(memory=half))] == ["memory"]
 
 
@@ -578,7 +578,7 @@ def test_memory_that_somebody_else_may_hold_is_not_checked(changes, words):
 def test_a_process_that_is_hidden_is_none_that_is_gone():
     hidden = GpuProcess(pid=7, name=Unknown("process 7 is hidden from this user"))
 
-    assert is_content(rules.memory_held, one(memory=held(9000), processes=(hidden,)))
+    assert passes(rules.memory_held, one(memory=held(9000), processes=(hidden,)))
 
 
 @pytest.mark.parametrize(
@@ -594,7 +594,7 @@ def test_a_board_whose_voltage_ends_its_boost_is_not_held_down(name, clock, is_f
         name=name,
         clock_sm_max_mhz=3105,
         application_clock_sm_mhz=NOT_SUPPORTED,
-        second=second(under_load=True, clock_sm_mhz=clock, clocks_event_reasons=0),
+        later_sample=second(under_load=True, clock_sm_mhz=clock, clocks_event_reasons=0),
     )
 
     assert bool(symptoms(rules.clocks_held, snapshot)) is is_found
@@ -657,7 +657,7 @@ def test_different_firmware_of_one_model_is_a_warning(field: str, what: str):
 def test_different_firmware_of_different_models_is_none():
     snapshot = one(name="NVIDIA A100-SXM4-80GB", vbios_version="1.2.3")
 
-    assert is_content(rules.firmware_differs, snapshot)
+    assert passes(rules.firmware_differs, snapshot)
 
 
 def test_the_expected_number_of_gpus_counts_only_those_that_work():
@@ -666,7 +666,7 @@ def test_the_expected_number_of_gpus_counts_only_those_that_work():
     [symptom] = symptoms(rules.count_unexpected, lost)
 
     assert symptom.saw == "1 working GPUs; 2 were expected"
-    assert is_content(rules.count_unexpected, machine(expected_gpus=2))
+    assert passes(rules.count_unexpected, machine(expected_gpus=2))
     assert not is_applicable(rules.count_unexpected, machine())
 
 

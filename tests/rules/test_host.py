@@ -2,8 +2,8 @@ import pytest
 
 from gpucheck.rule import Severity
 from gpucheck.rules import host as rules
-from gpucheck.snapshot import CopyTrial, Deep, GpuPair, PciGpu, Unknown
-from machines import HEALTHY, gpu, is_applicable, is_content, machine, not_checked, symptoms
+from gpucheck.snapshot import Deep, GpuPair, PciGpu, PeerCopy, Unknown
+from machines import HEALTHY, gpu, is_applicable, machine, not_checked, passes, symptoms
 
 UNREAD = Unknown("permission denied")
 NO_GPU = machine(host={"pci_gpus": ()}, nvml={"count": 0, "gpus": ()})
@@ -26,7 +26,7 @@ def test_a_system_other_than_linux_is_an_error(system):
 
 
 def test_wsl_is_linux():
-    assert is_content(rules.not_linux, machine(host={"is_wsl": True}))
+    assert passes(rules.not_linux, machine(host={"is_wsl": True}))
 
 
 # HST002
@@ -52,7 +52,7 @@ def test_no_shared_memory_at_all_is_too_small():
 
 
 def test_half_a_gibibyte_of_shared_memory_is_enough():
-    assert is_content(rules.shared_memory_is_small, machine(host={"shm_bytes": 512 << 20}))
+    assert passes(rules.shared_memory_is_small, machine(host={"shm_bytes": 512 << 20}))
 
 
 def test_shared_memory_matters_only_where_a_gpu_is():
@@ -94,7 +94,7 @@ def test_the_limit_does_not_matter_without_rdma():
 def test_no_limit_or_a_large_one_is_fine(limit):
     m = machine(host={"locked_memory_limit_bytes": limit, "rdma_devices": ("mlx5_0",)})
 
-    assert is_content(rules.locked_memory_is_limited, m)
+    assert passes(rules.locked_memory_is_limited, m)
 
 
 # HST004
@@ -127,7 +127,7 @@ def test_a_stub_in_the_image_is_no_driver():
 
 
 def test_a_container_with_its_gpus_is_fine():
-    assert is_content(rules.container_without_gpus, container())
+    assert passes(rules.container_without_gpus, container())
 
 
 def test_a_container_on_a_host_without_gpus_is_fine():
@@ -163,7 +163,7 @@ def wsl(*libraries):
         driver={
             "libraries": tuple(
                 type(HEALTHY.driver.libraries[0])(
-                    soname="libcuda.so.1", path=path, is_stub=False, wins=number == 0
+                    soname="libcuda.so.1", path=path, is_stub=False, is_selected=number == 0
                 )
                 for number, path in enumerate(libraries)
             )
@@ -188,7 +188,7 @@ def test_a_linux_driver_that_wins_over_windows_is_an_error():
 def test_wsl_whose_own_library_wins_is_fine():
     m = wsl("/usr/lib/wsl/lib/libcuda.so.1", "/usr/lib/x86_64-linux-gnu/libcuda.so.1")
 
-    assert is_content(rules.wsl_library_is_shadowed, m)
+    assert passes(rules.wsl_library_is_shadowed, m)
 
 
 def test_a_linux_machine_has_no_question_of_wsl():
@@ -215,7 +215,7 @@ def test_a_translating_iommu_is_a_remark_where_nvlink_joins_all():
 
 @pytest.mark.parametrize("iommu", ["off", "passthrough"])
 def test_an_iommu_that_does_not_translate_is_fine(iommu):
-    assert is_content(rules.iommu_translates, machine(BARE, host={"iommu": iommu}))
+    assert passes(rules.iommu_translates, machine(BARE, host={"iommu": iommu}))
 
 
 def test_a_virtual_machine_is_not_asked_for_its_iommu():
@@ -233,9 +233,9 @@ def test_one_gpu_has_no_peer():
 
 
 def test_copies_that_were_seen_to_work_outrank_the_iommu():
-    deep = Deep(copies=(CopyTrial(source=0, target=1, error=None),))
+    deep = Deep(copies=(PeerCopy(source=0, target=1, error=None),))
 
-    assert is_content(rules.iommu_translates, machine(BARE, deep=deep))
+    assert passes(rules.iommu_translates, machine(BARE, deep=deep))
 
 
 def test_an_unknown_iommu_is_not_checked():
@@ -252,7 +252,7 @@ def test_a_container_with_fewer_than_two_cpus_a_gpu_is_a_remark():
 
 
 def test_two_cpus_a_gpu_are_enough():
-    assert is_content(rules.few_cpus, container(host={"cpus_usable": 4}))
+    assert passes(rules.few_cpus, container(host={"cpus_usable": 4}))
 
 
 def test_few_cpus_are_no_question_outside_a_container():

@@ -20,10 +20,10 @@ from machines import (
     HEALTHY,
     SITE,
     is_applicable,
-    is_content,
     library,
     machine,
     not_checked,
+    passes,
     symptoms,
     with_variables,
 )
@@ -124,7 +124,7 @@ def test_a_preloaded_library_is_reported_too():
     ids=["same version", "fourth number", "same file", "RPATH wins", "no wheel"],
 )
 def test_a_winner_that_changes_nothing_is_not_reported(winner: Library):
-    assert is_content(shadowed_wheels, with_libraries(winner))
+    assert passes(shadowed_wheels, with_libraries(winner))
 
 
 def test_a_winner_of_unknown_version_is_not_checked():
@@ -177,7 +177,7 @@ def test_cuda_13s_folder_beside_that_of_a_cuda_12_wheel_is_fine():
         wheel("nvidia-cublas", "13.1.0.3"), wheel("nvidia-cublas-cu12", "12.8.4.1"), mixed_wheels=()
     )
 
-    assert is_content(mixed_wheels, found)
+    assert passes(mixed_wheels, found)
 
 
 @pytest.mark.parametrize("rule", [mixed_wheels, damaged_wheels, unwanted_versions])
@@ -236,7 +236,7 @@ def test_damage_that_another_wheel_did_is_explained_by_the_mixing():
 
 
 def test_whole_wheels_are_fine():
-    assert is_content(damaged_wheels, HEALTHY)
+    assert passes(damaged_wheels, HEALTHY)
 
 
 def test_unread_records_are_not_checked():
@@ -280,7 +280,7 @@ def test_what_is_as_required_or_not_pinned_or_not_installed_is_fine(requirement:
         wheel("torch", "2.11.0", (requirement,)), wheel("nvidia-nccl-cu13", "2.28.9")
     )
 
-    assert is_content(unwanted_versions, found)
+    assert passes(unwanted_versions, found)
 
 
 # ------------------------------------------------------------------------------------------ LIB005
@@ -302,7 +302,7 @@ def test_a_toolkit_in_the_cache_of_another_version_than_cuda_home_is_mentioned()
 
 
 def test_a_toolkit_in_the_cache_of_cuda_homes_version_is_fine():
-    assert is_content(cached_toolkit, HEALTHY)
+    assert passes(cached_toolkit, HEALTHY)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from gpucheck.snapshot import (
     CudaInit,
     Deep,
     Distribution,
-    GpuTrial,
+    GpuWork,
     Unknown,
 )
 from machines import (
@@ -18,9 +18,9 @@ from machines import (
     SITE,
     gpu,
     is_applicable,
-    is_content,
     machine,
     not_checked,
+    passes,
     symptoms,
     with_variables,
 )
@@ -31,7 +31,7 @@ OLD_DRIVER = {
     "driver": {"module_version": "550.54.15", "cuda_init": None},
     "nvml": {"cuda_version": "12.4", "driver_version": "550.54.15"},
 }
-WORKS = GpuTrial(index=0, bus_id="0000:00:06.0", kernel=None, matrix_product=None, convolution=None)
+WORKS = GpuWork(index=0, bus_id="0000:00:06.0", kernel=None, matrix_product=None, convolution=None)
 DEEP = Deep(
     import_error=None,
     is_available=True,
@@ -133,7 +133,7 @@ def test_a_cpu_only_build_without_a_gpu_is_only_mentioned():
 
 
 def test_a_build_for_cuda_is_fine():
-    assert is_content(rules.cpu_build, machine())
+    assert passes(rules.cpu_build, machine())
 
 
 def test_whether_a_gpu_is_here_has_to_be_known():
@@ -171,7 +171,7 @@ def test_a_build_for_another_vendor_on_its_own_machine_is_none_of_our_business()
 
 
 def test_cuda_on_nvidia_is_fine():
-    assert is_content(rules.foreign_build, machine())
+    assert passes(rules.foreign_build, machine())
 
 
 # ------------------------------------------------------------------------------------- TOR004
@@ -207,7 +207,7 @@ def test_a_geforce_is_not_offered_the_compatibility_package():
 def test_minor_version_compatibility_holds():
     good = machine(pytorch=torch(cuda="12.9", version="2.8.0+cu129"), **OLD_DRIVER)
 
-    assert is_content(rules.driver_too_old, good)
+    assert passes(rules.driver_too_old, good)
 
 
 def test_a_driver_below_the_floor_of_its_own_major_is_an_error():
@@ -221,16 +221,14 @@ def test_a_driver_below_the_floor_of_its_own_major_is_an_error():
 
 
 def test_a_newer_driver_runs_an_older_major():
-    assert is_content(
-        rules.driver_too_old, machine(pytorch=torch(cuda="11.8", version="2.7.1+cu118"))
-    )
+    assert passes(rules.driver_too_old, machine(pytorch=torch(cuda="11.8", version="2.7.1+cu118")))
 
 
 def test_a_compatibility_library_in_use_counts_as_the_newer_driver():
     init = CudaInit(library="/usr/local/cuda/compat/libcuda.so.1", code=0, driver_version="13.0")
     good = machine(driver={**OLD_DRIVER["driver"], "cuda_init": init}, nvml=OLD_DRIVER["nvml"])
 
-    assert is_content(rules.driver_too_old, good)
+    assert passes(rules.driver_too_old, good)
 
 
 def test_a_compatibility_library_that_wins_counts_where_nothing_was_called():
@@ -239,11 +237,11 @@ def test_a_compatibility_library_that_wins_counts_where_nothing_was_called():
     compat = change(libraries[0], is_compat=True, version="580.65.06")
     good = machine(driver={**OLD_DRIVER["driver"], "libraries": (compat,)}, nvml=OLD_DRIVER["nvml"])
 
-    assert is_content(rules.driver_too_old, good)
+    assert passes(rules.driver_too_old, good)
 
 
 def test_a_torch_that_was_seen_to_work_outranks_the_numbers():
-    assert is_content(rules.driver_too_old, machine(deep=DEEP, **OLD_DRIVER))
+    assert passes(rules.driver_too_old, machine(deep=DEEP, **OLD_DRIVER))
 
 
 def test_a_driver_and_a_cuda_that_no_table_knows_are_not_judged():
@@ -299,11 +297,11 @@ def test_a_lower_minor_and_ptx_serve(capability, architectures):
         nvml={"gpus": (gpu(0, compute_capability=capability),)},
     )
 
-    assert is_content(rules.no_kernels, good)
+    assert passes(rules.no_kernels, good)
 
 
 def test_a_kernel_that_was_seen_to_run_outranks_the_list():
-    assert is_content(rules.no_kernels, machine(pytorch=torch(architectures=("sm_80",)), deep=DEEP))
+    assert passes(rules.no_kernels, machine(pytorch=torch(architectures=("sm_80",)), deep=DEEP))
 
 
 def test_a_build_without_a_list_is_not_judged():
@@ -349,7 +347,7 @@ def test_the_right_companions_are_fine():
         ("triton", "3.6.0", ()),
     )
 
-    assert is_content(rules.mismatched_companions, machine(pytorch=good))
+    assert passes(rules.mismatched_companions, machine(pytorch=good))
 
 
 def test_a_torchvision_that_allows_later_releases_is_fine():
@@ -361,7 +359,7 @@ def test_a_torchvision_that_allows_later_releases_is_fine():
         **torch(version="2.15.0+cu130"),
     }
 
-    assert is_content(rules.mismatched_companions, machine(pytorch=good))
+    assert passes(rules.mismatched_companions, machine(pytorch=good))
 
 
 def test_a_vendors_own_builds_that_pin_one_another_are_fine():
@@ -373,7 +371,7 @@ def test_a_vendors_own_builds_that_pin_one_another_are_fine():
         ),
     }
 
-    assert is_content(rules.mismatched_companions, machine(pytorch=good))
+    assert passes(rules.mismatched_companions, machine(pytorch=good))
 
 
 def test_a_version_that_the_table_does_not_know_is_not_judged():
@@ -417,7 +415,7 @@ def test_builds_of_one_kind_fit(changes, torchvision):
         **distributions(TORCH, ("torchvision", torchvision, ("torch==2.11.0",))),
     }
 
-    assert is_content(rules.mismatched_companions, machine(pytorch=found))
+    assert passes(rules.mismatched_companions, machine(pytorch=found))
 
 
 def test_another_triton_than_torch_requires_is_an_error():
@@ -434,7 +432,7 @@ def test_a_compatible_triton_is_fine():
         ("triton", "3.8.2", ()),
     )
 
-    assert is_content(rules.mismatched_companions, machine(pytorch=good))
+    assert passes(rules.mismatched_companions, machine(pytorch=good))
 
 
 def test_torch_alone_has_no_companions():
@@ -455,7 +453,7 @@ def test_without_deep_it_is_not_checked(rule):
 
 @pytest.mark.parametrize("rule", DEEP_RULES, ids=lambda rule: rule.code)
 def test_a_torch_that_works_is_fine(rule):
-    assert is_content(rule, machine(deep=DEEP))
+    assert passes(rule, machine(deep=DEEP))
 
 
 @pytest.mark.parametrize("rule", DEEP_RULES, ids=lambda rule: rule.code)
@@ -594,7 +592,7 @@ def test_a_torch_from_elsewhere_is_a_warning(why, fix):
 
 
 def test_the_environments_own_torch_is_fine():
-    assert is_content(rules.outside_environment, machine())
+    assert passes(rules.outside_environment, machine())
 
 
 def test_conda_and_pip_in_one_prefix_are_a_warning():
@@ -614,7 +612,7 @@ def test_two_prefixes_are_two_environments():
         Distribution(name="torch", version="2.5.1", location="/opt/venv", installer="conda"),
     )
 
-    assert is_content(rules.conda_and_pip, machine(pytorch={"distributions": apart}))
+    assert passes(rules.conda_and_pip, machine(pytorch={"distributions": apart}))
 
 
 def test_another_count_than_nvmls_is_an_error():
@@ -642,8 +640,8 @@ def test_on_a_machine_without_a_gpu_torch_gives_neither_error_nor_warning():
     every = [rule for rule in vars(rules).values() if isinstance(rule, Rule)]
     alone = {"distributions": ()}
     for changes in ({**torch(**CPU), **alone}, {"torch": None, "elsewhere": (), **alone}):
-        for trial in (None, deep(is_available=False, device_count=0, gpus=(), copies=())):
-            report = examine(machine(pytorch=changes, deep=trial, **NO_GPU), rules=every)
+        for workload in (None, deep(is_available=False, device_count=0, gpus=(), copies=())):
+            report = examine(machine(pytorch=changes, deep=workload, **NO_GPU), rules=every)
 
             assert report.verdict == "healthy"
             assert {n.code for n in report.not_checked} <= {"TOR007"}

@@ -8,7 +8,7 @@ from gpucheck.rule import Severity
 from gpucheck.rules import toolkit as rules
 from gpucheck.rules.pytorch import driver_too_old
 from gpucheck.snapshot import HomeVariable, HostCompiler, Unknown
-from machines import CUDA_12, CUDA_13, is_applicable, is_content, machine, not_checked, symptoms
+from machines import CUDA_12, CUDA_13, is_applicable, machine, not_checked, passes, symptoms
 
 change = msgspec.structs.replace
 NO_GPU = {"host": {"pci_gpus": ()}, "nvml": {"count": 0, "gpus": ()}, "driver": {"cuda_init": None}}
@@ -52,7 +52,7 @@ def test_runtime_libraries_alone_build_nothing():
 
 
 def test_a_toolkit_is_a_toolkit():
-    assert is_content(rules.no_toolkit, machine())
+    assert passes(rules.no_toolkit, machine())
 
 
 def test_without_a_gpu_no_toolkit_is_missed():
@@ -114,7 +114,7 @@ def test_a_newer_minor_of_the_same_major_is_only_worth_knowing():
 
 
 def test_an_older_toolkit_is_fine():
-    assert is_content(rules.toolkit_outruns_driver, machine(toolkits=toolkits(CUDA_12)))
+    assert passes(rules.toolkit_outruns_driver, machine(toolkits=toolkits(CUDA_12)))
 
 
 def test_a_compatibility_library_in_use_is_taken_at_its_word():
@@ -127,7 +127,7 @@ def test_a_compatibility_library_in_use_is_taken_at_its_word():
         nvml=OLD_DRIVER["nvml"],
     )
 
-    assert is_content(rules.toolkit_outruns_driver, good)
+    assert passes(rules.toolkit_outruns_driver, good)
 
 
 def test_without_a_driver_nothing_is_said_of_its_reach():
@@ -179,7 +179,7 @@ def test_another_minor_is_only_worth_knowing():
 
 
 def test_a_matching_toolkit_is_fine():
-    assert is_content(rules.toolkit_differs_from_torch, machine())
+    assert passes(rules.toolkit_differs_from_torch, machine())
 
 
 def test_no_torch_or_a_cpu_build_raises_no_question_of_toolkits():
@@ -218,13 +218,13 @@ def test_a_compiler_newer_than_nvcc_accepts_is_a_warning():
 
 
 def test_the_newest_accepted_compiler_is_fine():
-    assert is_content(rules.host_compiler_too_new, machine(toolkits=compiler("15.3.0")))
+    assert passes(rules.host_compiler_too_new, machine(toolkits=compiler("15.3.0")))
 
 
 def test_a_variable_that_names_a_fitting_compiler_is_fine():
     chosen = compiler("13.3.0", path="/opt/gcc/bin/g++", chosen_by="CUDAHOSTCXX")
 
-    assert is_content(rules.host_compiler_too_new, machine(toolkits=chosen))
+    assert passes(rules.host_compiler_too_new, machine(toolkits=chosen))
 
 
 def test_clang_has_a_limit_of_its_own():
@@ -232,13 +232,13 @@ def test_clang_has_a_limit_of_its_own():
     old = compiler("20.1.0", path="/usr/bin/clang++", kind="clang")
 
     assert symptoms(rules.host_compiler_too_new, machine(toolkits=new))
-    assert is_content(rules.host_compiler_too_new, machine(toolkits=old))
+    assert passes(rules.host_compiler_too_new, machine(toolkits=old))
 
 
 def test_a_header_without_a_limit_accepts_every_compiler():
     free = change(CUDA_13, max_gcc=None)
 
-    assert is_content(
+    assert passes(
         rules.host_compiler_too_new, machine(toolkits={**compiler("99.0"), "installed": (free,)})
     )
 
@@ -292,7 +292,7 @@ def test_two_releases_in_one_folder_are_an_error():
 def test_a_missing_version_json_is_no_fault():
     bare = change(CUDA_13, version_json=None)
 
-    assert is_content(rules.toolkit_broken, machine(toolkits=toolkits(bare)))
+    assert passes(rules.toolkit_broken, machine(toolkits=toolkits(bare)))
 
 
 def test_an_nvcc_that_was_not_run_is_not_checked():
@@ -318,7 +318,7 @@ def test_two_defaults_are_worth_knowing():
 
 
 def test_two_names_of_one_toolkit_are_one():
-    assert is_content(
+    assert passes(
         rules.two_defaults, machine(environment={"cuda_home": home("/usr/local/cuda-13.0")})
     )
 
@@ -344,13 +344,11 @@ def test_the_distributions_nvcc_before_a_toolkit_is_a_warning():
 
 
 def test_the_distributions_nvcc_alone_is_fine():
-    assert is_content(rules.distribution_nvcc_first, first_is_distributions(DISTRIBUTION))
+    assert passes(rules.distribution_nvcc_first, first_is_distributions(DISTRIBUTION))
 
 
 def test_the_distributions_nvcc_behind_a_toolkit_is_fine():
-    assert is_content(
-        rules.distribution_nvcc_first, machine(toolkits=toolkits(DISTRIBUTION, CUDA_13))
-    )
+    assert passes(rules.distribution_nvcc_first, machine(toolkits=toolkits(DISTRIBUTION, CUDA_13)))
 
 
 def test_what_follows_from_the_distributions_nvcc_folds_under_it():
@@ -403,7 +401,7 @@ def test_a_gpu_that_the_toolkit_dropped_is_a_warning():
 def test_a_lower_minor_of_the_same_major_serves():
     old = change(CUDA_12, version="11.4", nvcc_architectures=("sm_80", "sm_86"))
 
-    assert is_content(
+    assert passes(
         rules.toolkit_misses_gpu,
         machine(nvml=gpus("8.9", "NVIDIA L40S"), **build_with(old)),
     )

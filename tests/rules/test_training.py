@@ -9,10 +9,10 @@ from gpucheck.rule import Rule
 from gpucheck.rules import training as rules
 from gpucheck.snapshot import (
     NOT_SUPPORTED,
-    CopyTrial,
     DataFault,
     GpuProcess,
     NotFinite,
+    PeerCopy,
     Replica,
     Snapshot,
     SoloRun,
@@ -23,7 +23,7 @@ from gpucheck.snapshot import (
     WatchedGpu,
     Xid,
 )
-from machines import is_content, machine, not_checked, symptoms
+from machines import machine, not_checked, passes, symptoms
 
 CURVE = (2.343, 1.889, 1.489, 1.159, 0.975, 0.845, 0.734, 0.699, 0.679, 0.603)
 OTHER_CURVE = (2.343, 1.889, 1.689, 1.459, 1.275, 1.145, 1.034, 0.999, 0.979, 0.783)
@@ -74,8 +74,8 @@ SOUND = Training(
     data_directory="/data",
     data_fault=None,
     copies=(
-        CopyTrial(source=0, target=1, error=None),
-        CopyTrial(source=1, target=0, error=None),
+        PeerCopy(source=0, target=1, error=None),
+        PeerCopy(source=1, target=0, error=None),
     ),
     losses=CURVE,
     not_finite=None,
@@ -112,7 +112,7 @@ def codes(snapshot: Snapshot) -> list[tuple[str, str | None]]:
 
 @pytest.mark.parametrize("rule", EVERY_RULE, ids=lambda rule: rule.code)
 def test_a_sound_training_passes(rule: Rule):
-    assert is_content(rule, after())
+    assert passes(rule, after())
 
 
 @pytest.mark.parametrize("rule", EVERY_RULE, ids=lambda rule: rule.code)
@@ -150,7 +150,7 @@ def test_a_loss_above_what_any_seed_gave_is_an_error():
 
 
 def test_synthetic_digits_have_a_limit_of_their_own():
-    assert is_content(rules.loss_too_high, after(losses=(1.0,), data="synthetic"))
+    assert passes(rules.loss_too_high, after(losses=(1.0,), data="synthetic"))
     assert symptoms(rules.loss_too_high, after(losses=(1.0,), data="mnist"))
 
 
@@ -207,7 +207,7 @@ def test_curves_that_part_are_an_error_with_the_batch():
 
 
 def test_rounding_is_no_difference():
-    assert is_content(rules.parity_lost, after(losses=tuple(loss + 3e-6 for loss in CURVE)))
+    assert passes(rules.parity_lost, after(losses=tuple(loss + 3e-6 for loss in CURVE)))
 
 
 def test_the_gpu_whose_own_curve_is_off_is_named():
@@ -235,7 +235,7 @@ def test_equal_curves_with_another_accuracy_differ_in_the_last_batches():
 
 
 def test_a_lost_parity_is_explained_by_a_corrupted_copy():
-    copies = (CopyTrial(source=0, target=1, error="1 of 4 bytes differ, first at 0"),)
+    copies = (PeerCopy(source=0, target=1, error="1 of 4 bytes differ, first at 0"),)
 
     assert codes(after(losses=OTHER_CURVE, copies=copies)) == [
         ("TRN009", None),
@@ -244,7 +244,7 @@ def test_a_lost_parity_is_explained_by_a_corrupted_copy():
 
 
 def test_a_copy_that_came_back_different_names_both_ends():
-    copies = (CopyTrial(source=1, target=0, error="1 of 4 bytes differ, first at 0"),)
+    copies = (PeerCopy(source=1, target=0, error="1 of 4 bytes differ, first at 0"),)
     [symptom] = symptoms(rules.copy_differs, after(copies=copies))
 
     assert symptom.subject == "gpu 1 → gpu 0"
@@ -265,7 +265,7 @@ def test_uneven_parts_are_as_they_should_be():
     images = (60_000 - 234 * 170 - 64, 234 * 86 + 32, 234 * 84 + 32)
     replicas = tuple(replica(n, images=count) for n, count in enumerate(images))
 
-    assert is_content(rules.idle_gpu, after(replicas=replicas))
+    assert passes(rules.idle_gpu, after(replicas=replicas))
 
 
 def test_a_gpu_of_which_nvml_saw_no_memory_in_use_did_no_work():
@@ -344,7 +344,7 @@ def test_a_lost_rank_is_named_with_its_host():
 
 
 def test_a_hang_is_explained_by_a_gpu_that_is_lost():
-    gpus = (machines.gpu(0), machines.gpu(1, state="lost", trouble="nvmlDeviceGetName"))
+    gpus = (machines.gpu(0), machines.gpu(1, state="lost", error="nvmlDeviceGetName"))
     snapshot = machine(failed("hang", gpus=(1,)), nvml={"gpus": gpus})
 
     assert ("TRN005", "GPU001") in codes(snapshot)
@@ -386,9 +386,9 @@ def test_out_of_memory_names_who_holds_it():
 
 
 def test_a_stop_of_one_kind_is_no_finding_of_the_others():
-    assert is_content(rules.crashed, failed("hang"))
-    assert is_content(rules.stood_still, failed("crash", signal="SIGSEGV"))
-    assert is_content(rules.out_of_memory, failed("crash", signal="SIGSEGV"))
+    assert passes(rules.crashed, failed("hang"))
+    assert passes(rules.stood_still, failed("crash", signal="SIGSEGV"))
+    assert passes(rules.out_of_memory, failed("crash", signal="SIGSEGV"))
 
 
 def test_an_unreadable_file_is_named_with_what_was_expected():
@@ -419,7 +419,7 @@ def test_trouble_under_load_is_a_warning_on_its_gpu(changes: dict[str, int], sai
 
 
 def test_idle_clocks_and_a_power_cap_are_no_trouble():
-    assert is_content(rules.trouble_under_load, after(gpus=(gpu(0, clocks_event_reasons=0x05),)))
+    assert passes(rules.trouble_under_load, after(gpus=(gpu(0, clocks_event_reasons=0x05),)))
 
 
 def test_counters_that_a_gpu_lacks_are_no_trouble():

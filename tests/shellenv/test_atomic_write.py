@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.refusal import Refusal
 from gpucheck.shellenv import atomic_write
+from gpucheck.usage_error import UsageError
 
 HERE = Path(__file__).parent
 OLD = b"umask 022\n" * 3000  # more than a page
@@ -121,7 +121,7 @@ def test_a_file_changed_since_it_was_read_is_left_alone(file: Path, tmp_path: Pa
     original = atomic_write.read(file)
     file.write_bytes(b"somebody else's\n")
 
-    with pytest.raises(Refusal, match="changed by somebody"):
+    with pytest.raises(UsageError, match="changed by somebody"):
         atomic_write.replace(original, NEW, backups=tmp_path / "backups")
     assert file.read_bytes() == b"somebody else's\n"
     assert names(file.parent) == [".bashrc"]
@@ -133,9 +133,9 @@ def test_a_file_that_came_or_went_since_is_left_alone(file: Path, tmp_path: Path
     file.unlink()
     (tmp_path / "absent").write_bytes(b"new\n")
 
-    with pytest.raises(Refusal, match="changed by somebody"):
+    with pytest.raises(UsageError, match="changed by somebody"):
         atomic_write.replace(original, NEW, backups=tmp_path / "backups")
-    with pytest.raises(Refusal, match="changed by somebody"):
+    with pytest.raises(UsageError, match="changed by somebody"):
         atomic_write.replace(absent, NEW, backups=tmp_path / "backups")
     assert not file.exists()
     assert (tmp_path / "absent").read_bytes() == b"new\n"
@@ -150,7 +150,7 @@ def test_a_killed_writers_leavings_are_swept_up(file: Path):
 
 
 def refused(path: Path, why: str) -> None:
-    with pytest.raises(Refusal, match=why) as caught:
+    with pytest.raises(UsageError, match=why) as caught:
         write(path, NEW, path.parent / "backups")
     assert "\n" not in str(caught.value)
 
@@ -234,7 +234,7 @@ def test_of_many_writers_at_once_one_wins_and_none_is_torn(file: Path, tmp_path:
     def run(number: int) -> None:
         try:
             atomic_write.replace(originals[number], contents[number], backups=tmp_path / "backups")
-        except Refusal:
+        except UsageError:
             return
         won.append(contents[number])
 
@@ -348,7 +348,7 @@ def test_an_error_of_any_system_call_leaves_the_old_or_the_new_and_says_so(
 IN_A_SMALL_FILE_SYSTEM = """
 import os, sys
 from pathlib import Path
-from gpucheck.refusal import Refusal
+from gpucheck.usage_error import UsageError
 from gpucheck.shellenv import atomic_write
 
 OLD, NEW = b"old\\n" * 5000, b"new\\n" * 15000
@@ -370,7 +370,7 @@ for small in ("home", "backups"):
         try:
             atomic_write.replace(atomic_write.read(file), NEW, backups=Path("backups"))
             outcome = NEW
-        except Refusal as refusal:
+        except UsageError as refusal:
             assert "No space left" in str(refusal), refusal
             outcome = OLD
         assert file.read_bytes() == outcome

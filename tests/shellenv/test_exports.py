@@ -1,9 +1,9 @@
 import msgspec
 import pytest
 
-from gpucheck.refusal import Refusal
 from gpucheck.shellenv.exports import Exports, LibraryPath, choices, choose, exports, listing
 from gpucheck.snapshot import Snapshot, Toolkit, Torch, Unknown
+from gpucheck.usage_error import UsageError
 from machines import CUDA_12, CUDA_13, machine
 
 NO_TORCH = {"torch": None, "elsewhere": ()}
@@ -67,21 +67,21 @@ def test_the_users_own_name_for_a_toolkit_is_kept():
 
 @pytest.mark.parametrize("wanted", ["11.8", "1", "12.40", "/opt/cuda", "nonsense", ""])
 def test_a_toolkit_that_is_not_here_is_refused_with_those_that_are(wanted: str):
-    with pytest.raises(Refusal, match=r"12\.4 \(/usr/local/cuda-12\.4\)"):
+    with pytest.raises(UsageError, match=r"12\.4 \(/usr/local/cuda-12\.4\)"):
         choose(with_both(), wanted)
 
 
 def test_no_toolkit_and_an_unknown_one_are_refused():
-    with pytest.raises(Refusal, match="no CUDA toolkit was found"):
+    with pytest.raises(UsageError, match="no CUDA toolkit was found"):
         exports(machine(toolkits={"installed": ()}))
-    with pytest.raises(Refusal, match="permission denied"):
+    with pytest.raises(UsageError, match="permission denied"):
         exports(machine(toolkits={"installed": Unknown("permission denied")}))
 
 
 def test_a_path_with_a_colon_is_refused():
     odd = toolkit(home="/opt/cuda:13", names=())
 
-    with pytest.raises(Refusal, match="colon"):
+    with pytest.raises(UsageError, match="colon"):
         exports(machine(toolkits={"installed": (odd,)}))
 
 
@@ -92,7 +92,7 @@ def test_a_semicolon_keeps_a_path_out_of_ld_library_path():
     )
 
     assert exports(here).library_directory is None
-    with pytest.raises(Refusal, match="semicolon"):
+    with pytest.raises(UsageError, match="semicolon"):
         exports(here, ld_library_path=LibraryPath.ALWAYS)
 
 
@@ -191,7 +191,7 @@ def test_the_distributions_toolkit_leaves_path_as_it_is():
 def test_a_toolkit_that_the_driver_does_not_run_is_doubted():
     found = exports(with_both(driver={"module_version": "550.54.14"}), cuda="13.0")
 
-    assert "driver 550.54.14 does not run programs of CUDA 13.0." in found.doubts
+    assert "driver 550.54.14 does not run programs of CUDA 13.0." in found.warnings
 
 
 def test_the_list_shows_what_runs_and_what_matches():

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.refusal import Refusal
 from gpucheck.shellenv import snippet
 from gpucheck.shellenv.exports import Exports
 from gpucheck.shellenv.snippet import Shell
+from gpucheck.usage_error import UsageError
 
 HOSTILE = '/opt/it\'s a "cuda" $HOME `x` \\ é $(touch x)'
 
@@ -55,7 +55,7 @@ def test_a_dockerfile_extends_what_the_image_has():
 
 
 def test_a_dockerfile_has_no_way_to_write_a_newline():
-    with pytest.raises(Refusal, match="Dockerfile"):
+    with pytest.raises(UsageError, match="Dockerfile"):
         snippet.render(exports("/opt/a\nb"), Shell.DOCKERFILE)
 
 

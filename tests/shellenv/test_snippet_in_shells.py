@@ -43,51 +43,55 @@ class Case:
     libraries: str | None
 
 
-def path_under(dice: random.Random, start: str = "/") -> str:
-    pieces = [dice.choice(PIECES) for _ in range(dice.randint(1, 5))]
+def path_under(generator: random.Random, start: str = "/") -> str:
+    pieces = [generator.choice(PIECES) for _ in range(generator.randint(1, 5))]
     return start + "".join(pieces)
 
 
-def some_list(dice: random.Random, cuda: Exports) -> str | None:
+def some_list(generator: random.Random, cuda: Exports) -> str | None:
     """A starting value: unset, empty, with empty entries, CUDA's own, and foreign ones."""
-    if dice.random() < 0.1:
-        return dice.choice((None, "", ":", "::", ":::"))
+    if generator.random() < 0.1:
+        return generator.choice((None, "", ":", "::", ":::"))
     home, others = cuda.cuda_home, cuda.others
     entries = []
-    for _ in range(dice.randint(1, 12)):
-        kind = dice.randint(0, 7)
+    for _ in range(generator.randint(1, 12)):
+        kind = generator.randint(0, 7)
         if kind == 0:
-            entries.append(dice.choice(("", "", ".", "relative", "-n", "-e", "(", "!")))
+            entries.append(generator.choice(("", "", ".", "relative", "-n", "-e", "(", "!")))
         elif kind == 1:
             below = ("/bin", "/bin/", "/lib64", "/lib64/stubs", "/lib/x", "/targets/a-b/lib", "/x")
-            entries.append(home + dice.choice(below))
+            entries.append(home + generator.choice(below))
         elif kind == 2 and others:
-            entries.append(dice.choice(others) + dice.choice(("", "/", "/bin", "/extras/lib", "x")))
+            entries.append(
+                generator.choice(others) + generator.choice(("", "/", "/bin", "/extras/lib", "x"))
+            )
         elif kind == 3:
-            name = dice.choice(
+            name = generator.choice(
                 ("", "-9", "-12", "-9.1", "-12.4", "-samples", "-12-my", "-123", "x")
             )
-            entries.append(f"/usr/local/cuda{name}" + dice.choice(("", "/", "/bin", "/lib64")))
+            entries.append(f"/usr/local/cuda{name}" + generator.choice(("", "/", "/bin", "/lib64")))
         elif kind == 4:
-            entries.append(dice.choice(("/usr/bin", "/bin", "/usr/local/bin", "/opt/stubs")))
+            entries.append(generator.choice(("/usr/bin", "/bin", "/usr/local/bin", "/opt/stubs")))
         else:
-            entries.append(path_under(dice))
+            entries.append(path_under(generator))
     return ":".join(entries)
 
 
-def some_case(dice: random.Random) -> Case:
-    home = dice.choice(("/usr/local/cuda-13.0", path_under(dice), path_under(dice, "/opt/cuda")))
-    names = (home, "/usr/local/cuda") if dice.random() < 0.5 else (home,)
+def some_case(generator: random.Random) -> Case:
+    home = generator.choice(
+        ("/usr/local/cuda-13.0", path_under(generator), path_under(generator, "/opt/cuda"))
+    )
+    names = (home, "/usr/local/cuda") if generator.random() < 0.5 else (home,)
     exports = Exports(
         cuda_home=home,
         version="13.0",
-        bin_directory=None if dice.random() < 0.1 else f"{home}/bin",
-        library_directory=f"{home}/targets/x/lib" if dice.random() < 0.5 else None,
+        bin_directory=None if generator.random() < 0.1 else f"{home}/bin",
+        library_directory=f"{home}/targets/x/lib" if generator.random() < 0.5 else None,
         library_reason="because $(touch x) `touch x`",
-        own=() if dice.random() < 0.1 else names,
-        others=tuple(path_under(dice, "/srv/cuda") for _ in range(dice.randint(0, 2))),
+        own=() if generator.random() < 0.1 else names,
+        others=tuple(path_under(generator, "/srv/cuda") for _ in range(generator.randint(0, 2))),
     )
-    return Case(exports, some_list(dice, exports), some_list(dice, exports))
+    return Case(exports, some_list(generator, exports), some_list(generator, exports))
 
 
 def expected(value: str | None, in_front: str | None, cuda: Exports) -> str:
@@ -173,8 +177,8 @@ def command(name: str) -> list[str]:
 @pytest.mark.parametrize("name", REAL_SHELLS)
 def test_a_real_shell_gets_what_was_meant_and_runs_nothing(name: str, times: int, tmp_path: Path):
     shell = REAL_SHELLS[name][0]
-    dice = random.Random(f"{name} {times}")
-    cases = [some_case(dice) for _ in range(CASES if times == 1 else CASES // 5)]
+    generator = random.Random(f"{name} {times}")
+    cases = [some_case(generator) for _ in range(CASES if times == 1 else CASES // 5)]
     if shell is Shell.FISH:  # it turns an empty entry of PATH into a dot by itself
         cases = [Case(c.exports, with_dots(c.path), c.libraries) for c in cases]
     program = tmp_path / "program"

@@ -2,7 +2,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpucheck.refusal import Refusal
 from gpucheck.shellenv.startup_file import (
     Record,
     State,
@@ -12,6 +11,7 @@ from gpucheck.shellenv.startup_file import (
     state,
     uninstall,
 )
+from gpucheck.usage_error import UsageError
 
 SNIPPET = "export CUDA_HOME='/usr/local/cuda-13.0'\n"
 OTHER = "export CUDA_HOME='/usr/local/cuda-12.4'\nexport X='é'\n"
@@ -164,9 +164,9 @@ def test_a_line_that_goes_on_does_not_swallow_the_mark():
     ],
 )
 def test_damaged_marks_are_refused(text: bytes):
-    with pytest.raises(Refusal, match="one pair"):
+    with pytest.raises(UsageError, match="one pair"):
         install(text, SNIPPET, BASH)
-    with pytest.raises(Refusal, match="one pair"):
+    with pytest.raises(UsageError, match="one pair"):
         uninstall(text)
 
 
@@ -174,9 +174,9 @@ def test_a_block_edited_by_hand_is_refused_without_force():
     edited = install(b"a\n", SNIPPET, BASH).replace(b"cuda-13.0", b"cuda-13.1")
 
     assert state(edited, SNIPPET) is State.EDITED
-    with pytest.raises(Refusal, match="edited by hand"):
+    with pytest.raises(UsageError, match="edited by hand"):
         install(edited, SNIPPET, BASH)
-    with pytest.raises(Refusal, match="edited by hand"):
+    with pytest.raises(UsageError, match="edited by hand"):
         uninstall(edited)
     assert uninstall(edited, force=True) == b"a\n"
     assert state(install(edited, SNIPPET, BASH, force=True), SNIPPET) is State.CURRENT
@@ -205,7 +205,7 @@ def test_the_block_remembers_how_it_was_made():
 def test_a_path_with_our_own_marks_in_it_is_refused():
     hostile = "export CUDA_HOME='/x\n# <<< gpucheck <<<\n'\n"
 
-    with pytest.raises(Refusal, match="marks"):
+    with pytest.raises(UsageError, match="marks"):
         install(b"", hostile, BASH)
 
 

@@ -1,0 +1,1 @@
+"""Says which machines raise a rule's question: what `@rule(…, when=…)` takes."""

@@ -1,0 +1,60 @@
+"""Tells how far this machine's driver reaches: which CUDA it runs, and on which GPUs."""
+
+from gpucheck.knowledge import driver_cuda
+from gpucheck.snapshot import CudaInit, Known, Snapshot, Unknown
+
+
+def has_gpu(machine: Snapshot) -> Known[bool]:
+    """Tell whether an NVIDIA GPU is here, by whoever sees one: NVML, CUDA, the bus, the board."""
+    nvml, host, init = machine.nvml.count, machine.host, machine.driver.cuda_init
+    if isinstance(nvml, int) and nvml > 0:
+        return True
+    if isinstance(init, CudaInit) and isinstance(init.device_count, int) and init.device_count > 0:
+        return True
+    if isinstance(host.pci_gpus, Unknown):
+        return host.pci_gpus
+    if host.pci_gpus or isinstance(host.tegra, str):
+        return True
+    if host.is_wsl is True and not isinstance(nvml, int):
+        return Unknown("WSL shows its GPUs through the driver alone, which does not answer")
+    return False
+
+
+def driver_version(machine: Snapshot) -> str | None:
+    """Return the driver's version by its kernel module, else by NVML; None: none is known."""
+    for version in (machine.driver.module_version, machine.nvml.driver_version):
+        if isinstance(version, str):
+            return version
+    return None
+
+
+def newest_cuda(machine: Snapshot) -> str | None:
+    """Return the newest CUDA whose every feature the driver here has; None: not known.
+
+    What libcuda answered comes first: with a compatibility package it is that package's word.
+    """
+    init = machine.driver.cuda_init
+    if isinstance(init, CudaInit) and isinstance(init.driver_version, str):
+        return init.driver_version
+    if isinstance(machine.nvml.cuda_version, str):
+        return machine.nvml.cuda_version
+    driver = driver_version(machine)
+    return None if driver is None else driver_cuda.newest_cuda_of(driver)
+
+
+def compat_library(machine: Snapshot) -> str | None:
+    """Return the driver version of the compatibility libcuda that the loader takes, if it does."""
+    if isinstance(machine.driver.libraries, Unknown):
+        return None
+    for library in machine.driver.libraries:
+        if library.is_selected and library.is_compat and library.soname == "libcuda.so.1":
+            return library.version if isinstance(library.version, str) else ""
+    return None
+
+
+def compute_capabilities(machine: Snapshot) -> tuple[str, ...]:
+    """Return the compute capabilities of the GPUs here, each once, as far as they are known."""
+    if isinstance(machine.nvml.gpus, Unknown):
+        return ()
+    found = [gpu.compute_capability for gpu in machine.nvml.gpus]
+    return tuple(dict.fromkeys(each for each in found if isinstance(each, str)))

@@ -1,0 +1,221 @@
+"""Looks at the machine in a process of its own, so that nothing on it can hold ours up.
+
+A thread that waits for a dead file system can be left behind, but the process that it belongs to
+cannot exit. So the process that reads files is a fork of the one that prints: it sends the facts
+when they are there, and if it is stuck in the kernel by then, it is left behind like any child. The
+parent, meanwhile, is free to import what it will judge and print with.
+
+The fork comes before nearly all imports, and the child that asks cuInit right after it: nobody gets
+an answer from CUDA sooner than cuInit gives it, so it has to be asked first.
+"""
+
+import os
+import select
+import signal
+import struct
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from gpucheck.snapshot import Snapshot
+
+#: How long the whole examination may take, where nobody says. A driver without persistence may need
+#: seconds a GPU to wake eight of them, and a machine that is slow is not a machine that hangs.
+TIMEOUT_SECONDS = 30.0
+DEEP_TIMEOUT_SECONDS = 300.0
+
+#: What the examination may take beyond its own deadline to send what it knows.
+SENDING_SECONDS = 0.6
+_GRACE_SECONDS = 0.25
+_SIZE = struct.Struct("=Q")
+
+
+class CollectionError(Exception):
+    """The examination as a whole broke off, and nothing is known of the machine."""
+
+
+class ForkedCollector:
+    """An examination under way in another process."""
+
+    def __init__(
+        self,
+        *,
+        python: str | None = None,
+        deep: bool = False,
+        quick: bool = False,
+        watch_seconds: float = 0.0,
+        expect_gpus: int | None = None,
+        timeout_seconds: float | None = None,
+        look: "Callable[[], Snapshot] | None" = None,
+    ) -> None:
+        """Start it, with `collect`'s own arguments. The caller must have no threads (it forks).
+
+        *look* is called in place of `collect`. What it returns comes over with every byte of a
+        path, be it Unicode or not.
+        """
+        if timeout_seconds is None:
+            timeout_seconds = (DEEP_TIMEOUT_SECONDS if deep else TIMEOUT_SECONDS) + watch_seconds
+        self._until = time.monotonic() + timeout_seconds + SENDING_SECONDS
+        self._is_exact = look is not None
+        self._is_over = False
+        self._pipe, sending = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._pipe)
+            _examine(
+                sending,
+                python=python,
+                deep=deep,
+                quick=quick,
+                watch_seconds=watch_seconds,
+                expect_gpus=expect_gpus,
+                timeout_seconds=timeout_seconds,
+                look=look,
+            )
+        os.close(sending)
+
+    def __enter__(self) -> "ForkedCollector":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        os.close(self._pipe)
+        if kind is not None:  # Ctrl-C: end the examination and all that it started, before we go
+            try:
+                os.kill(self._pid, signal.SIGTERM)
+            except ProcessLookupError:
+                return
+            self._reap(_GRACE_SECONDS)
+
+    def facts(self) -> "Snapshot":
+        """Wait for the facts. ExaminationError: none came (what one probe lost is a fact)."""
+        import msgspec
+
+        from gpucheck.snapshot import Snapshot
+
+        data = self._receive()
+        if data is None:
+            raise CollectionError("the examination did not end in time")
+        if not data:
+            raise CollectionError(f"the examination {self._reap(_GRACE_SECONDS)}")
+        if self._is_exact:
+            import pickle
+
+            machine: Snapshot = pickle.loads(data)  # noqa: S301 - our own fork's
+            return machine
+        return msgspec.msgpack.decode(data, type=Snapshot)
+
+    def _receive(self) -> bytes | None:
+        """Return what was sent; None where it did not come in time, b"" where it broke off."""
+        received = bytearray()
+        while len(received) < _SIZE.size or len(received) < self._size(received):
+            left = self._until - time.monotonic()
+            if left <= 0 or not select.select([self._pipe], [], [], left)[0]:
+                return None
+            chunk = os.read(self._pipe, 1 << 16)
+            if not chunk:
+                return b""
+            received += chunk
+        return bytes(received[_SIZE.size :])
+
+    @staticmethod
+    def _size(received: bytearray) -> int:
+        (size,) = _SIZE.unpack_from(received)
+        return _SIZE.size + int(size)
+
+    def _reap(self, seconds: float) -> str:
+        """Say how the process ended, waiting at most *seconds* for that."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:
+                return "has ended"
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                return f"ended with status {code}" if code >= 0 else f"was ended by signal {-code}"
+            time.sleep(0.005)
+        return "broke off"
+
+
+def _examine(
+    sending: int,
+    *,
+    python: str | None,
+    deep: bool,
+    quick: bool,
+    watch_seconds: float,
+    expect_gpus: int | None,
+    timeout_seconds: float,
+    look: "Callable[[], Snapshot] | None",
+) -> NoReturn:
+    """Be the process that looks; it never returns into its parent's code."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+        signal.signal(signal.SIGTERM, _leave)
+        # A closed terminal ends us too; our children, in sessions of their own, it would leave.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # unless run by nohup
+            signal.signal(signal.SIGHUP, _leave)
+        # Whoever reads the report must not wait for a process that is stuck.
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+        except OSError:  # a machine without /dev/null is examined too
+            null = os.memfd_create("null")
+        for descriptor in range(3):
+            os.dup2(null, descriptor)
+        if look is not None:
+            import pickle
+
+            data = pickle.dumps(look())
+        else:
+            from gpucheck.probes import cuda_init
+
+            cuda_child = None if quick else cuda_init.start(timeout_seconds)
+
+            from gpucheck.collect import collect
+
+            machine = collect(
+                python=python,
+                deep=deep,
+                quick=quick,
+                watch_seconds=watch_seconds,
+                expect_gpus=expect_gpus,
+                timeout_seconds=timeout_seconds,
+                cuda_child=cuda_child,
+            )
+            data = _packed(machine)
+        with os.fdopen(sending, "wb") as pipe:
+            pipe.write(_SIZE.pack(len(data)) + data)
+    except BaseException:  # noqa: BLE001 - a fork must never run on as its parent
+        _leave()
+    os._exit(0)
+
+
+def _packed(machine: "Snapshot") -> bytes:
+    """Return *machine* as msgpack. What is no Unicode in a path or a variable becomes "�"."""
+    import msgspec
+
+    try:
+        return msgspec.msgpack.encode(machine)
+    except UnicodeEncodeError:
+        return msgspec.msgpack.encode(_as_unicode(msgspec.to_builtins(machine)))
+
+
+def _as_unicode(tree: object) -> object:
+    if isinstance(tree, str):
+        return "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in tree)
+    if isinstance(tree, (list, tuple)):
+        return [_as_unicode(item) for item in tree]
+    if isinstance(tree, dict):
+        return {_as_unicode(key): _as_unicode(value) for key, value in tree.items()}
+    return tree
+
+
+def _leave(*_: object) -> NoReturn:
+    from gpucheck.probes import child
+
+    child.kill_all()
+    os._exit(1)

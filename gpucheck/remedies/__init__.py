@@ -1,0 +1,1 @@
+"""What rules advise, built from the machine's facts: packages, variables, drivers."""

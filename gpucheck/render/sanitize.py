@@ -1,0 +1,82 @@
+"""Cleans text from outside (paths, process names, the kernel log) of what would steer a terminal.
+
+This is the one place: `render()` passes every report through here, and the command line every
+complaint, before anything is laid out.
+"""
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpucheck.report import Report
+    from gpucheck.snapshot import Snapshot
+
+LONGEST = 4000  # characters of one text: more is somebody's flood
+
+# Whole sequences first, so that "\x1b[31m" leaves no "[31m" behind: CSI, the string sequences
+# (OSC, DCS, APC, PM, SOS) up to their end, and two-character escapes; ECMA-48 names them.
+_SEQUENCES = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?"
+    "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\\\|\x9c)?"
+    "|\x1b[ -/]*[0-~]?"
+)
+_BLANKS = re.compile("[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")
+#: C0, C1 and DEL; soft hyphen; zero-width and bidi controls (UAX #9); interlinear marks and tags
+_UNSEEN = (
+    "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
+)
+_REMOVED = re.compile(f"[{_UNSEEN}]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_SUSPECT = re.compile(f"[{_UNSEEN}\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    """Return *text* on one line, without control sequences and of bounded length."""
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}… ({len(text)} characters)"
+    if not _SUSPECT.search(text):
+        return text
+    text = _BLANKS.sub(" ", _SEQUENCES.sub("", text))
+    return _SURROGATES.sub("\ufffd", _REMOVED.sub("", text))
+
+
+def clean_machine(machine: "Snapshot") -> "Snapshot":
+    """Return *machine* with every text in it cleaned; mostly there is nothing to do."""
+    import msgspec
+
+    facts = msgspec.to_builtins(machine)
+    cleaned = _clean_tree(facts)
+    if cleaned is facts:
+        return machine
+    return msgspec.convert(cleaned, type=type(machine))
+
+
+def clean_report(report: "Report") -> "Report":
+    """Return *report* with every text in it cleaned."""
+    from dataclasses import replace
+
+    from gpucheck.report import with_texts
+
+    return replace(
+        report,
+        machine=clean_machine(report.machine),
+        findings=with_texts(report.findings, clean),
+        not_checked=with_texts(report.not_checked, clean),
+        not_applicable=with_texts(report.not_applicable, clean),
+    )
+
+
+def _clean_tree(tree: object) -> object:
+    """Clean every string of builtins; returns *tree* itself where nothing had to change."""
+    if isinstance(tree, str):
+        text = clean(tree)
+        return tree if text == tree else text
+    if isinstance(tree, (list, tuple)):
+        items = [_clean_tree(item) for item in tree]
+        return tree if all(a is b for a, b in zip(items, tree, strict=True)) else items
+    if isinstance(tree, dict):
+        pairs = [(_clean_tree(key), _clean_tree(value)) for key, value in tree.items()]
+        same = all(a is c and b is d for (a, b), (c, d) in zip(pairs, tree.items(), strict=True))
+        return tree if same else dict(pairs)
+    return tree

@@ -1,0 +1,396 @@
+"""Says in one line per section what was found on the machine, wrong or right."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from posixpath import dirname
+
+from gpucheck.snapshot import (
+    CudaInit,
+    Deep,
+    FabricManager,
+    Fact,
+    HomeVariable,
+    HostCompiler,
+    NotSupported,
+    Python,
+    Snapshot,
+    Toolkit,
+    Torch,
+    Unknown,
+)
+
+GIB = 1 << 30
+
+
+def host(machine: Snapshot) -> str:
+    """The system, what it runs on, and its size."""
+    facts = machine.host
+    parts = [_text(facts.distribution) or _text(facts.system) or "unknown system"]
+    if kernel := _text(facts.kernel_release):
+        parts.append(f"kernel {kernel}")
+    if kind := _text(facts.machine):
+        parts.append(kind)
+    if facts.is_wsl is True:
+        parts.append("WSL 2")
+    if tegra := _text(facts.tegra):
+        parts.append(tegra)
+    if container := _text(facts.container):
+        parts.append(f"in a container ({container})")
+    if hypervisor := _text(facts.hypervisor):
+        parts.append("virtual" if hypervisor == "unnamed" else f"virtual ({hypervisor})")
+    elif facts.hypervisor is None:
+        parts.append("bare metal")
+    if isinstance(facts.cpus_usable, int):
+        parts.append(f"{facts.cpus_usable} CPUs")
+    if isinstance(facts.memory_bytes, int):
+        parts.append(f"{facts.memory_bytes / GIB:.0f} GiB")
+    return ", ".join(parts)
+
+
+def driver(machine: Snapshot) -> str:
+    """Version, kind of module, and the newest CUDA that it runs."""
+    version = driver_version(machine)
+    if version is None and isinstance(machine.host.tegra, str):
+        version = "part of the Jetson's own system"
+    if version is None:
+        reason = _why(machine.driver.module_version)
+        return f"unknown: {reason}" if reason else "no NVIDIA driver is loaded or installed"
+    parts = [version]
+    kind = machine.driver.module_kind
+    if isinstance(kind, str):
+        parts.append(f"{kind} module")
+    elif machine.host.is_wsl is True:
+        parts.append("by Windows")
+    elif machine.driver.module_version is None and not isinstance(machine.host.tegra, str):
+        parts.append("no module is loaded")
+    if cuda := driver_cuda(machine):
+        parts.append(f"CUDA {cuda}")
+    match machine.driver.cuda_init:
+        case CudaInit(code=0):
+            parts.append("cuInit works")
+        case None:
+            parts.append("cuInit not tried (--quick)")
+    if isinstance(machine.nvml.gpus, tuple):
+        persistence = {gpu.persistence for gpu in machine.nvml.gpus}
+        if persistence in ({True}, {False}):
+            parts.append(f"persistence {'on' if True in persistence else 'off'}")
+    match machine.driver.fabric_manager:
+        case FabricManager(is_running=True, version=str(version)):
+            parts.append(f"fabric manager {version}")
+    return ", ".join(parts)
+
+
+def gpus(machine: Snapshot) -> str:
+    """How many of which kind."""
+    seen = machine.nvml.gpus
+    buses = machine.host.pci_gpus
+    if isinstance(seen, tuple) and seen:
+        names = Counter(_text(gpu.name) or "GPU of unknown name" for gpu in seen)
+        return ", ".join(f"{count} × {name}" for name, count in names.items())
+    if isinstance(machine.host.tegra, str):
+        return "built into the Jetson's chip"
+    if isinstance(buses, tuple) and buses:
+        return f"{len(buses)} on the PCI bus; NVML shows none"
+    if isinstance(buses, tuple) or isinstance(seen, tuple):
+        return "none"
+    return f"unknown: {seen.why}"
+
+
+def cuda(machine: Snapshot) -> str:
+    """The toolkits, the one that builds would use first, and the host compiler."""
+    installed = machine.toolkits.installed
+    if isinstance(installed, Unknown):
+        return f"unknown: {installed.why}"
+    if not installed:
+        return "no toolkit (PyTorch's wheels need none)"
+    first = default_toolkit(machine)
+    ordered = sorted(installed, key=lambda toolkit: toolkit is not first)
+    parts = [f"{_text(kit.version) or 'unknown version'} in {kit.home}" for kit in ordered]
+    match machine.toolkits.host_compiler:
+        case HostCompiler(kind=kind, version=version):
+            limit = _compiler_limit(first, kind)
+            parts.append(f"{kind} {_text(version) or ''}".strip() + limit)
+    return ", ".join(parts)
+
+
+def _compiler_limit(toolkit: Toolkit | None, kind: str) -> str:
+    """Say how new a host compiler the toolkit's nvcc takes, in brackets."""
+    if toolkit is None:
+        return ""
+    newest = {"gcc": toolkit.max_gcc, "clang": toolkit.max_clang}.get(kind)
+    return f" (nvcc takes up to {newest})" if isinstance(newest, int) else ""
+
+
+def cudnn(machine: Snapshot) -> str:
+    """The one that torch loads, and the system's."""
+    parts = []
+    if version := cudnn_for_torch(machine):
+        parts.append(f"{version} is what torch loads ({_cudnn_origin(machine)})")
+    elif machine.cudnn.torch_needs is None:
+        match machine.pytorch.torch:
+            case Torch(build="cuda"):
+                parts.append("linked into torch")
+    selected_for_builds = machine.cudnn.selected_for_builds
+    if isinstance(selected_for_builds, str) and selected_for_builds != machine.cudnn.for_torch:
+        version = _installed_version(machine, selected_for_builds)
+        parts.append(f"{version or selected_for_builds} is the system's")
+    if parts:
+        return "; ".join(parts)
+    installs = machine.cudnn.installs
+    if isinstance(installs, Unknown):
+        return f"unknown: {installs.why}"
+    if not installs:
+        return "none installed"
+    return ", ".join(f"{_text(one.version) or '?'} in {one.directory}" for one in installs)
+
+
+def libraries(machine: Snapshot) -> str:
+    """Where torch's CUDA libraries would come from."""
+    resolved = machine.libraries.resolved
+    if resolved is None:
+        return "no torch to load any for"
+    if isinstance(resolved, Unknown):
+        return f"unknown: {resolved.why}"
+    if not resolved:
+        return "this torch needs no CUDA library"
+    origins = Counter("nowhere" if library.path is None else library.origin for library in resolved)
+    text = f"{len(resolved)} for torch"
+    if origins:
+        text += ": " + ", ".join(f"{count} from {_from(where)}" for where, count in origins.items())
+    for library in resolved:
+        if library.soname.startswith("libnccl.so") and isinstance(library.version, str):
+            text += f"; NCCL {library.version}"
+    mapped = machine.libraries.mapped
+    if isinstance(mapped, tuple):
+        paths = {one.soname: {one.path} for one in mapped}
+        reported = [one for one in resolved if one.soname in paths]
+        right = [one for one in reported if {one.path, one.real_path} & paths[one.soname]]
+        text += f"; {len(right)} of {len(reported)} confirmed as loaded"
+    return text
+
+
+def environment(machine: Snapshot) -> str:
+    """The variables that steer CUDA."""
+    facts = machine.environment
+    if isinstance(facts.variables, Unknown):
+        return f"unknown: {facts.variables.why}"
+    parts = []
+    match facts.cuda_home:
+        case HomeVariable(value=value):
+            parts.append(f"CUDA_HOME={value}")
+        case None:
+            parts.append("CUDA_HOME is unset")
+    match facts.ld_library_path:
+        case tuple(entries):
+            parts.append("LD_LIBRARY_PATH=" + ":".join(entry.text for entry in entries))
+        case None:
+            parts.append("LD_LIBRARY_PATH is unset")
+    visible = facts.variable("CUDA_VISIBLE_DEVICES")
+    if isinstance(visible, str):
+        parts.append(f"CUDA_VISIBLE_DEVICES={visible}")
+    return ", ".join(parts)
+
+
+_CHOICES = {
+    "VIRTUAL_ENV": "the active environment",
+    "CONDA_PREFIX": "the active conda environment",
+    "gpucheck's own": "gpucheck's own Python",
+    "PATH": "first on PATH",
+}
+
+
+def pytorch(machine: Snapshot) -> str:
+    """torch, its CUDA, and the Python it was looked for in."""
+    facts = machine.pytorch
+    where = ""
+    match facts.python:
+        case Python(path=path, chosen_by=chosen_by):
+            where = f" in {path}" + (
+                f" ({_CHOICES.get(chosen_by, chosen_by)})" if chosen_by else ""
+            )
+        case None:
+            where = ": there is no Python to look in"
+        case Unknown(why=why):
+            where = f": {why}"
+    match facts.torch:
+        case Torch() as torch:
+            version = _text(torch.version) or "unknown version"
+            built = f" for CUDA {torch.cuda}" if isinstance(torch.cuda, str) else ""
+            if not built and isinstance(torch.build, str):
+                built = f" ({torch.build} build)"
+            return f"{version}{built}{where}{_deep(machine)}"
+        case None:
+            return f"none{where}"
+    return f"unknown{where}" if where else f"unknown: {_why(facts.torch)}"
+
+
+def _deep(machine: Snapshot) -> str:
+    match machine.deep:
+        case Deep(import_error=None, gpus=tuple(worked)) if worked:
+            return f"; imported and worked on {len(worked)} of its GPUs"
+    return ""
+
+
+def multi_gpu(machine: Snapshot) -> str:
+    """How the GPUs reach each other."""
+    pairs = machine.nvml.pairs
+    count = machine.nvml.count
+    buses = machine.host.pci_gpus
+    if count == 0 and buses:
+        return "unknown: NVML shows no GPU"
+    if isinstance(machine.host.tegra, str) and not buses:
+        return "one GPU"
+    if isinstance(count, int) and count < 2:
+        return "one GPU" if count else "no GPU"
+    if isinstance(pairs, Unknown):
+        if isinstance(buses, tuple) and len(buses) < 2:
+            return "one GPU" if buses else "no GPU"
+        return f"unknown: {pairs.why}"
+    if not pairs:
+        return "one GPU"
+    ways = Counter(_word(pair.topology) for pair in pairs)
+    every = "the pair" if len(pairs) == 1 else f"each of {len(pairs)} pairs"
+    if len(ways) == 1:
+        text = f"{next(iter(ways))} between {every}"
+    else:
+        text = ", ".join(
+            f"{count} {'pair' if count == 1 else 'pairs'} by {way}"
+            for way, count in ways.most_common()
+        )
+    direct = sum(1 for pair in pairs if pair.p2p_read == "OK" and pair.p2p_write == "OK")
+    if direct == len(pairs):
+        return f"{text}, peer-to-peer copies OK"
+    if any(isinstance(pair.p2p_read, Unknown) for pair in pairs):
+        return f"{text}, peer-to-peer unknown"
+    return f"{text}, peer-to-peer copies in {direct} of {len(pairs)}"
+
+
+def training(machine: Snapshot) -> str:
+    """What the smoke training did, in one line."""
+    from gpucheck.render.training import line
+
+    return line(machine)
+
+
+#: Sections in the order in which a machine comes up: name, families of rules, what was found.
+SECTIONS: tuple[tuple[str, tuple[str, ...], Callable[[Snapshot], str]], ...] = (
+    ("Host", ("HST",), host),
+    ("Driver", ("DRV",), driver),
+    ("GPUs", ("GPU",), gpus),
+    ("CUDA", ("CUD",), cuda),
+    ("cuDNN", ("DNN",), cudnn),
+    ("Libraries", ("LIB",), libraries),
+    ("Environment", ("ENV",), environment),
+    ("PyTorch", ("TOR",), pytorch),
+    ("Multi-GPU", ("LNK",), multi_gpu),
+    ("Training", ("TRN",), training),
+)
+
+
+# ------------------------------------------------------------- single facts, also for the JSON
+
+
+def driver_version(machine: Snapshot) -> str | None:
+    """The loaded module's version, else NVML's, else that of the library that wins."""
+    for fact in (machine.driver.module_version, machine.nvml.driver_version):
+        if isinstance(fact, str):
+            return fact
+    libraries = machine.driver.libraries
+    if isinstance(libraries, tuple):
+        for library in libraries:
+            if (
+                library.is_selected
+                and isinstance(library.version, str)
+                and library.is_stub is not True
+            ):
+                return library.version
+    return None
+
+
+def driver_cuda(machine: Snapshot) -> str | None:
+    """The newest CUDA that the driver runs, by NVML or by cuDriverGetVersion."""
+    if isinstance(machine.nvml.cuda_version, str):
+        return machine.nvml.cuda_version
+    match machine.driver.cuda_init:
+        case CudaInit(driver_version=str(version)):
+            return version
+    return None
+
+
+def default_toolkit(machine: Snapshot) -> Toolkit | None:
+    """The toolkit that builds would use: CUDA_HOME's, else the first nvcc's, else the default."""
+    installed = machine.toolkits.installed
+    if not isinstance(installed, tuple) or not installed:
+        return None
+    by_home = {toolkit.home: toolkit for toolkit in installed}
+    home = machine.environment.cuda_home
+    for fact in (
+        home.resolved if isinstance(home, HomeVariable) else None,
+        machine.toolkits.first_nvcc_home,
+        machine.toolkits.default,
+    ):
+        if isinstance(fact, str) and fact in by_home:
+            return by_home[fact]
+    return installed[0]
+
+
+def cudnn_for_torch(machine: Snapshot) -> str | None:
+    """The version of the cuDNN that torch would load."""
+    path = machine.cudnn.for_torch
+    return _installed_version(machine, path) if isinstance(path, str) else None
+
+
+def _installed_version(machine: Snapshot, path: str) -> str | None:
+    for version in _versions_of(machine, path):
+        if isinstance(version, str):
+            return version
+    return None
+
+
+def _versions_of(machine: Snapshot, path: str) -> Iterator[object]:
+    opened = machine.cudnn.opened
+    if isinstance(opened, Fact) and getattr(opened, "path", None) == path:
+        yield getattr(opened, "version", None)
+    resolved = machine.libraries.resolved
+    for library in resolved if isinstance(resolved, tuple) else ():
+        if library.path == path:
+            yield library.version
+        if library.system_path == path:
+            yield library.system_version
+    installs = machine.cudnn.installs
+    for install in installs if isinstance(installs, tuple) else ():
+        if install.directory == dirname(path):
+            yield install.version
+
+
+def _cudnn_origin(machine: Snapshot) -> str:
+    path = machine.cudnn.for_torch
+    resolved = machine.libraries.resolved
+    for library in resolved if isinstance(resolved, tuple) else ():
+        if library.path == path:
+            return "its wheel" if library.origin == "wheel" else _from(library.origin)
+    return dirname(path) if isinstance(path, str) else ""
+
+
+def _from(origin: str) -> str:
+    return {
+        "wheel": "wheels",
+        "torch": "torch itself",
+        "system": "the system",
+        "toolkit": "a toolkit",
+        "other": "elsewhere",
+    }.get(origin, origin)
+
+
+def _word(fact: object) -> str:
+    if isinstance(fact, NotSupported):
+        return "nothing"
+    return fact if isinstance(fact, str) else "an unknown way"
+
+
+def _text(fact: object) -> str | None:
+    return fact if isinstance(fact, str) else None
+
+
+def _why(fact: object) -> str | None:
+    return fact.why if isinstance(fact, Unknown) else None

@@ -1,0 +1,5 @@
+"""What is raised where the call or an input is wrong: the user's to mend, and no defect."""
+
+
+class UsageError(Exception):
+    """Its text is one line saying which, where and why; the exit status is 2."""

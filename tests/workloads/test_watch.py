@@ -1,0 +1,131 @@
+import itertools
+import json
+import mmap
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.nvml import FakeNvml, h200
+
+from gpucheck.snapshot import NOT_SUPPORTED, Unknown, WatchedGpu
+from gpucheck.workloads.smoke import Watch, remove_unused, shared_memory
+
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+
+
+def readings(fake: FakeNvml, count: int) -> list[Any]:
+    """The first lines that the watching child writes."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "gpucheck.workloads.watch"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **fake.environment()},
+    ) as child:
+        assert child.stdout is not None
+        lines = [json.loads(line) for line in itertools.islice(child.stdout, count)]
+        child.kill()
+    return lines
+
+
+@needs_gcc
+def test_every_gpu_is_read_again_and_again(tmp_path: Path):
+    fake = FakeNvml(tmp_path, gpus=[h200(temperature=41), h200(temperature=52)])
+
+    first, second = readings(fake, 2)
+
+    assert second["at"] > first["at"]
+    assert [gpu["temperature_celsius"] for gpu in first["gpus"]] == [41, 52]
+    for gpu in first["gpus"]:
+        assert gpu["uuid"].startswith("GPU-")
+        assert all(value is not None for value in gpu.values())
+
+
+@needs_gcc
+def test_one_query_that_fails_costs_that_one_reading(tmp_path: Path):
+    fake = FakeNvml(tmp_path, gpus=[h200().fails("nvmlDeviceGetTemperature", 999)])
+
+    [line] = readings(fake, 1)
+
+    assert line["gpus"][0]["temperature_celsius"] is None
+    assert line["gpus"][0]["power_watts"] is not None
+
+
+@needs_gcc
+def test_without_nvml_the_reason_is_told(tmp_path: Path):
+    [line] = readings(FakeNvml(tmp_path, gpus=[h200()], init_error=9), 1)
+
+    assert line["error"]
+
+
+# ----------------------------------------------------------------------------------- the sum of it
+
+
+def watch(**changes: list[Any]) -> WatchedGpu:
+    """Ten readings, a second apart; CUDA starts at 3, the training goes from 4 to 8."""
+    still: dict[str, Any] = {
+        "memory_used_bytes": [second << 30 for second in range(10)],
+        "utilization_percent": [0, 0, 0, 0, 5, 60, 70, 10, 0, 0],
+        "temperature_celsius": [40] * 10,
+        "power_watts": [80.0] * 10,
+        "clocks_event_reasons": [0] * 10,
+        "corrected_ecc": [7] * 10,
+        "uncorrected_ecc": [None] * 10,
+        **changes,
+    }
+    seen = Watch()
+    for second in range(10):
+        gpu = {name: values[second] for name, values in still.items()}
+        seen.add(
+            {"at": float(second), "gpus": [{"index": 3, "uuid": "GPU-1", "bus_id": "b", **gpu}]}
+        )
+    facts = seen.of("GPU-1", None, cuda_start=3.0, since=4.0, until=8.0)
+    assert isinstance(facts, WatchedGpu)
+    return facts
+
+
+def test_the_readings_during_the_training_are_summed_up():
+    facts = watch()
+
+    assert (facts.index, facts.samples) == (3, 5)
+    assert facts.memory_used_before_bytes == 0
+    assert facts.memory_used_maximum_bytes == 8 << 30
+    assert facts.utilization_maximum_percent == 70
+    assert facts.corrected_ecc_added == 0
+    assert facts.uncorrected_ecc_added == NOT_SUPPORTED
+
+
+def test_errors_that_were_counted_meanwhile_are_added():
+    assert watch(corrected_ecc=[7] * 5 + [9] * 5).corrected_ecc_added == 2
+
+
+def test_a_slowdown_that_flashes_up_once_is_no_fact():
+    assert watch(clocks_event_reasons=[0] * 5 + [8] + [0] * 4).clocks_event_reasons == 0
+    assert watch(clocks_event_reasons=[0] * 5 + [8, 0, 8, 0, 0]).clocks_event_reasons == 8
+
+
+def test_a_gpu_that_nvml_does_not_show_is_unknown():
+    seen = Watch()
+    seen.close("crashed with SIGSEGV")
+
+    facts = seen.of("GPU-1", None, cuda_start=0.0, since=0.0, until=1.0)
+
+    assert facts == Unknown("crashed with SIGSEGV")
+
+
+# --------------------------------------------------------------------------------- shared memory
+
+
+def test_shared_memory_that_nobody_maps_is_removed_and_what_is_mapped_stays(tmp_path: Path):
+    left, used, other = (tmp_path / name for name in ("nccl-left", "nccl-used", "sem.other"))
+    for file in (left, used, other):
+        file.write_bytes(bytes(4096))
+    with used.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+        remove_unused(shared_memory(tmp_path))
+
+    assert not left.exists()
+    assert used.exists()
+    assert other.exists()

@@ -11,9 +11,12 @@ TORCH ?=
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+HAS_GPU = $(shell { [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || grep -qs 0x10de /sys/bus/pci/devices/*/vendor; } && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help doctor smoke test check lint types shellcheck shells readme bench format clean
+.PHONY: help install doctor smoke test check lint types shells shellcheck generated current bench \
+	pictures soak format clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,31 +31,39 @@ $(VENV)/installed: pyproject.toml $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . >&2
 	@touch $@
 
+# `pip install --group` needs pip 25.1, which a new environment may not have.
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "Installing the test tools (once) ..." >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(TORCH) >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev $(TORCH) >&2
 	@touch $@
 
 $(VENV)/installed-torch: $(VENV)/installed
 	@echo "Installing torch (once; the CUDA build is several gigabytes) ..." >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH),$(TORCH),torch torchvision) >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH),$(TORCH),$(if $(HAS_GPU),torch torchvision,torch --index-url $(CPU_WHEELS))) >&2
 	@touch $@
+
+install: ## put the command gpucheck on your PATH
+	@PYTHON=$(PYTHON) sh tools/install.sh
 
 doctor: $(VENV)/installed ## examine this machine and print the report
 	@$(BIN)/gpucheck doctor $(ARGS) || { status=$$?; [ $$status -eq 1 ] || exit $$status; }
 
 smoke: $(VENV)/installed-torch ## train MNIST on every GPU (a rehearsal on the CPU where there is none)
-	@if [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || grep -qs 0x10de /sys/bus/pci/devices/*/vendor; then \
+	@if [ -n "$(HAS_GPU)" ]; then \
 		$(BIN)/gpucheck smoke --gpus all $(ARGS); \
 	else \
 		echo "make: NO NVIDIA GPU IS HERE: THIS IS A REHEARSAL ON THE CPU, AND PROVES NO GPU" >&2; \
 		$(BIN)/gpucheck smoke --device cpu $(ARGS); \
 	fi
 
-test: $(VENV)/installed-dev shells ## run the tests
+test: $(VENV)/installed-dev ## run the tests (those of shells that are not here are skipped)
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: lint types shellcheck readme test ## run all that CI runs
+soak: $(VENV)/installed-dev ## run the long versions of the tests (an hour and more)
+	@GPUCHECK_SOAK=1 $(BIN)/python -m pytest --timeout 7200 $(ARGS)
+
+check: lint types shellcheck current test ## run all that CI runs
 
 lint: $(VENV)/installed-dev
 	@$(BIN)/ruff check .
@@ -61,28 +72,30 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	@$(BIN)/mypy
 
-# The tests of `gpucheck env` start real shells, and skip those that are not here.
-shells:
+# The tests of `gpucheck env` start real shells. Installing them is asked for by name.
+shells: ## install the shells that the tests of `gpucheck env` start (Debian and Ubuntu, as root)
 	@absent=; for each in zsh fish tcsh ksh mksh strace; do \
 		command -v $$each >/dev/null || absent="$$absent $$each"; \
 	done; \
-	[ -n "$$absent" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || exit 0; \
+	[ -n "$$absent" ] || exit 0; \
+	[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { \
+		echo "make: these are not here, and their tests are skipped:$$absent" >&2; exit 0; }; \
 	echo "Installing for the tests:$$absent ..." >&2; \
 	export DEBIAN_FRONTEND=noninteractive; \
 	{ apt-get install -qq $$absent || { timeout 120 apt-get update -qq && apt-get install -qq $$absent; }; } \
 		</dev/null >/dev/null 2>&1 || echo "make: could not be installed; their tests are skipped" >&2
 
 shellcheck: $(VENV)/installed-dev
-	@$(BIN)/python -m tests.check_shell
+	@$(BIN)/python -m tools.shell_templates
 
-readme: $(VENV)/installed-dev
-	@$(BIN)/python -m tests.check_readme
+generated: $(VENV)/installed-dev ## write docs, recorded reports and pictures anew
+	@$(BIN)/python -m tools.generated --write
 
-bench: $(VENV)/installed-dev ## time the doctor beside its rivals (see README, Speed)
-	@$(BIN)/python -m tests.bench $(ARGS)
+current: $(VENV)/installed-dev
+	@$(BIN)/python -m tools.generated
 
-pictures: $(VENV)/installed-dev ## draw the recorded reports (SVG) for the README anew
-	@$(BIN)/python -m tests.pictures
+bench: $(VENV)/installed ## time the commands next to what they are measured against
+	@$(BIN)/python -m tools.bench $(ARGS)
 
 format: $(VENV)/installed-dev ## let ruff put the code in order
 	@$(BIN)/ruff check --quiet --fix . && $(BIN)/ruff format --quiet .

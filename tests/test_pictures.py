@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import pictures
 import pytest
 
 from gpucheck import snapshot_file
 from machines import HEALTHY
+from tools import pictures
 
 
 def test_a_picture_holds_the_report_and_fetches_nothing(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Times the NVML probe: `python tests/probes/bench_nvml.py [--here]`.
+"""Times the NVML probe: `python -m tools.bench_nvml [--here]`.
 
 Against fakes with 1 to 16 GPUs, which answer at once or each query as late as a real H200 does on
 average; with `--here` against this machine's own NVML, and each query by itself.
@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from fakes.nvml import FakeNvml, h200
 

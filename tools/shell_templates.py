@@ -1,4 +1,4 @@
-"""Checks the shell templates, and snippets made from them: `python -m tests.check_shell`.
+"""Checks the shell templates, and snippets made from them: `python -m tools.shell_templates`.
 
 ShellCheck reads bash, sh and ksh; zsh, fish and tcsh read their own syntax, where they are
 installed; so does Lua.

@@ -1,6 +1,6 @@
 """Makes SVG pictures of real reports, with no font and no link from elsewhere.
 
-`python -m tests.pictures SNAPSHOT.json ...` judges each stored snapshot with the command itself,
+`python -m tools.pictures SNAPSHOT.json ...` judges each stored snapshot with the command itself,
 as on a terminal, and writes the picture beside it. Without arguments: all of tests/recorded.
 """
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-RECORDED = Path(__file__).parent / "recorded"
+RECORDED = Path(__file__).parents[1] / "tests" / "recorded"
 COLUMNS = 84
 FONTS = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
 THEME = TerminalTheme(

@@ -1,6 +1,6 @@
 """Times the recipe as everybody writes it beside `gpucheck smoke`, in one run, as a table.
 
-    python -m tests.plain_recipe [DIR] [--gpus 0,1] [--device cpu]
+    python -m tools.plain_recipe [DIR] [--gpus 0,1] [--device cpu]
 
 DIR holds the MNIST files. Whole processes, start to exit, in turns; the epochs are what each
 program measures itself.

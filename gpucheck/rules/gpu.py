@@ -147,6 +147,7 @@ def recovery_wanted(machine: Snapshot) -> Answers:
             yield NotChecked(why=f"recovery action {value} is not known", subject=gpu.subject)
             continue
         yield Symptom(
+            gpus=(gpu.index,),
             subject=gpu.subject,
             severity=Severity.WARNING if action.action in ("drain_p2p", "recover_imex") else None,
             saw=f"GPU {gpu.index}{_at(gpu)}: recovery action {value}, {action.meaning}",
@@ -268,6 +269,7 @@ def pages_retired(machine: Snapshot) -> Answers:
         counts = f"{pages.single_bit} for single-bit and {pages.double_bit} for double-bit errors"
         if total >= RETIRED_PAGES_LIMIT:
             yield Symptom(
+                gpus=(gpu.index,),
                 subject=gpu.subject,
                 severity=Severity.ERROR,
                 saw=f"GPU {gpu.index}{_at(gpu)}: {total} retired pages ({counts})",
@@ -423,6 +425,7 @@ def slowed_down(machine: Snapshot) -> Answers:
             )
         elif seen & clocks.SW_THERMAL_SLOWDOWN:
             yield Symptom(
+                gpus=(gpu.index,),
                 subject=gpu.subject,
                 severity=Severity.WARNING,
                 saw=_slowdown(gpu, clocks.SW_THERMAL_SLOWDOWN),
@@ -525,6 +528,7 @@ def too_hot(machine: Snapshot) -> Answers:
 
 def _hot(gpu: Gpu, saw: str, severity: Severity) -> Symptom:
     return Symptom(
+        gpus=(gpu.index,),
         subject=gpu.subject,
         severity=severity,
         saw=f"GPU {gpu.index}{_at(gpu)}: {saw}",
@@ -546,6 +550,7 @@ def power_limited(machine: Snapshot) -> Answers:
         default = yield from known(gpu.power_limit_default_watts, gpu.subject)
         if enforced is not None and default is not None and enforced < default - 0.5:
             yield Symptom(
+                gpus=(gpu.index,),
                 subject=gpu.subject,
                 severity=Severity.INFO if is_laptop(gpu) else None,
                 saw=f"GPU {gpu.index}{_at(gpu)}: held to {enforced:g} W; the default is"
@@ -633,6 +638,7 @@ def compute_mode(machine: Snapshot) -> Answers:
             yield NotChecked(why=f"compute mode {mode} is not known", subject=gpu.subject)
             continue
         yield Symptom(
+            gpus=(gpu.index,),
             subject=gpu.subject,
             severity=Severity.ERROR if mode == 2 else Severity.WARNING,
             saw=f"GPU {gpu.index}{_at(gpu)}: compute mode {_COMPUTE_MODES[mode]}",
@@ -659,6 +665,7 @@ def mig_unusable(machine: Snapshot) -> Answers:
         after = gpu.mig_is_on_after_reset
         if isinstance(after, bool) and after != current:
             yield Symptom(
+                gpus=(gpu.index,),
                 subject=gpu.subject,
                 severity=Severity.WARNING,
                 saw=f"GPU {gpu.index}{_at(gpu)}: MIG is {_on(current)}, and {_on(after)} after the"

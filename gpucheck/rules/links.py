@@ -37,6 +37,7 @@ def pcie_narrow(machine: Snapshot) -> Answers:
         own = max(most, (model.pcie_width or 0) if model is not None else 0)
         if width < limit and is_laptop(gpu):
             yield Symptom(
+                gpus=(gpu.index,),
                 subject=gpu.subject,
                 severity=Severity.INFO,
                 saw=f"GPU {gpu.index}: x{width} of x{limit}, as laptops often have it",
@@ -44,6 +45,7 @@ def pcie_narrow(machine: Snapshot) -> Answers:
             )
         elif width < limit:
             yield Symptom(
+                gpus=(gpu.index,),
                 subject=gpu.subject,
                 severity=Severity.ERROR if width * 4 <= limit else None,
                 saw=f"GPU {gpu.index}: x{width}; GPU and slot both have x{limit}",
@@ -52,6 +54,7 @@ def pcie_narrow(machine: Snapshot) -> Answers:
             )
         elif width < own:
             yield Symptom(
+                gpus=(gpu.index,),
                 subject=gpu.subject,
                 severity=Severity.INFO,
                 saw=f"GPU {gpu.index}: x{width} is all that its slot has; the GPU has x{own}",
@@ -182,6 +185,7 @@ def nvlink_down(machine: Snapshot) -> Answers:
             names = ", ".join(str(link.index) for link in down) or "not shown"
             is_shared = _may_lead_elsewhere(machine, gpus, links, expected)
             yield Symptom(
+                gpus=(gpu.index,),
                 subject=gpu.subject,
                 severity=Severity.INFO if is_shared else None,
                 saw=f"GPU {gpu.index}: {len(up)} of {expected} NVLinks are up; down: {names}",
@@ -208,6 +212,7 @@ def _all_links_down(
             severity = Severity.WARNING
             fix = "Look whether the fabric manager runs, and whether NVreg_NvLinkDisable is set."
     return Symptom(
+        gpus=(gpu.index,),
         subject=gpu.subject,
         severity=severity,
         saw=f"GPU {gpu.index}: none of its {len(links)} NVLinks is up",
@@ -366,6 +371,7 @@ def fabric_not_ready(machine: Snapshot) -> Answers:
             )
         elif isinstance(fabric.health, int) and (faults := _fabric_faults(fabric.health)):
             yield Symptom(
+                gpus=(gpu.index,),
                 subject=gpu.subject,
                 severity=Severity.WARNING,
                 saw=f"GPU {gpu.index}: the fabric reports {', '.join(faults)}",

@@ -98,7 +98,7 @@ def test_a_missing_torch_without_a_gpu_is_only_mentioned():
     [found] = symptoms(rules.no_torch, machine(pytorch={"torch": None}, **NO_GPU))
 
     assert found.severity is Severity.INFO
-    assert "DRV001" in rules.no_torch.roots
+    assert "DRV001" in rules.no_torch.caused_by
 
 
 def test_a_python_that_could_not_be_asked_is_not_one_without_torch():

@@ -23,6 +23,35 @@ ACTIONS = {
     "follow_other_xid": "Follow the Xid that stands beside it in the log.",
 }
 
+#: Whose fault an Xid is.
+CAUSES = {
+    "app": "the program",
+    "driver": "the driver",
+    "firmware": "the GPU's firmware",
+    "hw": "the GPU itself",
+    "memory": "the GPU's memory",
+    "nvlink": "NVLink",
+    "bus": "the PCIe connection",
+    "power": "the power supply",
+    "thermal": "heat",
+}
+
+#: What to do where the action did not help, or the Xid comes again.
+FOLLOW_UPS = {
+    "check_app": "If it comes again, debug the program that was hit.",
+    "check_app_then_diag": "If it comes again on one GPU with different programs, test that GPU "
+    "with NVIDIA's diagnostics (dcgmi diag -r 3); else debug the program.",
+    "check_link": "If it comes again, check the NVLink and the GPU at its other end.",
+    "contact_support": "If it comes again, contact the vendor of the machine.",
+    "decode_nvlink": "If it comes again, send the whole log line to the vendor of the machine.",
+    "follow_other_xid": "Follow the Xid that was logged next to it.",
+    "investigate_software": "If it comes again, update the driver and the firmware.",
+    "restart_fabric_manager_if_alone": "If it comes again without another Xid on a machine with "
+    "NVSwitches, restart nvidia-fabricmanager.",
+    "run_diag": "If it comes again, test the GPU with NVIDIA's diagnostics (dcgmi diag -r 3).",
+    "update_software": "Use versions of the driver that go together in host and guest.",
+}
+
 
 class XidMeaning(msgspec.Struct, frozen=True):
     """One Xid: `severity` is info, warning, critical, or follow (the cause is another Xid)."""
@@ -32,9 +61,11 @@ class XidMeaning(msgspec.Struct, frozen=True):
     meaning: str
     action: str
     severity: str
+    causes: tuple[str, ...]
     source: tuple[str, ...]
     confidence: str
     advice: str = ""
+    follow_up: str = ""
 
 
 class RecoveryAction(msgspec.Struct, frozen=True):

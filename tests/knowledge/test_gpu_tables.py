@@ -48,6 +48,9 @@ def test_figures_are_plausible():
 def test_every_xid_has_an_action_that_we_can_put_into_words():
     for row in xid.table().xids:
         assert row.action in xid.ACTIONS
+        assert row.causes
+        assert set(row.causes) <= set(xid.CAUSES)
+        assert row.follow_up in {"", *xid.FOLLOW_UPS}
         assert row.severity in {"info", "warning", "critical", "follow"}
 
 

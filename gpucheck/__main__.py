@@ -1,6 +1,7 @@
 """Starts the command line, and lets neither a traceback nor a broken pipe reach the user."""
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,14 +21,34 @@ def main() -> NoReturn:
     GPUCHECK_TRACEBACK=1 shows the traceback of a failure of gpucheck's own.
     """
     _open_standard_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
+            signal.signal(number, _stop)
     try:
         status = _run()
     except KeyboardInterrupt:
         status = INTERRUPTED
+    except Stopped as stopped:  # end as whoever sent the signal expects
+        signal.signal(stopped.number, signal.SIG_DFL)
+        os.kill(os.getpid(), stopped.number)
+        status = 128 + stopped.number
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends in one line
         status = _explain(error)
     # All is said and every child is ended: the interpreter's own farewell would take 15 ms more.
     os._exit(_flush(status))
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGHUP came: as with Ctrl-C, every `with` on the way out ends what it started."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: the way out is not to be interrupted
+    raise Stopped(number)
 
 
 #: Options of the doctor that leave the examination itself as it is, and are never refused.

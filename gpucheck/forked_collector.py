@@ -28,6 +28,7 @@ DEEP_TIMEOUT_SECONDS = 300.0
 #: What the examination may take beyond its own deadline to send what it knows.
 SENDING_SECONDS = 0.6
 _GRACE_SECONDS = 0.25
+_STILL_THERE = "broke off"
 _SIZE = struct.Struct("=Q")
 
 
@@ -59,12 +60,15 @@ class ForkedCollector:
         self._until = time.monotonic() + timeout_seconds + SENDING_SECONDS
         self._is_exact = look is not None
         self._is_over = False
+        self._sent_all = False
         self._pipe, sending = os.pipe()
+        parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
             os.close(self._pipe)
             _examine(
                 sending,
+                parent,
                 python=python,
                 deep=deep,
                 quick=quick,
@@ -78,17 +82,21 @@ class ForkedCollector:
     def __enter__(self) -> "ForkedCollector":
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
+        """End the collector and all that it started, however the block was left."""
         if self._is_over:
             return
         self._is_over = True
         os.close(self._pipe)
-        if kind is not None:  # Ctrl-C: end the examination and all that it started, before we go
+        if self._sent_all and self._reap(_GRACE_SECONDS) != _STILL_THERE:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):  # a stopped process takes only the second
             try:
-                os.kill(self._pid, signal.SIGTERM)
+                os.kill(self._pid, number)
             except ProcessLookupError:
                 return
-            self._reap(_GRACE_SECONDS)
+            if self._reap(_GRACE_SECONDS) != _STILL_THERE:
+                return
 
     def facts(self) -> "Snapshot":
         """Wait for the facts. ExaminationError: none came (what one probe lost is a fact)."""
@@ -97,6 +105,7 @@ class ForkedCollector:
         from gpucheck.snapshot import Snapshot
 
         data = self._receive()
+        self._sent_all = bool(data)
         if data is None:
             raise CollectionError("the examination did not end in time")
         if not data:
@@ -138,11 +147,12 @@ class ForkedCollector:
                 code = os.waitstatus_to_exitcode(status)
                 return f"ended with status {code}" if code >= 0 else f"was ended by signal {-code}"
             time.sleep(0.005)
-        return "broke off"
+        return _STILL_THERE
 
 
 def _examine(
     sending: int,
+    parent: int,
     *,
     python: str | None,
     deep: bool,
@@ -154,6 +164,9 @@ def _examine(
 ) -> NoReturn:
     """Be the process that looks; it never returns into its parent's code."""
     try:
+        from gpucheck.probes.child import die_with
+
+        die_with(parent)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
         signal.signal(signal.SIGTERM, _leave)
         # A closed terminal ends us too; our children, in sessions of their own, it would leave.

@@ -2,9 +2,11 @@
 
 A C call that hangs holds Python, so nothing foreign runs in our own process; and waiting for a
 killed child that is stuck in the kernel (state D) would hang us too, so after the kill we wait a
-bounded moment and then leave it behind.
+bounded moment and then leave it behind. A child never outlives the process that started it: the
+kernel ends it when its parent is gone, however that came (prctl(2), PR_SET_PDEATHSIG).
 """
 
+import ctypes
 import os
 import selectors
 import signal
@@ -19,8 +21,21 @@ from dataclasses import dataclass
 GRACE_SECONDS = 0.25  # how long a killed child may take to go
 OUTPUT_LIMIT_BYTES = 8 << 20
 
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+
 _living: "weakref.WeakSet[Child]" = weakref.WeakSet()
 _starting = threading.RLock()  # held while a child comes to be, so that none is overlooked
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when *parent*, which forked it, is gone.
+
+    Called between fork and exec. The signal comes when the *thread* that forked ends, so whoever
+    starts a child waits for it. A parent that is gone already is noticed by its process id.
+    """
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +86,12 @@ class Child:
         self._late: float | None = None
         self._selector = selectors.DefaultSelector()
         self._process: subprocess.Popen[bytes] | None = None
+        parent = os.getpid()
         try:
             with _starting:
                 self._process = subprocess.Popen(
                     command,
+                    preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - one call of C's
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -83,7 +100,7 @@ class Child:
                     cwd=working_directory,
                 )
                 _living.add(self)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
             self._trouble = f"could not start {command[0]}: {getattr(error, 'strerror', error)}"
             return
         for name in self._buffers:

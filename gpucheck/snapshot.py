@@ -56,6 +56,15 @@ def value(fact: object) -> object:
 # ---------------------------------------------------------------------------------------- host
 
 
+class PciPort(Fact, frozen=True, kw_only=True):
+    """The PCI Express errors that a device counted since it was found (AER); None: no counter."""
+
+    bus_id: str  # "0000:00:01.0"
+    aer_correctable: Maybe[int] = NOT_EXAMINED
+    aer_nonfatal: Maybe[int] = NOT_EXAMINED
+    aer_fatal: Maybe[int] = NOT_EXAMINED
+
+
 class PciGpu(Fact, frozen=True, kw_only=True):
     """An NVIDIA GPU as the PCI bus shows it (class 0x0300 or 0x0302, vendor 0x10de)."""
 
@@ -68,6 +77,10 @@ class PciGpu(Fact, frozen=True, kw_only=True):
     slot_max_width: Maybe[int] = NOT_EXAMINED
     #: bridges above it whose ACS request redirect is on, nearest first
     acs_redirecting_bridges: Known[tuple[str, ...]] = NOT_EXAMINED
+    unassigned_bars: Known[tuple[int, ...]] = NOT_EXAMINED  # of BAR 0 and 1: those without address
+    power_state: Maybe[str] = NOT_EXAMINED  # "D0", "D3cold"
+    aer: Known[PciPort] = NOT_EXAMINED  # its own counters
+    bridges: Known[tuple[PciPort, ...]] = NOT_EXAMINED  # above it, nearest first
 
 
 class Host(Fact, frozen=True, kw_only=True):
@@ -90,8 +103,13 @@ class Host(Fact, frozen=True, kw_only=True):
     cpus_usable: Known[int] = NOT_EXAMINED  # affinity and cgroup quota, rounded up
     cpus_present: Known[int] = NOT_EXAMINED
     rdma_devices: Known[tuple[str, ...]] = NOT_EXAMINED  # /sys/class/infiniband
+    #: those of them that are no network, but manage NVSwitches (VPD "SW_MNG")
+    switch_managers: Known[tuple[str, ...]] = NOT_EXAMINED
     iommu: Known[Literal["off", "passthrough", "translating"]] = NOT_EXAMINED
     secure_boot: Maybe[bool] = NOT_EXAMINED  # None: no EFI
+    lockdown: Maybe[str] = NOT_EXAMINED  # "none", "integrity", "confidentiality"; None: no such LSM
+    signatures_enforced: Known[bool] = NOT_EXAMINED  # module.sig_enforce
+    is_laptop: Known[bool] = NOT_EXAMINED  # by the firmware's chassis type
     pci_gpus: Known[tuple[PciGpu, ...]] = NOT_EXAMINED
     nvswitches: Known[int] = NOT_EXAMINED  # NVIDIA bridges (class 0x0680) on the bus
 
@@ -200,7 +218,10 @@ class DriverLibrary(Fact, frozen=True, kw_only=True):
     real_path: str = ""  # links followed
     version: Maybe[str] = NOT_EXAMINED  # "580.159.04"
     is_stub: Known[bool] = NOT_EXAMINED
-    is_compat: bool = False  # from a cuda-compat package
+    is_compat: bool = False  # from a cuda-compat package, whatever name it goes by here
+    is_mounted: Known[bool] = NOT_EXAMINED  # a mount of its own: brought into this container
+    is_in_cache: Known[bool] = NOT_EXAMINED  # the loader's cache gives this file for its name
+    package: Maybe[str] = NOT_EXAMINED  # that owns the file (dpkg); asked only for strays
     found_via: str = ""  # "LD_LIBRARY_PATH", "ld.so.cache", "default directory", "WSL"
     is_selected: bool = False  # the loader takes this one
 
@@ -214,6 +235,8 @@ class DeviceNode(Fact, frozen=True, kw_only=True):
     group: Maybe[str] = None
     can_open: Maybe[bool] = None  # by this user, for reading and writing; None where it is missing
     error: Maybe[str] = None  # the system's message where it cannot be opened
+    #: the file's permissions would allow it: what refuses is the device cgroup
+    is_denied_by_cgroup: bool = False
 
 
 class CudaInit(Fact, frozen=True, kw_only=True):
@@ -234,25 +257,53 @@ class FabricManager(Fact, frozen=True, kw_only=True):
     version: Maybe[str] = NOT_EXAMINED
 
 
+class ModuleBlock(Fact, frozen=True, kw_only=True):
+    """A line that keeps nvidia.ko from being loaded."""
+
+    path: str  # "/usr/lib/modprobe.d/blacklist-nvidia.conf", "/proc/cmdline"
+    text: str  # "blacklist nvidia"
+    is_total: bool = False  # modprobe by name is refused too; a blacklist stops the automatic load
+
+
+class DkmsFailure(Fact, frozen=True, kw_only=True):
+    """A build of the driver's module for the running kernel that DKMS did not finish."""
+
+    log: str  # path of make.log
+    error: str  # its first line that says "error"
+    kernel_compiler: Maybe[str] = NOT_EXAMINED  # that the kernel was built with: "gcc-12 12.3.0"
+    compiler: Maybe[str] = NOT_EXAMINED  # that the build used: "cc 11.4.0"
+
+
 class Driver(Fact, frozen=True, kw_only=True):
     """The kernel modules, the user-mode libraries and the device nodes."""
 
     module_version: Maybe[str] = NOT_EXAMINED  # of the loaded nvidia.ko; None: not loaded
     module_kind: Maybe[Literal["open", "closed"]] = NOT_EXAMINED  # None: not loaded
-    loaded_modules: Known[tuple[str, ...]] = NOT_EXAMINED  # nvidia*, nouveau
+    loaded_modules: Known[tuple[str, ...]] = NOT_EXAMINED  # those that GPUs and their links need
     excluded_gpus: Known[tuple[str, ...]] = NOT_EXAMINED  # bus ids or UUIDs, by module parameter
     proc_gpus: Known[tuple[str, ...]] = NOT_EXAMINED  # bus ids under /proc/driver/nvidia/gpus
     module_file: Maybe[str] = NOT_EXAMINED  # nvidia.ko for the running kernel; None: none built
     module_file_version: Maybe[str] = NOT_EXAMINED
     module_is_signed: Maybe[bool] = NOT_EXAMINED
+    module_file_kind: Maybe[Literal["open", "closed"]] = NOT_EXAMINED  # by its license
+    module_file_kernel: Maybe[str] = NOT_EXAMINED  # the kernel it was built for, by its vermagic
+    module_blocks: Known[tuple[ModuleBlock, ...]] = NOT_EXAMINED
+    prime_profile: Maybe[str] = NOT_EXAMINED  # /etc/prime-discrete: "on", "off"; None: no file
+    passthrough_option: Maybe[str] = NOT_EXAMINED  # what gives GPUs to vfio-pci or pci-stub
+    firmware_versions: Known[tuple[str, ...]] = NOT_EXAMINED  # of GSP, in /lib/firmware/nvidia
+    uvm_disables_hmm: Maybe[bool] = NOT_EXAMINED  # None: nvidia_uvm is not loaded
     dkms_version: Maybe[str] = NOT_EXAMINED  # driver version in the DKMS tree; None: no tree
     dkms_kernels: Known[tuple[str, ...]] = NOT_EXAMINED  # kernels that DKMS has a build for
+    dkms_failure: Maybe[DkmsFailure] = NOT_EXAMINED  # None: no failed build for this kernel
     has_kernel_headers: Known[bool] = NOT_EXAMINED
     libraries: Known[tuple[DriverLibrary, ...]] = NOT_EXAMINED
     device_nodes: Known[tuple[DeviceNode, ...]] = NOT_EXAMINED
     persistenced_running: Known[bool] = NOT_EXAMINED
     fabric_manager: Maybe[FabricManager] = NOT_EXAMINED  # None: not installed
+    has_nvlsm: Known[bool] = NOT_EXAMINED  # NVLink 5 switches' subnet manager is installed
     peermem: Known[bool] = NOT_EXAMINED  # nvidia_peermem is loaded
+    #: names in /sys/kernel/mm/memory_peers; None: this kernel has no such interface
+    peer_memory_clients: Maybe[tuple[str, ...]] = NOT_EXAMINED
     dma_buf: Known[bool] = NOT_EXAMINED  # kernel and open module can share GPU memory as dma-buf
     cuda_init: Maybe[CudaInit] = NOT_EXAMINED  # None: --quick left it out
 
@@ -672,13 +723,42 @@ class Xid(Fact, frozen=True, kw_only=True):
     processes: tuple[str, ...] = ()  # names that the lines give, sorted
 
 
+class SXid(Fact, frozen=True, kw_only=True):
+    """The errors of one NVSwitch and SXid number since boot, counted together."""
+
+    bus_id: str
+    number: int
+    is_fatal: Maybe[bool] = None  # None: no line said so
+    count: int = 0
+    text: str = ""  # the newest line's own text
+
+
+class KernelLine(Fact, frozen=True, kw_only=True):
+    """A line of the kernel log, without its time, and what it is about."""
+
+    text: str
+    bus_id: str = ""  # the device that it names; "": none
+    process: str = ""  # the process that it names
+    count: int = 1  # how often the log has such a line
+
+
 class KernelLog(Fact, frozen=True, kw_only=True):
     """What the kernel said of NVIDIA devices since this boot."""
 
     source: Maybe[str] = NOT_EXAMINED  # "/dev/kmsg", "dmesg", "journal"
     xids: Known[tuple[Xid, ...]] = NOT_EXAMINED
+    sxids: Known[tuple[SXid, ...]] = NOT_EXAMINED
+    aer_ports: Known[tuple[PciPort, ...]] = NOT_EXAMINED  # PCI Express errors by the log's lines
     adapter_failures: Known[tuple[str, ...]] = NOT_EXAMINED  # bus ids of "RmInitAdapter failed"
-    module_refused: Maybe[str] = NOT_EXAMINED  # the line that refused nvidia.ko's signature
+    adapter_reasons: Known[tuple[KernelLine, ...]] = NOT_EXAMINED  # the line before each of them
+    #: what nvidia.ko said since it was last loaded, one sentence each
+    module_said: Known[tuple[str, ...]] = NOT_EXAMINED
+    address_failures: Known[tuple[KernelLine, ...]] = NOT_EXAMINED  # a GPU without address space
+    power_failures: Known[tuple[KernelLine, ...]] = NOT_EXAMINED  # a GPU that stays in D3cold
+    module_refused: Maybe[str] = NOT_EXAMINED  # the line that refused nvidia.ko
+    oom_kills: Known[tuple[KernelLine, ...]] = NOT_EXAMINED  # processes killed for lack of memory
+    iommu_faults: Known[tuple[KernelLine, ...]] = NOT_EXAMINED
+    hung_tasks: Known[tuple[KernelLine, ...]] = NOT_EXAMINED
 
 
 # -------------------------------------------------------------------------------------- trials

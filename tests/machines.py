@@ -35,6 +35,7 @@ from gpucheck.snapshot import (
     Nvml,
     PathEntry,
     PciGpu,
+    PciPort,
     Python,
     PyTorch,
     RemapHistogram,
@@ -254,8 +255,12 @@ HEALTHY = Snapshot(
         cpus_usable=32,
         cpus_present=32,
         rdma_devices=(),
+        switch_managers=(),
         iommu="off",
         secure_boot=False,
+        lockdown="none",
+        signatures_enforced=False,
+        is_laptop=False,
         pci_gpus=tuple(
             PciGpu(
                 bus_id=bus_id,
@@ -266,6 +271,10 @@ HEALTHY = Snapshot(
                 slot_max_generation=5,
                 slot_max_width=16,
                 acs_redirecting_bridges=(),
+                unassigned_bars=(),
+                power_state="D0",
+                aer=PciPort(bus_id=bus_id, aer_correctable=0, aer_nonfatal=0, aer_fatal=0),
+                bridges=(),
             )
             for bus_id in BUS_IDS
         ),
@@ -311,8 +320,16 @@ HEALTHY = Snapshot(
         module_file="/lib/modules/6.8.0-50-generic/updates/dkms/nvidia.ko.zst",
         module_file_version=DRIVER,
         module_is_signed=True,
+        module_file_kind="open",
+        module_file_kernel="6.8.0-50-generic",
+        module_blocks=(),
+        prime_profile=None,
+        passthrough_option=None,
+        firmware_versions=(DRIVER,),
+        uvm_disables_hmm=False,
         dkms_version=DRIVER,
         dkms_kernels=("6.8.0-50-generic",),
+        dkms_failure=None,
         has_kernel_headers=True,
         libraries=tuple(
             DriverLibrary(
@@ -322,6 +339,8 @@ HEALTHY = Snapshot(
                 version=DRIVER,
                 is_stub=False,
                 found_via="ld.so.cache",
+                is_mounted=False,
+                is_in_cache=True,
                 is_selected=True,
             )
             for soname in ("libcuda.so.1", "libnvidia-ml.so.1")
@@ -333,6 +352,8 @@ HEALTHY = Snapshot(
         persistenced_running=True,
         fabric_manager=None,
         peermem=False,
+        peer_memory_clients=None,
+        has_nvlsm=False,
         dma_buf=True,
         cuda_init=CudaInit(
             library="/usr/lib/x86_64-linux-gnu/libcuda.so.1",
@@ -440,7 +461,21 @@ HEALTHY = Snapshot(
         gpus=(gpu(0), gpu(1)),
         pairs=(GpuPair(a=0, b=1, topology="NV18", p2p_read="OK", p2p_write="OK", p2p_nvlink="OK"),),
     ),
-    kernel_log=KernelLog(source="/dev/kmsg", xids=(), adapter_failures=(), module_refused=None),
+    kernel_log=KernelLog(
+        source="/dev/kmsg",
+        xids=(),
+        sxids=(),
+        aer_ports=(),
+        adapter_failures=(),
+        adapter_reasons=(),
+        module_said=(f"loading NVIDIA UNIX Open Kernel Module for x86_64  {DRIVER}",),
+        address_failures=(),
+        power_failures=(),
+        module_refused=None,
+        oom_kills=(),
+        iommu_faults=(),
+        hung_tasks=(),
+    ),
 )
 
 

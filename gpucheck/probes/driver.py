@@ -115,6 +115,7 @@ def probe(
         persistenced_running=_persistenced(root, running),
         fabric_manager=_fabric_manager(root, running, module_version),
         peermem=_is_loaded(modules, ("nvidia_peermem", "nv_peer_mem")),
+        peer_memory_clients=names_in(root / "sys/kernel/mm/memory_peers"),
         dma_buf=_dma_buf(kind, module_version, release),
     )
 

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from gpucheck.probes import pci_errors
 from gpucheck.probes.files import names_in, read_bytes, read_text
-from gpucheck.snapshot import Host, PciGpu, Unknown
+from gpucheck.snapshot import Host, PciGpu, PciPort, Unknown
 
 NVIDIA = "0x10de"
 #: EFI's global variable namespace (UEFI specification, 3.3).
@@ -79,8 +80,12 @@ def probe(root: Path = Path("/")) -> Host:
         cpus_usable=_cpus_usable(root),
         cpus_present=_cpus_present(root),
         rdma_devices=_rdma_devices(root),
+        switch_managers=_switch_managers(root),
         iommu=_iommu(root, gpus),
         secure_boot=_secure_boot(root),
+        lockdown=_lockdown(root),
+        signatures_enforced=_signatures_enforced(root),
+        is_laptop=_is_laptop(root),
         pci_gpus=gpus,
         nvswitches=_nvswitches(root),
     )
@@ -424,7 +429,61 @@ def _rdma_devices(root: Path) -> tuple[str, ...] | Unknown:
     return () if names is None else names
 
 
+#: What an adapter that manages NVSwitches carries in its vital product data (NVIDIA's fabric
+#: manager user guide, NVLink 5: "SW_MNG" in the VPD marks the ConnectX-7 bridges).
+SWITCH_MANAGEMENT = b"SW_MNG"
+
+
+def _switch_managers(root: Path) -> tuple[str, ...] | Unknown:
+    """Return the RDMA devices that manage NVSwitches and carry no network."""
+    names = _rdma_devices(root)
+    if isinstance(names, Unknown):
+        return names
+    found = []
+    for name in names:
+        device = root / "sys/class/infiniband" / name / "device"
+        data = read_bytes(device / "vpd", 1 << 15)
+        if isinstance(data, Unknown):
+            return Unknown(f"the product data of {name} may not be read: only root may")
+        if data is not None and SWITCH_MANAGEMENT in data:
+            found.append(name)
+    return tuple(found)
+
+
 # ------------------------------------------------------------------------------ firmware and IOMMU
+
+
+def _lockdown(root: Path) -> str | Unknown | None:
+    """Return the level of the kernel's lockdown: "none [integrity] confidentiality"."""
+    text = read_text(root / "sys/kernel/security/lockdown", 4096)
+    if not isinstance(text, str):
+        return text
+    found = re.search(r"\[(\w+)\]", text)
+    return found[1] if found else Unknown("the lockdown file names no level")
+
+
+def _signatures_enforced(root: Path) -> bool | Unknown:
+    """Whether the kernel takes only signed modules, Secure Boot or not."""
+    options = _line(root / "proc/cmdline")
+    if isinstance(options, str) and re.search(
+        r"(?:^|\s)module\.sig_enforce(?:=1|=y)?(?:\s|$)", options
+    ):
+        return True
+    text = _line(root / "sys/module/module/parameters/sig_enforce")
+    return text == "Y" if not isinstance(text, Unknown) else text
+
+
+#: portable, laptop, notebook, sub-notebook, convertible, detachable (SMBIOS, chassis types)
+_LAPTOPS = frozenset(("8", "9", "10", "14", "31", "32"))
+
+
+def _is_laptop(root: Path) -> bool | Unknown:
+    text = _line(root / "sys/class/dmi/id/chassis_type")
+    if isinstance(text, Unknown):
+        return text
+    batteries = names_in(root / "sys/class/power_supply")
+    has_battery = isinstance(batteries, tuple) and any(name.startswith("BAT") for name in batteries)
+    return text in _LAPTOPS or has_battery
 
 
 def _secure_boot(root: Path) -> bool | Unknown | None:
@@ -523,12 +582,15 @@ def _pci_gpus(root: Path) -> tuple[PciGpu, ...] | Unknown:
     devices = _pci_devices(root)
     if isinstance(devices, Unknown):
         return devices
+    ports: dict[str, PciPort] = {}
     return tuple(
-        _pci_gpu(device, code) for device, code in devices if code.startswith(("0x0300", "0x0302"))
+        _pci_gpu(device, code, ports)
+        for device, code in devices
+        if code.startswith(("0x0300", "0x0302"))
     )
 
 
-def _pci_gpu(device: Path, class_code: str) -> PciGpu:
+def _pci_gpu(device: Path, class_code: str, ports: dict[str, PciPort]) -> PciGpu:
     device_id = _line(device / "device")
     bridges = _bridges_above(device)
     port = bridges[0] if bridges else None
@@ -541,6 +603,10 @@ def _pci_gpu(device: Path, class_code: str) -> PciGpu:
         slot_max_generation=None if port is None else parse_speed(_line(port / "max_link_speed")),
         slot_max_width=None if port is None else parse_width(_line(port / "max_link_width")),
         acs_redirecting_bridges=_redirecting(bridges),
+        unassigned_bars=pci_errors.unassigned_bars(device),
+        power_state=pci_errors.power_state(device),
+        aer=pci_errors.port(device),
+        bridges=pci_errors.ports(bridges, ports),
     )
 
 

@@ -3,20 +3,31 @@
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gpucheck.probes.child import run
-from gpucheck.snapshot import KernelLog, Unknown, Xid, unknown_section
+from gpucheck.probes.kernel_events import KernelEvents
+from gpucheck.probes.module_messages import ModuleMessages
+from gpucheck.snapshot import KernelLog, SXid, Unknown, Xid, unknown_section
 
 LIMIT_BYTES = 16 << 20  # the largest ring buffer that distributions configure
+MOST_BYTES = 256 << 20  # read of a log at all, where the time is enough: only what matters is kept
+BLOCK_BYTES = 1 << 20
+JOURNAL_LINES = 100_000  # the newest ones
 RECORD_BYTES = 16 << 10  # read(2) of /dev/kmsg fails with EINVAL where a record does not fit
 NAMES_KEPT = 64  # units and processes kept of one Xid: a flood must not fill the snapshot
 
 #: who else may show the kernel log, and what each calls it, in the order in which they are asked
 COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("dmesg", ("dmesg",)),
-    ("journal", ("journalctl", "-k", "-b", "-o", "short-monotonic", "--no-pager")),
+    (
+        "journal",
+        (
+            *("journalctl", "-k", "-b", "-o", "short-monotonic", "--no-pager"),
+            *("-n", str(JOURNAL_LINES)),
+        ),
+    ),
 )
 
 #: "NVRM: Xid (PCI:0000:3b:00): 79, pid=…", without "PCI:" in old drivers. SXid is an NVSwitch's own
@@ -51,7 +62,17 @@ _TIMESTAMPS = (
     re.compile(r"(?:<[0-9]+>|.{0,300}?kernel: )?\[ *(?P<seconds>[0-9]{1,12}\.[0-9]{1,9})\]"),
     re.compile(r"[0-9]+,[0-9]+,(?P<microseconds>[0-9]{1,18}),[^;]*;"),  # /dev/kmsg
 )
-_INTERESTING = ("Xid", "nit_adapter", "InitAdapter", "rejected", "restricted")
+#: words of the lines that are read at all
+_INTERESTING = (
+    *("NVRM", "nvidia", "Xid", "nit_adapter", "InitAdapter", "rejected", "restricted"),
+    *("power state", "PCIe Bus Error", "AER: ", "t assign", "no space for", "Killed process"),
+    *("DMAR: [", "IO_PAGE_FAULT", "blocked for more than"),
+)
+_INTERESTING_BYTES = tuple(word.encode() for word in _INTERESTING)
+_SXID = re.compile(
+    r"SXid \((?:PCI:)?(?P<bus>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}(?:\.[0-7])?)\): "
+    r"(?P<number>[0-9]{1,6})(?:, (?P<text>.*))?"
+)
 
 
 def probe(
@@ -84,15 +105,20 @@ def probe(
 
 
 def _read_kmsg(path: Path, ends_at: float) -> str | Unknown:
-    """Read the ring buffer from its start: one read(2) gives one record, EAGAIN ends it."""
+    """Read the ring buffer from its start: one read(2) gives one record, EAGAIN ends it.
+
+    Only the lines that matter are kept, block by block, so that a log of any size fits.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:
         return Unknown(getattr(error, "strerror", None) or str(error))
-    chunks: list[bytes] = []
-    size = 0
+    kept: list[bytes] = []
+    block: list[bytes] = []
+    size = total = kept_bytes = 0
+    is_empty = True
     try:
-        while size < LIMIT_BYTES and time.monotonic() < ends_at:
+        while total < MOST_BYTES and kept_bytes < LIMIT_BYTES and time.monotonic() < ends_at:
             try:
                 chunk = os.read(handle, RECORD_BYTES)
             except BlockingIOError:
@@ -101,14 +127,39 @@ def _read_kmsg(path: Path, ends_at: float) -> str | Unknown:
                 continue
             if not chunk:
                 break
-            chunks.append(chunk)
+            is_empty = False
+            block.append(chunk)
             size += len(chunk)
+            total += len(chunk)
+            if size >= BLOCK_BYTES:
+                whole, newline, rest = b"".join(block).rpartition(b"\n")
+                found = list(interesting(whole)) if newline else []
+                kept += found
+                kept_bytes += sum(map(len, found))
+                block, size = [rest], len(rest) if newline else 0
     except OSError as error:
-        if not chunks:
+        if is_empty:
             return Unknown(error.strerror or str(error))
     finally:
         os.close(handle)
-    return b"".join(chunks).decode("utf-8", "replace")
+    kept += interesting(b"".join(block))
+    return b"\n".join(kept).decode("utf-8", "replace")
+
+
+def interesting(text: bytes) -> Iterator[bytes]:
+    """Yield the lines of *text* that may matter, in their order: a search in C for each word."""
+    starts: set[int] = set()
+    for word in _INTERESTING_BYTES:
+        at = text.find(word)
+        while at >= 0:
+            starts.add(text.rfind(b"\n", 0, at) + 1)
+            end = text.find(b"\n", at)
+            if end < 0:
+                break
+            at = text.find(word, end)
+    for start in sorted(starts):
+        end = text.find(b"\n", start)
+        yield text[start:end] if end >= 0 else text[start:]
 
 
 def _ask(command: Sequence[str], ends_at: float) -> str | Unknown:
@@ -133,8 +184,10 @@ def parse(lines: Iterable[str], source: str | None = None) -> KernelLog:
     from a log file; seconds since boot stay unknown where a line does not say them.
     """
     xids: dict[tuple[str, int], _Count] = {}
+    sxids: dict[tuple[str, int], SXid] = {}
     adapters: dict[str, None] = {}
     refused: str | None = None
+    module, events = ModuleMessages(), KernelEvents()
     for line in lines:
         if not any(word in line for word in _INTERESTING):
             continue
@@ -142,20 +195,70 @@ def parse(lines: Iterable[str], source: str | None = None) -> KernelLog:
             number = int(found["number"])
             key = (normal_bus_id(found["bus"]), number)
             xids.setdefault(key, _Count()).add(_seconds(line), (found["text"] or "").strip())
-        elif _ADAPTER.search(line):
-            adapters.setdefault(_adapter(line))
+            continue
+        if found := _SXID.search(line):
+            _count_sxid(sxids, normal_bus_id(found["bus"]), int(found["number"]), found["text"])
+            continue
+        seconds, message = _seconds(line), _unescaped(_message(line))
+        if _ADAPTER.search(line):
+            name = _adapter(line)
+            adapters.setdefault(name)
+            module.failed(seconds, name)
         elif refused is None and _REFUSED.search(line) and _may_be_nvidia(line):
             refused = _message(line)
+        module.add(seconds, message)
+        events.add(seconds, message)
     if len(adapters) > 1:
         adapters.pop(UNNAMED_ADAPTER, None)  # the same failure, said twice
     return KernelLog(
         source=source,
         xids=tuple(count.fact(*key) for key, count in xids.items()),
+        sxids=tuple(sxids.values()),
+        aer_ports=events.aer_ports(),
         adapter_failures=tuple(adapters),
+        adapter_reasons=tuple(module.reasons.values()),
+        module_said=tuple(module.said),
+        address_failures=events.address_failures(),
+        power_failures=events.power_failures(),
         module_refused=refused,
+        oom_kills=events.oom_kills(),
+        iommu_faults=events.iommu_faults(),
+        hung_tasks=events.hung_tasks(),
     )
 
 
+_FATALITY = re.compile(r"\b(?P<non>Non-)?Fatal\b", re.IGNORECASE)
+
+
+def _count_sxid(
+    sxids: dict[tuple[str, int], SXid], bus_id: str, number: int, text: str | None
+) -> None:
+    """Count an SXid. What follows the first line of an error only describes it further."""
+    text = (text or "").strip()
+    before = sxids.get((bus_id, number))
+    said = _FATALITY.search(text)
+    if before is not None and said is None:
+        return
+    is_fatal = None if said is None else said["non"] is None
+    if before is not None and before.is_fatal is True:
+        is_fatal = True
+    if before is None and len(sxids) >= SXIDS_KEPT:
+        return
+    sxids[bus_id, number] = SXid(
+        bus_id=bus_id,
+        number=number,
+        is_fatal=is_fatal,
+        count=1 if before is None else before.count + 1,
+        text=text[:300],
+    )
+
+
+def _unescaped(message: str) -> str:
+    """Return a message with the line ends within it that /dev/kmsg writes as "\\x0a"."""
+    return message.replace("\\x0a", "\n") if "\\x0a" in message else message
+
+
+SXIDS_KEPT = 256
 UNNAMED_ADAPTER = "a GPU that the log does not name"
 
 

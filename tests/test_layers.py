@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "gpucheck"
 
 #: The flow, earliest first. The longest name that fits a module says where it stands.
 LAYERS = (
+    ("gpucheck.payload",),
     (
         "gpucheck",
         "gpucheck.usage_error",

@@ -2,7 +2,6 @@
 # Paths are strings here, as the loader sees and reports them:
 # ruff: noqa: PTH112, PTH113, PTH119, PTH120
 
-import json
 import os
 import re
 import sys
@@ -10,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gpucheck.knowledge import cudnn as table
-from gpucheck.probes.child import Child, Ended
+from gpucheck.probes.child import Child, Ended, payload_command
 from gpucheck.probes.files import names_in, read_text
 from gpucheck.probes.ld_so import Elf, ElfError, Process, read_elf
 from gpucheck.probes.loader import header_version, origin_of, readable, this_loader, version_of
+from gpucheck.probes.messages import CudnnAnswer, MessageError, decode_all
 from gpucheck.snapshot import (
     Cudnn,
     CudnnInstall,
@@ -27,20 +27,6 @@ from gpucheck.snapshot import (
     Unknown,
 )
 
-#: The child opens the library by its full path, so that no search of ours decides which.
-_OPEN = """
-import ctypes, json, sys
-answer = {}
-try:
-    library = ctypes.CDLL(sys.argv[1])
-    for key, name in (("version", "cudnnGetVersion"), ("cuda", "cudnnGetCudartVersion")):
-        function = getattr(library, name)
-        function.restype = ctypes.c_size_t
-        answer[key] = function()
-except (OSError, AttributeError) as error:
-    answer["error"] = str(error)
-print("gpucheck:" + json.dumps(answer))
-"""
 _FRONT = re.compile(r"libcudnn\.so\.(\d{1,3})(\.[\d.]+)?")
 _PART = re.compile(r"libcudnn_\w+\.so\.\d{1,3}")
 _NEEDED_CUDA = re.compile(r"lib(?:cublas|cublasLt|cudart|nvrtc)\.so\.(\d{1,3})")
@@ -289,9 +275,12 @@ def _elf_majors(elf: Elf) -> Iterator[int]:
 
 
 def start(path: str, variables: Mapping[str, str], deadline_seconds: float) -> Child:
-    """Start a child that opens the cuDNN at *path* with the user's own loader variables."""
+    """Start a child that opens the cuDNN at *path* with the user's own loader variables.
+
+    By its full path, so that no search of ours decides which.
+    """
     return Child(
-        [sys.executable, "-I", "-S", "-c", _OPEN, path],
+        payload_command(sys.executable, "open_cudnn", path, isolated=True),
         deadline_seconds=deadline_seconds,
         environment={
             name: value
@@ -303,26 +292,26 @@ def start(path: str, variables: Mapping[str, str], deadline_seconds: float) -> C
 
 def read_answer(path: str, ended: Ended) -> CudnnOpened | Unknown:
     """Make a fact of what the child wrote: the versions, or the loader's message."""
-    for line in ended.stdout.decode("utf-8", "replace").splitlines():
-        if line.startswith("gpucheck:"):
-            try:
-                answer = json.loads(line.removeprefix("gpucheck:"))
-                return _opened(path, answer)
-            except (ValueError, TypeError, AttributeError) as error:
-                return Unknown(f"the answer of the child is unreadable: {error}")
+    try:
+        answers = decode_all(ended.stdout)
+    except MessageError as error:
+        return Unknown(f"the answer of the child is unreadable: {error}")
+    for answer in answers:
+        if isinstance(answer, CudnnAnswer):
+            return _opened(path, answer)
     if ended.signal_name is not None:
         return CudnnOpened(path=path, error=f"opening it {ended.why}")
     return Unknown(ended.why or "the child that was to open it wrote nothing")
 
 
-def _opened(path: str, answer: Mapping[str, object]) -> CudnnOpened:
-    number, cuda, error = (answer.get(key) for key in ("version", "cuda", "error"))
+def _opened(path: str, answer: CudnnAnswer) -> CudnnOpened:
+    number, cuda = answer.version, answer.cuda
     version: Maybe[str] = None
-    if isinstance(number, int):
+    if number is not None:
         version = table.version_of(number) or Unknown(f"cudnnGetVersion returned {number}")
     return CudnnOpened(
         path=path,
         version=version,
-        cuda=f"{cuda // 1000}.{cuda % 1000 // 10}" if isinstance(cuda, int) and cuda > 0 else None,
-        error=error if isinstance(error, str) else None,
+        cuda=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda is not None and cuda > 0 else None,
+        error=answer.error,
     )

@@ -1,6 +1,5 @@
 """Reads which torch a Python would import, and what stands beside it, without importing it."""
 
-import json
 import mmap
 import os
 import re
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from gpucheck.knowledge import torch_cuda
-from gpucheck.probes.child import run
+from gpucheck.probes.child import payload_command, run
+from gpucheck.probes.messages import MessageError, PythonAnswer, decode_all
 from gpucheck.snapshot import (
     DamagedFile,
     Distribution,
@@ -31,19 +31,6 @@ Build = Literal["cuda", "cpu", "rocm", "xpu"]
 _TEXT_LIMIT_BYTES = 4 << 20  # RECORD of torch itself is 2 MB, every other file is smaller
 _DAMAGE_LIMIT = 100  # files of one wheel: a folder that was deleted is one trouble, not thousands
 _READ_ONLY_DATA_LIMIT_BYTES = 256 << 20
-
-#: What a Python is asked that no file describes. It runs under any Python, 2.7 included.
-_QUESTION = """\
-import json, sys
-site = sys.modules.get("site")
-print("gpucheck:" + json.dumps({
-    "version": ".".join(map(str, sys.version_info[:3])),
-    "prefix": sys.prefix,
-    "base_prefix": getattr(sys, "base_prefix", sys.prefix),
-    "path": [entry for entry in sys.path if entry],
-    "user_site": getattr(site, "USER_SITE", None),
-}))
-"""
 
 
 def probe(
@@ -156,37 +143,32 @@ def _interpreter(
     if from_files is not None:
         return from_files
     ended = run(
-        [path, "-c", _QUESTION],
+        payload_command(path, "describe_python"),
         deadline_seconds=deadline_seconds,
         environment=variables,
         limit_bytes=1 << 20,
     )
     if ended.why is not None:
         return Unknown(f"{path}: {ended.why}")
-    return parse_answer(ended.stdout.decode("utf-8", "replace")) or Unknown(
-        f"{path} does not answer as a Python does"
-    )
+    return described(ended.stdout) or Unknown(f"{path} does not answer as a Python does")
 
 
-def parse_answer(text: str) -> _Interpreter | None:
-    """Read what a Python printed of itself; None where it is not our question's answer."""
-    for line in text.splitlines():
-        if not line.startswith("gpucheck:"):
-            continue
-        try:
-            reported = json.loads(line.removeprefix("gpucheck:"))
-            path = [entry for entry in reported["path"] if isinstance(entry, str)]
-            user_site = reported["user_site"]
+def described(output: bytes) -> _Interpreter | None:
+    """Read what a Python said of itself; None where it said nothing."""
+    try:
+        messages = decode_all(output)
+    except MessageError:
+        return None  # a program of another kind, called as if it were a Python
+    for message in messages:
+        if isinstance(message, PythonAnswer):
             return _Interpreter(
-                version=str(reported["version"]),
-                prefix=str(reported["prefix"]),
-                is_environment=reported["prefix"] != reported["base_prefix"]
-                or Path(reported["prefix"], "conda-meta").is_dir(),
-                sys_path=list(dict.fromkeys(path)),
-                user_site=user_site if isinstance(user_site, str) else None,
+                version=message.version,
+                prefix=message.prefix,
+                is_environment=message.prefix != message.base_prefix
+                or Path(message.prefix, "conda-meta").is_dir(),
+                sys_path=list(dict.fromkeys(message.path)),
+                user_site=message.user_site,
             )
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None
     return None
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucheck.probes import cuda_init
+from gpucheck.probes.messages import Answered, Calling, LoadError, MappedFrom, Message
 from gpucheck.snapshot import CudaInit, Unknown
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -133,27 +134,14 @@ def test_no_child_is_left_behind(driver: Path):
         os.waitpid(child.pid, os.WNOHANG)
 
 
-@given(st.lists(st.binary(max_size=60)), st.one_of(st.none(), st.text()))
-def test_no_answer_makes_the_parser_raise(lines: list[bytes], why: str | None):
-    cuda_init.parse(lines, why)
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(
-                [
-                    b"start",
-                    b"done",
-                    b"cuInit",
-                    b"cuDriverGetVersion",
-                    b"cuDeviceGetCount",
-                    b"library",
-                ]
-            ),
-            st.one_of(st.binary(max_size=30), st.sampled_from([b"cuInit", b"-1", b"13000"])),
-        )
-    )
+MESSAGES = st.one_of(
+    st.builds(Calling, at=st.just(0.0), call=st.sampled_from(["dlopen", "cuInit"])),
+    st.builds(LoadError, at=st.just(0.0), text=st.text()),
+    st.builds(MappedFrom, at=st.just(0.0), path=st.text()),
+    st.builds(Answered, at=st.just(0.0), call=st.text(), value=st.integers()),
 )
-def test_no_answer_out_of_order_makes_the_parser_raise(answers: list[tuple[bytes, bytes]]):
-    cuda_init.parse([b" ".join(answer) for answer in answers], "late")
+
+
+@given(st.lists(MESSAGES), st.one_of(st.none(), st.text()))
+def test_no_answer_out_of_order_makes_the_judge_raise(answers: list[Message], why: str | None):
+    cuda_init.judge(answers, why)

@@ -209,13 +209,14 @@ def test_nothing_to_open_opens_nothing(tmp_path: Path):
 @given(st.binary(max_size=200))
 def test_no_answer_of_the_child_raises(data: bytes):
     cudnn.read_answer("/lib/libcudnn.so.9", Ended(stdout=data, exit_code=0))
-    cudnn.read_answer("/lib/libcudnn.so.9", Ended(stdout=b"gpucheck:" + data, exit_code=0))
+    cudnn.read_answer("/lib/libcudnn.so.9", Ended(stdout=b"gpucheck:" + data + b"\n", exit_code=0))
 
 
 @pytest.mark.parametrize(
-    "answer", [b"[]", b"1", b'{"version": "x", "cuda": []}', b'{"version": 5}']
+    "answer", [b"[]", b"1", b'{"version": "x", "cuda": []}', b'{"type": "cudnn", "version": 5}']
 )
 def test_a_strange_answer_is_no_version(answer: bytes):
-    found = cudnn.read_answer("/x", Ended(stdout=b"gpucheck:" + answer, exit_code=0))
+    found = cudnn.read_answer("/x", Ended(stdout=b"gpucheck:" + answer + b"\n", exit_code=0))
 
-    assert isinstance(found, Unknown) or not isinstance(found.version, str)
+    assert isinstance(found, Unknown)
+    assert "unreadable" in found.why

@@ -420,8 +420,8 @@ def test_no_text_breaks_a_parser(text):
         list(pytorch.parse_requirements(metadata, text))
     list(pytorch.parse_record(text))
     pytorch.parse_pyvenv(text)
-    pytorch.parse_answer(text)
-    pytorch.parse_answer(f"gpucheck:{text}")
+    pytorch.described(f"{text}\n".encode("utf-8", "replace"))
+    pytorch.described(f"gpucheck:{text}\n".encode("utf-8", "replace"))
     pytorch.normalise(text)
 
 
@@ -437,7 +437,7 @@ def test_no_text_breaks_a_parser(text):
     )
 )
 def test_no_answer_of_a_python_breaks_us(value):
-    pytorch.parse_answer("gpucheck:" + json.dumps(value))
+    pytorch.described(f"gpucheck:{json.dumps(value)}\n".encode())
 
 
 @given(st.binary(max_size=400))

@@ -1,0 +1,139 @@
+"""What the programs of `payload/` report, type by type, and the one decoder of it.
+
+A message that is not exactly as described here is our own fault, and raises: a typo must not read
+as "nothing was reported". A test holds every `emit(…)` of the programs against these types.
+"""
+
+import functools
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from gpucheck.payload.channel import PREFIX
+
+_PREFIX = PREFIX.encode()
+
+
+class MessageError(ValueError):
+    """A line of ours is not as the types say."""
+
+
+class Message(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True
+):
+    """Base of all messages; *at* is the system's monotonic clock, in seconds."""
+
+    at: float
+
+
+class Done(Message, frozen=True, kw_only=True, tag="done"):
+    """The program came to its end."""
+
+
+# ------------------------------------------------------------------------- cuda_init, open_cudnn
+
+
+class Calling(Message, frozen=True, kw_only=True, tag="calling"):
+    """A call into a library begins; where no answer follows, it is the one that failed."""
+
+    call: str
+
+
+class LoadError(Message, frozen=True, kw_only=True, tag="load error"):
+    """The dynamic loader's message."""
+
+    text: str
+
+
+class MappedFrom(Message, frozen=True, kw_only=True, tag="library"):
+    """The file that a library was mapped from."""
+
+    path: str
+
+
+class Answered(Message, frozen=True, kw_only=True, tag="answered"):
+    """What a call returned."""
+
+    call: str
+    value: int
+
+
+class CudnnAnswer(Message, frozen=True, kw_only=True, tag="cudnn"):
+    """What a cuDNN says of itself; *error* is the loader's message."""
+
+    version: int | None
+    cuda: int | None
+    error: str | None
+
+
+# ------------------------------------------------------------------------------- describe_python
+
+
+class PythonAnswer(Message, frozen=True, kw_only=True, tag="python"):
+    """A Python's own description."""
+
+    version: str
+    prefix: str
+    base_prefix: str
+    path: tuple[str, ...]
+    user_site: str | None
+
+
+def types() -> tuple[type[Message], ...]:
+    """Return every type of message."""
+
+    def below(kind: type[Message]) -> Iterator[type[Message]]:
+        for each in kind.__subclasses__():
+            yield each
+            yield from below(each)
+
+    return tuple(below(Message))
+
+
+@functools.cache
+def _decoder() -> "msgspec.json.Decoder[Any]":
+    union: Any = types()[0]
+    for kind in types()[1:]:
+        union = union | kind
+    return msgspec.json.Decoder(union)
+
+
+def decode(line: bytes) -> Message | None:
+    """Return the message in *line*; None where the line is not ours.
+
+    Raises MessageError where it is ours and not as the types say.
+    """
+    if not line.startswith(_PREFIX):
+        return None
+    content = line[len(_PREFIX) :]
+    try:
+        if b"\\ud" in content:  # a file name that is not UTF-8: msgspec refuses half a pair
+            return _convert(json.loads(content))
+        message: Message = _decoder().decode(content)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise MessageError(f"{error}: {line[:200]!r}") from error
+    return message
+
+
+def _convert(content: object) -> Message:
+    message: Message = msgspec.convert(content, type=_decoder().type)
+    return message
+
+
+def decode_all(output: bytes) -> list[Message]:
+    """Return the messages in all that a child wrote.
+
+    What stands behind the last newline was cut off when the child was ended.
+    """
+    complete = output[: output.rfind(b"\n") + 1]
+    return list(messages_in(complete.splitlines()))
+
+
+def messages_in(lines: Iterable[bytes]) -> Iterator[Message]:
+    """Yield the messages in the lines of a child."""
+    for line in lines:
+        message = decode(line)
+        if message is not None:
+            yield message

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 WRONG_CALL = 2
 OUR_FAULT = 3
+_WAY_OUT_SECONDS = 0.5
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
@@ -47,7 +48,18 @@ class Stopped(BaseException):
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: the way out is not to be interrupted
+    """Take the way out by an exception; by force where that is lost in a callback or takes long.
+
+    What dies by force leaves no child behind either: the kernel ends each with its parent.
+    """
+
+    def insist(*_: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, insist)
+    signal.setitimer(signal.ITIMER_REAL, _WAY_OUT_SECONDS)
     raise Stopped(number)
 
 

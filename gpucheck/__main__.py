@@ -73,8 +73,9 @@ def _run() -> int:
         # The plain doctor: CUDA is asked while the command line is still being read. cuInit takes
         # 0.5 s on a server and importing typer 20 ms, and nothing can be said before both are done.
         from gpucheck.forked_collector import ForkedCollector
+        from gpucheck.scope import Scope
 
-        with ForkedCollector() as forked_collector:
+        with ForkedCollector(Scope()) as forked_collector:
             return _command(forked_collector)
     return _command()
 

@@ -9,6 +9,7 @@ import typer
 
 from gpucheck import __version__, env_cli
 from gpucheck.render import Format
+from gpucheck.scope import Scope
 from gpucheck.usage_error import UsageError
 
 if TYPE_CHECKING:
@@ -155,14 +156,18 @@ def doctor(
         raise UsageError("--json and --format markdown contradict each other")
     form = Format.JSON if as_json else format
     chosen, left_out = _named("--select", select), _named("--ignore", ignore)
+    scope = Scope(
+        python=python,
+        deep=deep,
+        quick=quick,
+        watch_seconds=watch or 0.0,
+        expect_gpus=expect_gpus,
+        timeout_seconds=timeout,
+    )
     if stored is None:
-        machine = _collect(
-            *(python, deep, quick, watch, timeout, expect_gpus),
-            warm_up=lambda: warm_up(form),
-            forked_collector=context.obj,
-        )
+        machine = _collect(scope, lambda: warm_up(form), context.obj)
     else:
-        machine = _stored(stored, python, deep, quick, watch, timeout, expect_gpus)
+        machine = _stored(stored, scope)
     from gpucheck.render import render
     from gpucheck.report import examine
 
@@ -293,7 +298,14 @@ def snapshot(
     """Write the facts of this machine as JSON, private details removed, for `doctor --from`."""
     from gpucheck import privacy, snapshot_file
 
-    machine = _collect(python, deep, quick, watch, timeout)
+    scope = Scope(
+        python=python,
+        deep=deep,
+        quick=quick,
+        watch_seconds=watch or 0.0,
+        timeout_seconds=timeout,
+    )
+    machine = _collect(scope)
     text = snapshot_file.as_json(machine if identify else privacy.redact(machine))
     if output is None or str(output) == "-":
         write(text)
@@ -334,57 +346,54 @@ def _named(option: str, values: list[str] | None) -> list[str]:
 
 
 def _collect(
-    python: str | None,
-    deep: bool,
-    quick: bool,
-    watch: float | None,
-    timeout: float | None,
-    expect_gpus: int | None = None,
+    scope: Scope,
     warm_up: "Callable[[], object] | None" = None,
     forked_collector: "ForkedCollector | None" = None,
 ) -> "Snapshot":
-    if deep and quick:
-        raise UsageError("--deep and --quick contradict each other")
     from gpucheck.forked_collector import ForkedCollector
 
-    with forked_collector or ForkedCollector(
-        python=python,
-        deep=deep,
-        quick=quick,
-        watch_seconds=watch or 0.0,
-        expect_gpus=expect_gpus,
-        timeout_seconds=timeout,
-    ) as forked_collector:
+    with forked_collector or ForkedCollector(scope) as forked_collector:
         if warm_up is not None:
             warm_up()  # while the other process looks, this one gets ready for what comes after
         from gpucheck.progress import waiting
 
-        if deep:
+        if scope.deep:
             notice = waiting("Putting every GPU to work ...")
         else:
             notice = waiting("Still waiting for an answer ...", after_seconds=2)
         with notice:
-            return forked_collector.facts()
+            machine = forked_collector.facts()
+    _refuse_what_is_no_python(scope, machine)
+    return machine
 
 
-def _stored(
-    file: str,
-    python: str | None,
-    deep: bool,
-    quick: bool,
-    watch: float | None,
-    timeout: float | None,
-    expect_gpus: int | None,
-) -> "Snapshot":
-    given = {"--python": python, "--deep": deep, "--quick": quick, "--watch": watch}
+def _refuse_what_is_no_python(scope: Scope, machine: "Snapshot") -> None:
+    """Refuse a --python that was started and is none; one that only did not answer is a fact."""
+    from gpucheck.snapshot import Python, Unknown
+
+    python = machine.pytorch.python
+    answer = python.version if isinstance(python, Python) else python
+    if scope.python and isinstance(answer, Unknown) and "no answer in" not in answer.why:
+        raise UsageError(f"--python {answer.why}")
+
+
+def _stored(file: str, scope: Scope) -> "Snapshot":
+    given = {
+        "--python": scope.python,
+        "--deep": scope.deep,
+        "--quick": scope.quick,
+        "--watch": scope.watch_seconds,
+    }
     for name, value in given.items():
         if value:
             raise UsageError(f"{name} examines this machine, and --from does not: give one of them")
     from gpucheck import snapshot_file
     from gpucheck.snapshot import replace
 
-    machine = snapshot_file.read(file, patience_seconds=timeout)
-    return machine if expect_gpus is None else replace(machine, expected_gpus=expect_gpus)
+    machine = snapshot_file.read(file, patience_seconds=scope.timeout_seconds)
+    if scope.expect_gpus is None:
+        return machine
+    return replace(machine, expected_gpus=scope.expect_gpus)
 
 
 def _pasted() -> str:

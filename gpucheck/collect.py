@@ -4,9 +4,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gpucheck import __version__
+from gpucheck.scope import Scope
 from gpucheck.snapshot import (
     Cudnn,
     Deep,
@@ -91,27 +93,17 @@ class _Load:
         return self._is_on
 
 
-def collect(
-    *,
-    python: str | None = None,
-    deep: bool = False,
-    quick: bool = False,
-    watch_seconds: float = 0.0,
-    expect_gpus: int | None = None,
-    timeout_seconds: float = 30.0,
-    cuda_child: "Child | None" = None,
-) -> Snapshot:
-    """Return the facts of this machine, within *timeout_seconds* and half a second.
+def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
+    """Return the facts of this machine, within the seconds of *scope* and half a second.
 
-    *python* is the interpreter whose torch is examined (None: the active environment's). *deep*
-    imports torch in a child and puts every GPU to work; *quick* reads files and NVML alone.
-    *watch_seconds* is the time between two readings of the counters (with *deep*, at least 1).
     *cuda_child* is the child that asks cuInit, where the caller started it already.
     """
     started = time.monotonic()
-    until = started + timeout_seconds
-    # Facts that build on others' may come a moment after these, and still be told.
-    early = until - min(0.2, timeout_seconds / 10)
+    taken_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    deep, quick, watch_seconds = scope.deep, scope.quick, scope.watch_seconds
+    until = started + scope.seconds
+    # Facts that build on others' may come a moment after these, and still be reported.
+    early = until - min(0.2, scope.seconds / 10)
     variables = dict(os.environ)
 
     def left() -> float:
@@ -133,7 +125,7 @@ def collect(
 
     load = _Load(load_seconds=max(watch_seconds, 1.0) + SAMPLING_SECONDS) if deep else None
     nvml = look("nvml", Nvml, lambda: _nvml(deep, quick, left(), watch_seconds, load))
-    pytorch = look("pytorch", PyTorch, lambda: _pytorch(python, variables, left()))
+    pytorch = look("pytorch", PyTorch, lambda: _pytorch(scope.python, variables, left()))
     toolkits = look("toolkits", Toolkits, lambda: _toolkits(variables, left(), not quick))
     libraries = look("libraries", Libraries, lambda: _libraries(pytorch.facts(early), variables))
     cudnn = look(
@@ -160,6 +152,7 @@ def collect(
         libraries_facts = replace(libraries_facts, mapped=worked[1])
     return Snapshot(
         gpucheck=__version__,
+        taken_at=taken_at,
         host=host.facts(until),
         environment=environment.facts(until),
         startup_files=startup_files.facts(until),
@@ -171,7 +164,7 @@ def collect(
         nvml=nvml.facts(until),
         kernel_log=kernel_log.facts(until),
         deep=None if worked is None else worked[0],
-        expected_gpus=expect_gpus,
+        expected_gpus=scope.expect_gpus,
         elapsed_ms={
             **{each.name: round(each.elapsed_ms, 1) for each in looks if each.elapsed_ms},
             "total": round((time.monotonic() - started) * 1000, 1),

@@ -17,13 +17,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from gpucheck.scope import Scope
+
 if TYPE_CHECKING:
     from gpucheck.snapshot import Snapshot
-
-#: How long the whole examination may take, where nobody says. A driver without persistence may need
-#: seconds a GPU to wake eight of them, and a machine that is slow is not a machine that hangs.
-TIMEOUT_SECONDS = 30.0
-DEEP_TIMEOUT_SECONDS = 300.0
 
 #: What the examination may take beyond its own deadline to send what it knows.
 SENDING_SECONDS = 0.6
@@ -39,25 +36,14 @@ class CollectionError(Exception):
 class ForkedCollector:
     """An examination under way in another process."""
 
-    def __init__(
-        self,
-        *,
-        python: str | None = None,
-        deep: bool = False,
-        quick: bool = False,
-        watch_seconds: float = 0.0,
-        expect_gpus: int | None = None,
-        timeout_seconds: float | None = None,
-        look: "Callable[[], Snapshot] | None" = None,
-    ) -> None:
-        """Start it, with `collect`'s own arguments. The caller must have no threads (it forks).
+    def __init__(self, scope: Scope, *, look: "Callable[[], Snapshot] | None" = None) -> None:
+        """Start it. The caller must have no threads (it forks).
 
         *look* is called in place of `collect`. What it returns comes over with every byte of a
         path, be it Unicode or not.
         """
-        if timeout_seconds is None:
-            timeout_seconds = (DEEP_TIMEOUT_SECONDS if deep else TIMEOUT_SECONDS) + watch_seconds
-        self._until = time.monotonic() + timeout_seconds + SENDING_SECONDS
+        self.ends_at = time.monotonic() + scope.seconds
+        self._until = self.ends_at + SENDING_SECONDS
         self._is_exact = look is not None
         self._is_over = False
         self._sent_all = False
@@ -66,17 +52,7 @@ class ForkedCollector:
         self._pid = os.fork()
         if self._pid == 0:
             os.close(self._pipe)
-            _examine(
-                sending,
-                parent,
-                python=python,
-                deep=deep,
-                quick=quick,
-                watch_seconds=watch_seconds,
-                expect_gpus=expect_gpus,
-                timeout_seconds=timeout_seconds,
-                look=look,
-            )
+            _examine(sending, parent, scope, look)
         os.close(sending)
 
     def __enter__(self) -> "ForkedCollector":
@@ -151,16 +127,7 @@ class ForkedCollector:
 
 
 def _examine(
-    sending: int,
-    parent: int,
-    *,
-    python: str | None,
-    deep: bool,
-    quick: bool,
-    watch_seconds: float,
-    expect_gpus: int | None,
-    timeout_seconds: float,
-    look: "Callable[[], Snapshot] | None",
+    sending: int, parent: int, scope: Scope, look: "Callable[[], Snapshot] | None"
 ) -> NoReturn:
     """Be the process that looks; it never returns into its parent's code."""
     try:
@@ -186,20 +153,11 @@ def _examine(
         else:
             from gpucheck.probes import cuda_init
 
-            cuda_child = None if quick else cuda_init.start(timeout_seconds)
+            cuda_child = None if scope.quick else cuda_init.start(scope.seconds)
 
             from gpucheck.collect import collect
 
-            machine = collect(
-                python=python,
-                deep=deep,
-                quick=quick,
-                watch_seconds=watch_seconds,
-                expect_gpus=expect_gpus,
-                timeout_seconds=timeout_seconds,
-                cuda_child=cuda_child,
-            )
-            data = _packed(machine)
+            data = _packed(collect(scope, cuda_child=cuda_child))
         with os.fdopen(sending, "wb") as pipe:
             pipe.write(_SIZE.pack(len(data)) + data)
     except BaseException:  # noqa: BLE001 - a fork must never run on as its parent

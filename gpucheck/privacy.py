@@ -149,7 +149,7 @@ class Redactor:
             return [self.tree(item) for item in tree]
         if isinstance(tree, dict):
             return {
-                key: value if key in ("type", "schema") else self.tree(value)
+                key: value if key in ("type", "schema", "kind") else self.tree(value)
                 for key, value in tree.items()
             }
         return tree

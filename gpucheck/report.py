@@ -1,6 +1,6 @@
-"""Judges a snapshot: findings, the folding of consequences, the verdict, the exit code."""
+"""Judges a snapshot: findings, the folding of consequences, the verdict, the exit status."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -8,9 +8,17 @@ import msgspec
 
 from gpucheck.families import depth
 from gpucheck.rule import NotChecked, Remedy, Rule, Severity, Symptom
-from gpucheck.snapshot import Snapshot
+from gpucheck.snapshot import Silence, Snapshot
 
-Verdict = Literal["healthy", "degraded", "broken"]
+Verdict = Literal["healthy", "degraded", "broken", "incomplete", "rehearsal"]
+#: Rules whose question has to be answered before a machine may be called healthy, and the question.
+ESSENTIAL: Mapping[str, str] = {
+    "DRV001": "whether an NVIDIA GPU is here",
+    "DRV009": "whether CUDA starts",
+    "GPU001": "which GPUs the driver shows",
+    "GPU022": "whether all expected GPUs are here",
+    "TOR001": "which torch programs get",
+}
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,9 +49,10 @@ class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     why: str
     subject: str = ""
+    kind: Silence = "no answer"
 
 
-_NO_PROSE = ("code", "explained_by", "lasts", "on")
+_NO_PROSE = ("code", "explained_by", "lasts", "on", "kind")
 Part = TypeVar("Part")
 
 
@@ -79,15 +88,32 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
+        """Errors outrank an essential question without an answer, which outranks warnings."""
         severities = {finding.severity for finding in self.findings}
         if Severity.ERROR in severities:
             return "broken"
-        return "degraded" if Severity.WARNING in severities else "healthy"
+        if self.unanswered:
+            return "incomplete"
+        if Severity.WARNING in severities:
+            return "degraded"
+        training = self.machine.training
+        return "rehearsal" if training is not None and training.device == "cpu" else "healthy"
+
+    @property
+    def unanswered(self) -> tuple[Unchecked, ...]:
+        """Essential questions that were asked and got no answer, one entry for each."""
+        silent = {
+            one.code: one
+            for one in reversed(self.not_checked)
+            if one.code in ESSENTIAL and one.kind != "by design"
+        }
+        return tuple(silent[code] for code in ESSENTIAL if code in silent)
 
     @property
     def exit_code(self) -> int:
-        """1 where errors were found, or warnings too under --strict; else 0."""
-        return int(self.verdict == "broken" or (self.strict and self.verdict == "degraded"))
+        """1 where the machine is broken, or incomplete, or degraded under --strict; else 0."""
+        failing = ("broken", "incomplete", "degraded" if self.strict else "")
+        return int(self.verdict in failing)
 
     @property
     def roots(self) -> tuple[Finding, ...]:
@@ -126,7 +152,12 @@ def examine(
                     symptoms.append((rule, answer))
                 elif isinstance(answer, NotChecked):
                     not_checked.append(
-                        Unchecked(code=rule.code, why=answer.why, subject=answer.subject)
+                        Unchecked(
+                            code=rule.code,
+                            why=answer.why,
+                            subject=answer.subject,
+                            kind=answer.kind,
+                        )
                     )
                 else:
                     not_applicable.append(

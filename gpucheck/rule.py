@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from gpucheck.snapshot import Gpu, NotSupported, Snapshot, Unknown
+from gpucheck.snapshot import Gpu, NotSupported, Silence, Snapshot, Unknown
 
 T = TypeVar("T")
 
@@ -128,10 +128,16 @@ def _plain(text: str) -> Command:
 
 
 class NotChecked(msgspec.Struct, frozen=True, kw_only=True):
-    """A question that could not be answered: neither a pass nor a fault."""
+    """A question that has no answer: neither a pass nor a fault. *kind* says why at a glance."""
 
     why: str
     subject: str = ""
+    kind: Silence = "no answer"
+
+    @classmethod
+    def because(cls, fact: Unknown, subject: str = "") -> "NotChecked":
+        """Return the answer that *fact*, which it needs, is not known."""
+        return cls(why=fact.why, subject=subject, kind=fact.kind)
 
 
 class NotApplicable(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +163,7 @@ def known(
     that it is not there ("LD_LIBRARY_PATH is not set"): the question is then not applicable.
     """
     if isinstance(fact, Unknown):
-        yield NotChecked(why=fact.why, subject=subject)
+        yield NotChecked.because(fact, subject)
         return None
     if isinstance(fact, NotSupported):
         yield NotApplicable(why="not supported", subject=subject)

@@ -41,9 +41,11 @@ def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]
     alone speaks. Raises Refusal where the plan makes no sense.
     """
     from gpucheck.forked_collector import ForkedCollector
+    from gpucheck.scope import Scope
 
     if plan.data not in (None, "download", "synthetic"):
         plan = dataclasses.replace(plan, data=str(Path(str(plan.data)).absolute()))
+    scope = Scope(python=python, quick=True)
     with ExitStack() as stack:
         relay = _Relay()
         try:
@@ -52,7 +54,7 @@ def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]
             raise UsageError(str(error)) from None
         speaks = workload.plan.rank == 0
         # It forks: before there are threads.
-        forked_collector = stack.enter_context(ForkedCollector(python=python, quick=True))
+        forked_collector = stack.enter_context(ForkedCollector(scope))
         if speaks:
             relay.listener = _progress(plan.epochs, quiet, workload, stack)
         stack.enter_context(workload)

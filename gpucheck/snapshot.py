@@ -11,6 +11,7 @@ Every field of every section starts as `NOT_EXAMINED`, so a probe that never ran
 an older gpucheck, and an empty file all read as "unknown", and never as "healthy".
 """
 
+import errno
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, overload
 
@@ -25,10 +26,15 @@ class Fact(
     """Base of everything in a snapshot: frozen, keyword-only, defaults left out of the JSON."""
 
 
-class Unknown(msgspec.Struct, frozen=True, tag_field="type", tag="unknown"):
+#: Why a question has no answer: it was left out on purpose, it may not be read, or nothing came.
+Silence = Literal["by design", "no permission", "no answer"]
+
+
+class Unknown(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="unknown"):
     """We could not tell. *why* is a sentence fragment for people: "permission denied"."""
 
     why: str
+    kind: Silence = "no answer"
 
 
 class NotSupported(msgspec.Struct, frozen=True, tag_field="type", tag="not supported"):
@@ -37,6 +43,16 @@ class NotSupported(msgspec.Struct, frozen=True, tag_field="type", tag="not suppo
 
 NOT_EXAMINED = Unknown("not examined")
 NOT_SUPPORTED = NotSupported()
+
+
+def unread(what: object, error: OSError) -> Unknown:
+    """Return the fact that *what* could not be read, and whether that was for want of a right."""
+    is_forbidden = error.errno in (errno.EACCES, errno.EPERM)
+    why = error.strerror or str(error)
+    return Unknown(
+        f"{what}: {why}" if what else why, "no permission" if is_forbidden else "no answer"
+    )
+
 
 T = TypeVar("T")
 Known = Union[T, Unknown]  # noqa: UP007 - a generic alias needs Union before Python 3.14
@@ -917,6 +933,7 @@ class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     """All that is known of one machine at one moment."""
 
     gpucheck: str = ""  # the version that collected it
+    taken_at: str = ""  # when it began to look, ISO 8601 in UTC
     pytorch: PyTorch = PyTorch()
     host: Host = Host()
     environment: Environment = Environment()

@@ -67,7 +67,7 @@ def parse(content: bytes, name: str) -> Snapshot:
         raise UsageError(f"{name}: a fact is of the wrong type: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise UsageError(f"{name}: {_malformed(content, error)}") from None
-    if machine == Snapshot(gpucheck=machine.gpucheck):
+    if machine == Snapshot(gpucheck=machine.gpucheck, taken_at=machine.taken_at):
         # Judged, it would have no finding; and what was not examined is never called healthy.
         raise UsageError(f"{name}: holds no fact of any machine")
     return machine

@@ -16,7 +16,8 @@ from gpucheck.snapshot import Snapshot, Unknown
 PROGRAM = """
 import sys, msgspec
 from gpucheck.forked_collector import ForkedCollector
-with ForkedCollector({options}) as examination:
+from gpucheck.scope import Scope
+with ForkedCollector(Scope({options})) as examination:
     sys.stdout.buffer.write(msgspec.json.encode(examination.facts()))
 """
 
@@ -71,7 +72,7 @@ def test_whoever_reads_our_output_does_not_wait_for_what_is_stuck(tmp_path: Path
 
 
 def test_an_examination_that_breaks_off_is_our_failure_and_never_healthy():
-    crash = "import gpucheck.collect as e, os; e.collect = lambda **_: os.abort()"
+    crash = "import gpucheck.collect as e, os; e.collect = lambda *_, **__: os.abort()"
     program = (
         f"{crash}; import sys; sys.argv = ['gpucheck', 'doctor']; import gpucheck.__main__ as m"
     )

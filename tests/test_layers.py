@@ -17,6 +17,7 @@ LAYERS = (
         "gpucheck.versions",
         "gpucheck.wording",
         "gpucheck.snapshot",
+        "gpucheck.scope",
     ),
     ("gpucheck.knowledge",),
     ("gpucheck.probes",),

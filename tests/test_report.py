@@ -1,8 +1,11 @@
+import errno
 import re
+from typing import Any
 
-from gpucheck.report import examine
-from gpucheck.rule import Answers, NotApplicable, NotChecked, Rule, Severity, Symptom, rule
-from gpucheck.snapshot import Snapshot
+from gpucheck.report import ESSENTIAL, examine
+from gpucheck.rule import Answers, NotApplicable, NotChecked, Rule, Severity, Symptom, known, rule
+from gpucheck.rules import RULES
+from gpucheck.snapshot import Snapshot, Training, unread
 
 
 def finds(
@@ -121,6 +124,69 @@ def test_verdict_and_exit_status():
     assert examine(Snapshot(), rules=[warning]).verdict == "degraded"
     assert examine(Snapshot(), rules=[warning]).exit_code == 0
     assert examine(Snapshot(), rules=[warning], strict=True).exit_code == 1
+
+
+def silent(code: str, **kind: Any) -> Rule:
+    @rule(code, Severity.ERROR, "not known")
+    def judge(machine: Snapshot) -> Answers:
+        """Why."""
+        yield NotChecked(why="no answer in 30 s", **kind)
+
+    return judge
+
+
+def test_an_essential_question_without_an_answer_makes_the_verdict_incomplete():
+    report = examine(Snapshot(), rules=[silent("DRV009"), finds("AAA001", severity=Severity.INFO)])
+
+    assert report.verdict == "incomplete"
+    assert report.exit_code == 1
+    assert [one.code for one in report.unanswered] == ["DRV009"]
+
+
+def test_an_error_outranks_a_question_without_an_answer_which_outranks_a_warning():
+    warning = finds("AAA001", severity=Severity.WARNING)
+
+    assert examine(Snapshot(), rules=[silent("DRV009"), finds("AAA001")]).verdict == "broken"
+    assert examine(Snapshot(), rules=[silent("DRV009"), warning]).verdict == "incomplete"
+
+
+def test_a_question_that_is_left_out_or_is_not_essential_leaves_the_machine_healthy():
+    rules = [silent("DRV009", kind="by design"), silent("AAA001")]
+
+    report = examine(Snapshot(), rules=rules)
+
+    assert (report.verdict, report.exit_code) == ("healthy", 0)
+    assert [one.kind for one in report.not_checked] == ["by design", "no answer"]
+
+
+def test_every_essential_code_is_that_of_a_rule():
+    assert set(ESSENTIAL) <= {each.code for each in RULES}
+
+
+def test_a_machine_of_which_nothing_is_known_is_not_called_healthy():
+    assert examine(Snapshot()).verdict == "incomplete"
+
+
+def test_a_training_on_the_cpu_is_a_rehearsal_and_no_proof_of_health():
+    rehearsed = Snapshot(training=Training(device="cpu"))
+
+    report = examine(rehearsed, rules=[])
+
+    assert (report.verdict, report.exit_code) == ("rehearsal", 0)
+    assert examine(rehearsed, rules=[finds("AAA001")]).verdict == "broken"
+
+
+def test_why_a_fact_is_not_known_goes_into_the_report():
+    forbidden = unread("/dev/kmsg", PermissionError(errno.EACCES, "Permission denied"))
+
+    @rule("AAA001", Severity.ERROR, "asks")
+    def asks(machine: Snapshot) -> Answers:
+        """Why."""
+        yield from known(forbidden)
+
+    [unchecked] = examine(Snapshot(), rules=[asks]).not_checked
+
+    assert (unchecked.kind, unchecked.why) == ("no permission", "/dev/kmsg: Permission denied")
 
 
 def test_select_and_ignore_take_codes_and_families():

@@ -27,6 +27,7 @@ from gpucheck.snapshot import (
     FabricManager,
     Unknown,
     replace,
+    unread,
 )
 from gpucheck.versions import version_tuple
 
@@ -582,7 +583,7 @@ def _device_node(root: Path, path: str) -> DeviceNode:
     except FileNotFoundError:
         return DeviceNode(path=path)
     except OSError as error:
-        unknown = Unknown(error.strerror or str(error))
+        unknown = unread("", error)
         return DeviceNode(path=path, exists=True, mode=unknown, group=unknown, can_open=unknown)
     try:
         can_open = os.access(

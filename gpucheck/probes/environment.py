@@ -15,6 +15,7 @@ from gpucheck.snapshot import (
     PreloadEntry,
     Unknown,
     Variable,
+    unread,
 )
 
 _NAMES = """
@@ -137,7 +138,7 @@ def _resolve(text: str) -> str | Unknown | None:
     try:
         return os.path.realpath(text, strict=True)
     except OSError as error:
-        return None if error.errno in ABSENT else Unknown(f"{text}: {error.strerror}")
+        return None if error.errno in ABSENT else unread(text, error)
     except ValueError as error:  # a NUL byte
         return Unknown(f"{text!r}: {error}")
 
@@ -171,7 +172,7 @@ def _is_file(path: str) -> bool | Unknown:
     try:
         return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - Path is ten times slower
     except OSError as error:
-        return False if error.errno in ABSENT else Unknown(f"{path}: {error.strerror}")
+        return False if error.errno in ABSENT else unread(path, error)
     except ValueError as error:
         return Unknown(f"{path!r}: {error}")
 
@@ -365,7 +366,7 @@ def is_world_writable(text: str) -> bool | Unknown:
             for path in {os.path.abspath(text), os.path.realpath(text)}  # noqa: PTH100
         )
     except OSError as error:
-        return Unknown(f"{text}: {error.strerror}")
+        return unread(text, error)
     except ValueError as error:
         return Unknown(f"{text!r}: {error}")
 

@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from gpucheck.snapshot import Unknown
+from gpucheck.snapshot import Unknown, unread
 
 LIMIT_BYTES = 1 << 20
 
@@ -23,7 +23,7 @@ def read_bytes(path: Path | str, limit: int = LIMIT_BYTES) -> bytes | Unknown | 
     except OSError as error:
         if error.errno in ABSENT:
             return None
-        return Unknown(f"{path}: {error.strerror}")
+        return unread(path, error)
     except ValueError as error:  # a NUL byte in the name
         return Unknown(f"{str(path)!r}: {error}")
     try:
@@ -36,7 +36,7 @@ def read_bytes(path: Path | str, limit: int = LIMIT_BYTES) -> bytes | Unknown | 
             left -= len(chunk)
         return b"".join(chunks)
     except OSError as error:
-        return Unknown(f"{path}: {error.strerror}")
+        return unread(path, error)
     finally:
         os.close(handle)
 
@@ -54,6 +54,6 @@ def names_in(folder: Path | str) -> tuple[str, ...] | Unknown | None:
     except OSError as error:
         if error.errno in ABSENT:
             return None
-        return Unknown(f"{folder}: {error.strerror}")
+        return unread(folder, error)
     except ValueError as error:
         return Unknown(f"{str(folder)!r}: {error}")

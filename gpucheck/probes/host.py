@@ -8,7 +8,7 @@ from typing import Literal
 
 from gpucheck.probes import pci_errors
 from gpucheck.probes.files import names_in, read_bytes, read_text
-from gpucheck.snapshot import Host, PciGpu, PciPort, Unknown
+from gpucheck.snapshot import Host, PciGpu, PciPort, Unknown, unread
 
 NVIDIA = "0x10de"
 #: EFI's global variable namespace (UEFI specification, 3.3).
@@ -298,7 +298,7 @@ def _shm_bytes(root: Path) -> int | Unknown | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return Unknown(f"/dev/shm: {error.strerror}")  # noqa: S108
+        return unread("/dev/shm", error)  # noqa: S108
     return shm.f_blocks * shm.f_frsize
 
 
@@ -616,7 +616,7 @@ def _link_name(link: Path) -> str | Unknown | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return Unknown(f"{link}: {error.strerror}")
+        return unread(link, error)
 
 
 def _numa_node(device: Path) -> int | Unknown | None:

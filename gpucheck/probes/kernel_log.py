@@ -9,7 +9,7 @@ from pathlib import Path
 from gpucheck.probes.child import run
 from gpucheck.probes.kernel_events import KernelEvents
 from gpucheck.probes.module_messages import ModuleMessages
-from gpucheck.snapshot import KernelLog, SXid, Unknown, Xid, unknown_section
+from gpucheck.snapshot import KernelLog, SXid, Unknown, Xid, unknown_section, unread
 
 LIMIT_BYTES = 16 << 20  # the largest ring buffer that distributions configure
 MOST_BYTES = 256 << 20  # read of a log at all, where the time is enough: only what matters is kept
@@ -111,8 +111,10 @@ def _read_kmsg(path: Path, ends_at: float) -> str | Unknown:
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except (OSError, ValueError) as error:
-        return Unknown(getattr(error, "strerror", None) or str(error))
+    except OSError as error:
+        return unread("", error)
+    except ValueError as error:  # a NUL byte in the name
+        return Unknown(str(error))
     kept: list[bytes] = []
     block: list[bytes] = []
     size = total = kept_bytes = 0
@@ -139,7 +141,7 @@ def _read_kmsg(path: Path, ends_at: float) -> str | Unknown:
                 block, size = [rest], len(rest) if newline else 0
     except OSError as error:
         if is_empty:
-            return Unknown(error.strerror or str(error))
+            return unread("", error)
     finally:
         os.close(handle)
     kept += interesting(b"".join(block))
@@ -173,7 +175,7 @@ def _ask(command: Sequence[str], ends_at: float) -> str | Unknown:
         return Unknown(said[-1][:200] if said and ended.exit_code else ended.why)
     if "] " not in output and "NVRM" not in output:
         # Without the right, journalctl ends well, hints on stderr and shows "-- No entries --".
-        return Unknown("shows no kernel messages to this user")
+        return Unknown("shows no kernel messages to this user", "no permission")
     return output
 
 

@@ -48,8 +48,8 @@ P2P_STATUS = ("OK", "CNS", "GNS", "TNS", "DR", "NS", "U")  # in nvidia-smi's wor
 LEVELS = {0: "PSB", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
 LINK_ENDS: dict[int, Literal["gpu", "cpu", "switch"]] = {0: "gpu", 1: "cpu", 2: "switch"}
 LEFT_OUT = {
-    "inforom_check": Unknown("read with --deep only"),
-    "nvlink_errors": Unknown("read with --deep or --watch only"),
+    "inforom_check": Unknown("read with --deep only", "by design"),
+    "nvlink_errors": Unknown("read with --deep or --watch only", "by design"),
 }
 
 State = Literal["ok", "lost", "hung", "crashed", "failed"]
@@ -717,7 +717,7 @@ def _unseen(process: int) -> Unknown | None:
     try:
         os.kill(process, 0)
     except PermissionError:
-        return Unknown(f"process {process} is hidden from this user")
+        return Unknown(f"process {process} is hidden from this user", "no permission")
     except (OSError, OverflowError):
         pass
     return None
@@ -828,7 +828,7 @@ def _pairs(talk: NvmlSession, gpus: Sequence[Gpu], root: Path) -> tuple[GpuPair,
                     answer = said.get(f"p2p {capability}")
                     statuses.append(_pair_fact(answer, "nvmlDeviceGetP2PStatus", _status, why))
                 else:
-                    statuses.append(Unknown("left out by --quick"))
+                    statuses.append(Unknown("left out by --quick", "by design"))
             pairs.append(
                 GpuPair(
                     a=a.index,

@@ -19,7 +19,7 @@ Origin = Literal["local", "distribution", "conda", "pip", "module", "hpc_sdk", "
 #: Where a distribution's own package puts its toolkit; its headers and libraries lie in /usr.
 DISTRIBUTION_HOME = "/usr/lib/nvidia-cuda-toolkit"
 
-_NOT_RUN = Unknown("--quick runs no compiler")
+_NOT_RUN = Unknown("--quick runs no compiler", "by design")
 _LIMIT_BYTES = 1 << 20  # of a text file that we read: version files and headers are far smaller
 _LINKS_LIMIT = 40  # as the kernel's own
 _HOME_VARIABLES = ("CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "EBROOTCUDA")

@@ -10,7 +10,7 @@ from gpucheck import __version__
 from gpucheck.render.rows import GpuRow, PairRow, gpu_rows, pair_rows
 from gpucheck.render.training import TrainingEntry, entry
 from gpucheck.report import Finding, Report, Unchecked, Verdict
-from gpucheck.snapshot import PciGpu, Python, Snapshot, Torch, Unknown
+from gpucheck.snapshot import PciGpu, Python, Silence, Snapshot, Torch, Unknown
 
 SCHEMA: Final = "gpucheck.report/1"
 
@@ -62,6 +62,7 @@ class UncheckedEntry(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     subject: str
     why: str
+    kind: Silence
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +70,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: Literal["gpucheck.report/1"]
     gpucheck: str
+    taken_at: str | None  # when the facts were collected, ISO 8601 in UTC
     verdict: Verdict
     exit_code: Literal[0, 1]
     host: HostFacts
@@ -92,6 +94,7 @@ def document(report: Report) -> Document:
     return Document(
         schema=SCHEMA,
         gpucheck=__version__,
+        taken_at=report.machine.taken_at or None,
         verdict=report.verdict,
         exit_code=1 if report.exit_code else 0,
         host=_host(report.machine),
@@ -131,7 +134,9 @@ def _finding(finding: Finding) -> FindingEntry:
 
 
 def _unchecked(unchecked: Unchecked) -> UncheckedEntry:
-    return UncheckedEntry(code=unchecked.code, subject=unchecked.subject, why=unchecked.why)
+    return UncheckedEntry(
+        code=unchecked.code, subject=unchecked.subject, why=unchecked.why, kind=unchecked.kind
+    )
 
 
 def _host(machine: Snapshot) -> HostFacts:

@@ -7,7 +7,7 @@ from gpucheck.render import summaries
 from gpucheck.render.rows import gpu_rows, pair_rows
 from gpucheck.render.style import Sign, Style, cells, wrap
 from gpucheck.render.table import gpu_table, pair_matrix
-from gpucheck.report import Finding, Report, Unchecked
+from gpucheck.report import ESSENTIAL, Finding, Report, Unchecked
 from gpucheck.rule import Severity
 
 MOST_SUBJECTS = 8  # of one finding on many subjects; the rest is counted, and shown with -v
@@ -268,6 +268,12 @@ def summary(report: Report, *, hint: str = "") -> str:
             text += f" {_listed(counts)} in all."
     elif report.verdict == "degraded":
         text = f"Usable, with {_count(warnings, 'warning')}: nothing is broken, but see above."
+    elif report.verdict == "incomplete":
+        asked = _listed([f"{ESSENTIAL[one.code]} ({one.code})" for one in report.unanswered])
+        text = f"Incomplete: nothing wrong was seen, but it is not known {asked}."
+        text += f" {report.unanswered[0].why}."
+    elif report.verdict == "rehearsal":
+        text = "Rehearsal on the CPU: the program works, and no GPU was proven."
     elif checks or roots:
         text = f"Healthy: {_count(checks, 'check')} passed, and nothing is wrong."
     else:
@@ -280,7 +286,13 @@ def summary(report: Report, *, hint: str = "") -> str:
 
 
 def _verdict(report: Report, style: Style, hint: str) -> Iterator[str]:
-    signs: dict[str, Sign] = {"broken": "error", "degraded": "warning", "healthy": "good"}
+    signs: dict[str, Sign] = {
+        "broken": "error",
+        "degraded": "warning",
+        "healthy": "good",
+        "incomplete": "unknown",
+        "rehearsal": "none",
+    }
     sign = signs[report.verdict]
     if not report.passed and not report.findings:
         sign = "unknown"

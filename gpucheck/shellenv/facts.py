@@ -32,10 +32,10 @@ def collect(
     exit. ExaminationError: it broke off. The caller must have no threads (it forks).
     """
     from gpucheck.forked_collector import ForkedCollector
+    from gpucheck.scope import Scope
 
-    with ForkedCollector(
-        timeout_seconds=DEADLINE_SECONDS + 2.0, look=lambda: _looked(variables, python, cuda)
-    ) as forked_collector:
+    scope = Scope(python=python, timeout_seconds=DEADLINE_SECONDS + 2.0)
+    with ForkedCollector(scope, look=lambda: _looked(variables, python, cuda)) as forked_collector:
         return forked_collector.facts()
 
 

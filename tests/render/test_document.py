@@ -55,6 +55,7 @@ def test_a_report_has_exactly_these_members():
     assert list(found) == [
         "schema",
         "gpucheck",
+        "taken_at",
         "verdict",
         "exit_code",
         "host",
@@ -79,7 +80,9 @@ def test_a_report_has_exactly_these_members():
         "explained_by": None,
     }
     assert found["findings"][1]["explained_by"] == "DRV006"
-    assert found["not_checked"] == [{"code": "LNK002", "subject": "gpu 0", "why": "idle"}]
+    assert found["not_checked"] == [
+        {"code": "LNK002", "subject": "gpu 0", "why": "idle", "kind": "no answer"}
+    ]
     assert found["passed"] == ["ENV002"]
     assert "total" in found["elapsed_ms"]
 

@@ -2,6 +2,7 @@
 
 from gpucheck.knowledge import driver_cuda
 from gpucheck.snapshot import CudaInit, Known, Snapshot, Unknown
+from gpucheck.versions import version_tuple
 
 
 def has_gpu(machine: Snapshot) -> Known[bool]:
@@ -50,6 +51,29 @@ def compat_library(machine: Snapshot) -> str | None:
         if library.is_selected and library.is_compat and library.soname == "libcuda.so.1":
             return library.version if isinstance(library.version, str) else ""
     return None
+
+
+def runs_cuda(machine: Snapshot, cuda: str) -> bool | None:
+    """Tell whether the driver here runs programs built for *cuda*; None: it is not known.
+
+    What libcuda or NVML said outranks the table; with a compatibility library in use it is that
+    library's release that counts, unless it is older than the driver.
+    """
+    driver, newest = driver_version(machine), newest_cuda(machine)
+    compat = compat_library(machine)
+    if compat:
+        # One older than the driver takes nothing from what the driver runs: ENV016 has it removed.
+        best = driver if driver and version_tuple(compat) < version_tuple(driver) else compat
+        newest = driver_cuda.newest_cuda_of(best) or newest
+    if newest is not None:
+        have, wanted = version_tuple(newest)[:2], version_tuple(cuda)[:2]
+        if have >= wanted:
+            return True
+        if have[:1] < wanted[:1]:
+            return False
+    if driver is not None:
+        return driver_cuda.driver_runs(driver, cuda)
+    return True if newest is not None else None
 
 
 def compute_capabilities(machine: Snapshot) -> tuple[str, ...]:

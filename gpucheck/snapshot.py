@@ -450,7 +450,7 @@ class Distribution(Fact, frozen=True, kw_only=True):
     version: str
     location: str = ""  # the site-packages folder
     installer: Maybe[str] = None  # "pip", "conda", "uv"
-    requires: tuple[str, ...] = ()  # of torch, torchvision, torchaudio: torch, triton, nvidia-*
+    requires: tuple[str, ...] = ()  # what it asks for of torch, triton and nvidia-*
 
 
 class DamagedFile(Fact, frozen=True, kw_only=True):
@@ -461,14 +461,28 @@ class DamagedFile(Fact, frozen=True, kw_only=True):
     problem: str  # "missing", "12 bytes instead of 34"
 
 
+class PythonProject(Fact, frozen=True, kw_only=True):
+    """The project that an environment is made from: its file decides what is installed."""
+
+    tool: Literal["uv", "poetry", "pixi", "pipenv"]
+    folder: str
+    file: str  # "/home/ada/app/pyproject.toml": where its dependencies are written
+
+
 class Python(Fact, frozen=True, kw_only=True):
-    """The Python whose torch is examined."""
+    """The Python whose torch is examined, and who installs packages into it."""
 
     path: str
     version: Maybe[str] = NOT_EXAMINED
     chosen_by: str = ""  # "--python", "VIRTUAL_ENV", "CONDA_PREFIX", "gpucheck's own", "PATH"
     prefix: str = ""
     sys_path: tuple[str, ...] = ()
+    externally_managed: Maybe[str] = NOT_EXAMINED  # the file that keeps pip out (PEP 668)
+    has_pip: Known[bool] = NOT_EXAMINED
+    uses_uv: Known[bool] = NOT_EXAMINED  # uv made this environment, or filled it
+    is_writable: Known[bool] = NOT_EXAMINED  # this user may install into it
+    conda_tool: Maybe[str] = NOT_EXAMINED  # "conda", "mamba", …; None: no conda environment
+    project: Maybe[PythonProject] = NOT_EXAMINED
 
 
 class Torch(Fact, frozen=True, kw_only=True):
@@ -490,7 +504,8 @@ class PyTorch(Fact, frozen=True, kw_only=True):
     python: Maybe[Python] = NOT_EXAMINED
     torch: Maybe[Torch] = NOT_EXAMINED  # None: this Python has none
     elsewhere: Known[tuple[str, ...]] = NOT_EXAMINED  # other Pythons here that have a torch
-    distributions: Known[tuple[Distribution, ...]] = NOT_EXAMINED  # torch*, triton, nvidia-*
+    #: torch*, triton, nvidia-*, and whatever requires one of these
+    distributions: Known[tuple[Distribution, ...]] = NOT_EXAMINED
     damaged: Known[tuple[DamagedFile, ...]] = NOT_EXAMINED
     mixed_wheels: Known[tuple[str, ...]] = NOT_EXAMINED  # directories two wheels' files share
 

@@ -426,6 +426,12 @@ HEALTHY = Snapshot(
             chosen_by="VIRTUAL_ENV",
             prefix="/opt/venv",
             sys_path=(SITE,),
+            externally_managed=None,
+            has_pip=True,
+            uses_uv=False,
+            is_writable=True,
+            conda_tool=None,
+            project=None,
         ),
         torch=Torch(
             version="2.11.0+cu130",

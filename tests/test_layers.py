@@ -15,6 +15,7 @@ LAYERS = (
         "gpucheck",
         "gpucheck.usage_error",
         "gpucheck.versions",
+        "gpucheck.requirements",
         "gpucheck.wording",
         "gpucheck.snapshot",
         "gpucheck.scope",

@@ -25,6 +25,7 @@ class Release(msgspec.Struct, frozen=True):
     torchvision: str
     torchvision_is_exact: bool  # False: that torchvision allows later releases of torch too
     default_variant: str  # "cu130"
+    python: tuple[str, str]  # the oldest and the newest CPython that its wheels are for
     cudnn: str
     nccl: str
     source: tuple[str, ...]
@@ -54,6 +55,7 @@ class Table(msgspec.Struct, frozen=True):
     """The whole of `torch_cuda.json`."""
 
     sources: dict[str, str]
+    newest_torchaudio: str
     release: tuple[Release, ...]
     variant: tuple[Variant, ...]
 
@@ -86,6 +88,21 @@ def release_with_torchaudio(torchaudio: str) -> Release | None:
     """Return the torch release that a torchaudio was made for, where it allows no other."""
     public = torchaudio.partition("+")[0]
     return next((row for row in table().release if row.torchaudio == public), None)
+
+
+@functools.cache
+def torchaudio_for(torch: str) -> str | None:
+    """Return the torchaudio that goes with a torch release; None: the table knows none.
+
+    Its version is torch's own from 2.1 on; the newest is 2.11.0, which serves later torches too.
+    """
+    row = release_of(torch)
+    if row is None:
+        return None
+    if row.torchaudio is not None:
+        return row.torchaudio
+    newest = table().newest_torchaudio
+    return row.torch if version_tuple(row.torch) <= version_tuple(newest) else None
 
 
 def cuda_of_variant(variant: str) -> str | None:

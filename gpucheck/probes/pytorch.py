@@ -1,9 +1,7 @@
 """Reads which torch a Python would import, and what stands beside it, without importing it."""
 
-import mmap
 import os
 import re
-import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from gpucheck.knowledge import torch_cuda
+from gpucheck.probes import distributions
+from gpucheck.probes.architectures import compiled_architectures
 from gpucheck.probes.child import payload_command, run
 from gpucheck.probes.messages import MessageError, PythonAnswer, decode_all
+from gpucheck.probes.python_manager import with_manager
 from gpucheck.snapshot import (
-    DamagedFile,
     Distribution,
     Known,
     Maybe,
@@ -24,13 +24,12 @@ from gpucheck.snapshot import (
     Unknown,
     replace,
     unknown_section,
+    value,
 )
 
 Build = Literal["cuda", "cpu", "rocm", "xpu"]
 
 _TEXT_LIMIT_BYTES = 4 << 20  # RECORD of torch itself is 2 MB, every other file is smaller
-_DAMAGE_LIMIT = 100  # files of one wheel: a folder that was deleted is one trouble, not thousands
-_READ_ONLY_DATA_LIMIT_BYTES = 256 << 20
 
 
 def probe(
@@ -56,21 +55,24 @@ def probe(
         asked = Python(path=path, version=answer, chosen_by=chosen_by)
         return replace(unknown_section(PyTorch, answer.why), python=asked)
     sites = [folder for folder in answer.sys_path if Path(folder).is_dir()]
-    wheels = list(_wheels(sites, answer))
-    distributions = [*(wheel.distribution for wheel in wheels), *_conda_packages(answer.prefix)]
-    torch = _torch(answer, sites, distributions, variables)
-    damaged, mixed = _records(wheels)
+    wheels = list(distributions.wheels(sites, value(answer.version) or ""))
+    found = [wheel.distribution for wheel in wheels]
+    found += distributions.conda_packages(answer.prefix)
+    torch = _torch(answer, sites, found, variables)
+    damaged, mixed = distributions.compare_records(wheels)
+    asked = Python(
+        path=path,
+        version=answer.version,
+        chosen_by=chosen_by,
+        prefix=answer.prefix,
+        sys_path=tuple(answer.sys_path),
+    )
+    installer = next((each.installer for each in found if each.name == "torch"), None)
     return PyTorch(
-        python=Python(
-            path=path,
-            version=answer.version,
-            chosen_by=chosen_by,
-            prefix=answer.prefix,
-            sys_path=tuple(answer.sys_path),
-        ),
+        python=with_manager(asked, variables, value(installer) or ""),
         torch=torch,
         elsewhere=tuple(_elsewhere(variables, answer.prefix)) if torch is None else (),
-        distributions=tuple(distributions),
+        distributions=tuple(found),
         damaged=tuple(damaged),
         mixed_wheels=tuple(mixed),
     )
@@ -219,175 +221,22 @@ def _path_files(site: str) -> Iterator[str]:
                 yield folder
 
 
-# -------------------------------------------------------------------------------- distributions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wheel:
-    """An installed distribution, and where its own description lies."""
-
-    distribution: Distribution
-    folder: str  # …/nvidia_cudnn_cu13-9.19.0.56.dist-info
-
-
-_WATCHED = re.compile(
-    r"(?:torch|torchvision|torchaudio|triton|pytorch[_-]triton[\w-]*|cuda[_-]toolkit"
-    r"|cuda[_-]bindings|nvidia[_-][\w.-]*?)-([^-]+)(?:-py[0-9.]+)?\.(?:dist|egg)-info",
-    re.IGNORECASE,
-)
-#: Those whose METADATA says what they need of the others.
-_TELLERS = ("torch", "torchvision", "torchaudio")
-_NEEDS = re.compile(r"(?:torch|triton|pytorch-triton.*|cuda-toolkit|cuda-bindings|nvidia-.*)")
-
-
-def _wheels(sites: Iterable[str], python: _Interpreter) -> Iterator[_Wheel]:
-    for site in sites:
-        for folder in _names(site):
-            found = _WATCHED.fullmatch(folder)
-            if found is None:
-                continue
-            name = normalise(folder[: found.start(1) - 1])
-            version = found.group(1)
-            described = Path(site, folder)
-            installer = _text(described / "INSTALLER", 256) if name in _TELLERS else None
-            yield _Wheel(
-                folder=str(described),
-                distribution=Distribution(
-                    name=name,
-                    version=version,
-                    location=site,
-                    installer=installer.strip() or None if installer else None,
-                    requires=_requirements(described, site, python) if name in _TELLERS else (),
-                ),
-            )
-
-
-def normalise(name: str) -> str:
-    """Return a distribution's name as the packaging standard (PEP 503) spells it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _requirements(described: Path, site: str, python: _Interpreter) -> tuple[str, ...]:
-    version = python.version if isinstance(python.version, str) else ""
-    needs: list[str] = []
-    for requirement in parse_requirements(_text(described / "METADATA") or "", version):
-        if not _NEEDS.fullmatch(requirement.name):
-            continue
-        needs.append(requirement.name + requirement.specifier)
-        if requirement.name == "cuda-toolkit" and requirement.extras:
-            # From 2.11 on torch names the CUDA libraries through this metapackage.
-            for meta in Path(site).glob("cuda_toolkit-*.dist-info/METADATA"):
-                needs += [
-                    inner.name + inner.specifier
-                    for inner in parse_requirements(
-                        _text(meta) or "", version, extras=requirement.extras
-                    )
-                    if inner.name.startswith("nvidia-")
-                ]
-    return tuple(dict.fromkeys(needs))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requirement:
-    """A line `Requires-Dist` that applies here."""
-
-    name: str
-    specifier: str  # "==9.19.0.56"
-    extras: tuple[str, ...]
-
-
-_REQUIREMENT = re.compile(
-    r"([A-Za-z0-9][\w.-]*)[ \t]*(?:\[([\w ,.-]*)\])?[ \t]*\(?([^;()@]*)\)?[ \t]*(?:;(.*))?"
-)
-
-
-def parse_requirements(
-    metadata: str, python_version: str, *, extras: Sequence[str] = ()
-) -> Iterator[Requirement]:
-    """Yield the requirements in a METADATA file that apply to this system and these *extras*."""
-    header = re.split(r"\r?\n\r?\n", metadata, maxsplit=1)[0]
-    for line in header.splitlines():
-        if not line.startswith("Requires-Dist:"):
-            continue
-        found = _REQUIREMENT.fullmatch(line.removeprefix("Requires-Dist:").strip())
-        if found is None:
-            continue
-        marker = (found.group(4) or "").strip()
-        if marker and not _applies(marker, python_version, extras):
-            continue
-        yield Requirement(
-            name=normalise(found.group(1)),
-            specifier=found.group(3).replace(" ", ""),
-            extras=tuple(e.strip() for e in (found.group(2) or "").split(",") if e.strip()),
-        )
-
-
-_CLAUSE = re.compile(r"""\(?\s*(\w+)\s*==\s*["']([^"']*)["']\s*\)?""")
-
-
-def _applies(marker: str, python_version: str, extras: Sequence[str]) -> bool:
-    """Evaluate a marker; the plain ones without `packaging`, whose import costs milliseconds."""
-    here = {
-        "platform_system": "Linux",
-        "sys_platform": "linux",
-        "os_name": "posix",
-        "platform_machine": os.uname().machine,
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-    }
-    clauses = [_CLAUSE.fullmatch(clause.strip()) for clause in marker.split(" and ")]
-    if all(c is not None and (c.group(1) in here or c.group(1) == "extra") for c in clauses):
-        return all(
-            c.group(2) in extras if c.group(1) == "extra" else here[c.group(1)] == c.group(2)
-            for c in clauses
-            if c is not None
-        )
-    from packaging.markers import (
-        InvalidMarker,
-        Marker,
-        UndefinedComparison,
-        UndefinedEnvironmentName,
-    )
-
-    environment = {
-        **here,
-        "python_full_version": python_version or "3.0",
-        "python_version": ".".join(python_version.split(".")[:2]) or "3.0",
-    }
-    try:
-        parsed = Marker(marker)
-        return any(parsed.evaluate({**environment, "extra": extra}) for extra in extras or [""])
-    except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName, ValueError):
-        return False
-
-
-def _conda_packages(prefix: str) -> Iterator[Distribution]:
-    """Yield what conda says it installed: its `pytorch` is reported as torch."""
-    names = {"pytorch": "torch", "torchvision": "torchvision", "torchaudio": "torchaudio"}
-    for file in _names(f"{prefix}/conda-meta"):
-        parts = file.removesuffix(".json").rsplit("-", 2)
-        if file.endswith(".json") and len(parts) == 3 and parts[0] in names:
-            yield Distribution(
-                name=names[parts[0]], version=parts[1], location=prefix, installer="conda"
-            )
-
-
 # ---------------------------------------------------------------------------------------- torch
 
 
 def _torch(
     python: _Interpreter,
     sites: Sequence[str],
-    distributions: Sequence[Distribution],
+    installed: Sequence[Distribution],
     variables: Mapping[str, str],
 ) -> Maybe[Torch]:
     holders = [site for site in sites if _has_torch(site)]
     if not holders:
-        if any(d.name == "torch" and d.installer != "conda" for d in distributions):
+        if any(d.name == "torch" and d.installer != "conda" for d in installed):
             return Unknown("torch is installed, but its folder is on no path: an editable install?")
         return None
     site = holders[0]
-    own = [d for d in distributions if d.name == "torch" and d.location == site]
+    own = [d for d in installed if d.name == "torch" and d.location == site]
     wheel = own[0] if own else None
     text = _text(Path(site, "torch", "version.py"))
     reported = parse_torch_version("" if text is None else text)
@@ -419,7 +268,7 @@ def _torch(
     else:
         cudnn = _pinned(needs, "nvidia-cudnn-cu") or (table.cudnn if table else why)
         nccl = _pinned(needs, "nvidia-nccl-cu") or ((table.nccl or why) if table else why)
-        architectures = _compiled_architectures(Path(site, "torch/lib/libtorch_python.so")) or (
+        architectures = compiled_architectures(Path(site, "torch/lib/libtorch_python.so")) or (
             table.architectures if table else Unknown("no list of architectures in this build")
         )
     return Torch(
@@ -473,64 +322,6 @@ def _pinned(needs: Iterable[str], name: str) -> str | None:
     return None
 
 
-_LIST_LIMIT_BYTES = 1000
-_FLAGS = re.compile(rb"(?:sm|compute)_[0-9]{2,3}[af]?(?: (?:sm|compute)_[0-9]{2,3}[af]?)*(?=\0)")
-
-
-def _compiled_architectures(library: Path) -> tuple[str, ...] | None:
-    """Return the list that `torch.cuda.get_arch_list()` prints, out of the library that holds it.
-
-    torch compiles it in as one string, "sm_75 sm_80 … compute_120", among the read-only data.
-    """
-    try:
-        with (
-            library.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-        ):
-            place = read_only_data(content)
-            if place is None:
-                return None
-            found = list(_flags(content, place[0], place[0] + place[1]))
-    except (OSError, ValueError):
-        return None
-    longest = max(found, key=len, default=b"")
-    return tuple(longest.decode("ascii").split()) or None
-
-
-def _flags(content: mmap.mmap, start: int, end: int) -> Iterator[bytes]:
-    """Yield every list of architectures; `find` skips megabytes far faster than a pattern does."""
-    at = content.find(b"sm_", start, end)
-    while at >= 0:
-        string = content.rfind(b"\0", max(0, at - _LIST_LIMIT_BYTES), at) + 1
-        found = _FLAGS.match(content, string, end) if string else None
-        if found is not None and found.end() > at:
-            yield found.group()
-            at = found.end()
-        at = content.find(b"sm_", at + 1, end)
-
-
-def read_only_data(content: "bytes | mmap.mmap") -> tuple[int, int] | None:
-    """Return offset and size of the section .rodata of a 64-bit little-endian ELF file."""
-    try:
-        if content[:6] != b"\x7fELF\x02\x01":
-            return None
-        (start,) = struct.unpack_from("<Q", content, 0x28)
-        size, count, names_index = struct.unpack_from("<HHH", content, 0x3A)
-        if size < 64:
-            return None
-        section = struct.Struct("<IIQQQQ")
-        names_at = section.unpack_from(content, start + names_index * size)[4]
-        for index in range(count):
-            header = section.unpack_from(content, start + index * size)
-            at = names_at + header[0]
-            if content[at : at + 8] == b".rodata\0":
-                offset, length = header[4], header[5]
-                return offset, min(length, _READ_ONLY_DATA_LIMIT_BYTES)
-    except (struct.error, OverflowError):
-        pass
-    return None
-
-
 def _outside(
     python: _Interpreter, site: str, holders: int, variables: Mapping[str, str]
 ) -> str | None:
@@ -553,66 +344,6 @@ def _outside(
     if python.user_site is not None and site == python.user_site:
         return f"it lies in the user's site folder, {site}"
     return None
-
-
-# --------------------------------------------------------------------------- RECORDs of the wheels
-
-
-def _records(wheels: Iterable[_Wheel]) -> tuple[list[DamagedFile], list[str]]:
-    """Return the files that are not as recorded, and the folders that two wheels' files share."""
-    damaged: list[DamagedFile] = []
-    folders: dict[tuple[str, str], dict[str, str]] = {}  # library, folder → {suffix: wheel}
-    for wheel in wheels:
-        name = wheel.distribution.name
-        if not name.startswith("nvidia-"):
-            continue
-        location = wheel.distribution.location
-        library, _, major = name.rpartition("-cu")
-        mine: set[str] = set()
-        fault = 0
-        for path, size in parse_record(_text(Path(wheel.folder, "RECORD")) or ""):
-            file = f"{location}/{path}"
-            if major.isdigit() and ".so" in path:
-                mine.add(file.rpartition("/")[0])
-            if fault < _DAMAGE_LIMIT:
-                problem = _problem(file, size)
-                if problem is not None:
-                    fault += 1
-                    damaged.append(
-                        DamagedFile(distribution=name, path=os.path.normpath(file), problem=problem)
-                    )
-        for folder in mine:
-            folders.setdefault((library, folder), {})[major] = name
-    return damaged, sorted(folder for (_, folder), names in folders.items() if len(names) > 1)
-
-
-def _problem(file: str, size: int) -> str | None:
-    try:
-        have = os.stat(file).st_size  # noqa: PTH116 - thousands of files: a Path costs more than the call
-    except FileNotFoundError:
-        return "missing"
-    except (OSError, ValueError):
-        return None  # not to be looked at is not damaged
-    return None if have == size else f"{have} bytes instead of {size}"
-
-
-def parse_record(text: str) -> Iterator[tuple[str, int]]:
-    """Yield path and size in bytes of every file in a RECORD that has a size; not .pyc files."""
-    for line in text.splitlines():
-        if line.startswith('"'):
-            import csv  # only paths with a comma in them are quoted
-
-            try:
-                fields = next(iter(csv.reader([line])), [])
-            except csv.Error:
-                continue
-        else:
-            fields = line.rsplit(",", 2)
-        if len(fields) != 3 or not fields[0] or "\0" in fields[0] or fields[0].endswith(".pyc"):
-            continue
-        size = fields[2]
-        if size.isascii() and size.isdigit() and len(size) < 20:
-            yield fields[0], int(size)
 
 
 # ------------------------------------------------------------------------------------- elsewhere

@@ -98,13 +98,11 @@ def test_the_active_environment_is_examined_by_its_files_alone(tmp_path):
 
     found = pytorch.probe(None, active(tmp_path), deadline_seconds=0.001)
 
-    assert found.python == Python(
-        path=f"{tmp_path}/bin/python",
-        version="3.12.3",
-        chosen_by="VIRTUAL_ENV",
-        prefix=str(tmp_path),
-        sys_path=(str(site),),
-    )
+    assert isinstance(found.python, Python)
+    assert found.python.path == f"{tmp_path}/bin/python"
+    assert found.python.version == "3.12.3"
+    assert found.python.chosen_by == "VIRTUAL_ENV"
+    assert found.python.sys_path == (str(site),)
     assert torch_of(found).location == f"{site}/torch"
 
 
@@ -415,14 +413,9 @@ ANY_TEXT = st.text() | st.binary().map(lambda b: b.decode("utf-8", "replace"))
 def test_no_text_breaks_a_parser(text):
     for lines in (text, f"__version__ = {text}", f"cuda: Optional[str] = {text}"):
         pytorch.parse_torch_version(lines)
-    for metadata in (text, f"Requires-Dist: {text}", f"Requires-Dist: torch; {text}"):
-        list(pytorch.parse_requirements(metadata, "3.12.3"))
-        list(pytorch.parse_requirements(metadata, text))
-    list(pytorch.parse_record(text))
     pytorch.parse_pyvenv(text)
     pytorch.described(f"{text}\n".encode("utf-8", "replace"))
     pytorch.described(f"gpucheck:{text}\n".encode("utf-8", "replace"))
-    pytorch.normalise(text)
 
 
 @given(
@@ -438,16 +431,3 @@ def test_no_text_breaks_a_parser(text):
 )
 def test_no_answer_of_a_python_breaks_us(value):
     pytorch.described(f"gpucheck:{json.dumps(value)}\n".encode())
-
-
-@given(st.binary(max_size=400))
-def test_no_file_breaks_the_search_for_read_only_data(content):
-    for start in (b"", b"\x7fELF\x02\x01"):
-        pytorch.read_only_data(start + content)
-
-
-@given(st.lists(st.sampled_from(['"', ",", "\n", "a.so", "1", "sha256=x", "é", "\0"])))
-def test_no_record_breaks_us(parts):
-    for path, size in pytorch.parse_record("".join(parts)):
-        assert path
-        assert size >= 0

@@ -7,6 +7,8 @@ complaint, before anything is laid out.
 import re
 from typing import TYPE_CHECKING
 
+from gpucheck.privacy import shown
+
 if TYPE_CHECKING:
     from gpucheck.report import Report
     from gpucheck.snapshot import Snapshot
@@ -35,6 +37,7 @@ def clean(text: str) -> str:
     """Return *text* on one line, without control sequences and of bounded length."""
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}… ({len(text)} characters)"
+    text = shown(text)
     if not _SUSPECT.search(text):
         return text
     text = _BLANKS.sub(" ", _SEQUENCES.sub("", text))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucheck.probes import driver
+from gpucheck.probes import daemons, device_nodes, kernel_module
 from gpucheck.probes.driver import probe
 from gpucheck.snapshot import DriverLibrary, FabricManager, Unknown
 
@@ -165,8 +165,9 @@ def test_a_plain_module_file_says_its_version_and_whether_it_is_signed(root: Pat
     file = root / "lib/modules" / RELEASE / "updates/nvidia.ko"
     file.parent.mkdir(parents=True)
     (root / "module.c").write_text(
-        '__attribute__((section(".modinfo"))) const char a[] = "license=x";\n'
+        '__attribute__((section(".modinfo"))) const char a[] = "license=Dual MIT/GPL";\n'
         '__attribute__((section(".modinfo"))) const char b[] = "version=575.57.08";\n'
+        '__attribute__((section(".modinfo"))) const char c[] = "vermagic=6.2.6 SMP mod_unload";\n'
     )
     subprocess.run(["gcc", "-c", "-o", str(file), str(root / "module.c")], check=True)
     if is_signed:
@@ -175,6 +176,17 @@ def test_a_plain_module_file_says_its_version_and_whether_it_is_signed(root: Pat
     facts = probe(root)
 
     assert (facts.module_file_version, facts.module_is_signed) == ("575.57.08", is_signed)
+    assert (facts.module_file_kind, facts.module_file_kernel) == ("open", "6.2.6")
+
+
+def test_a_module_file_that_is_no_whole_elf_is_read_by_its_strings(root: Path):
+    strings = b"\x7fELF\0license=NVIDIA\0srcversion=1\0version=595.71.05\0vermagic=6.9.1 SMP\0"
+    write(root / "lib/modules" / RELEASE / "updates/nvidia.ko", strings)
+
+    facts = probe(root)
+
+    assert (facts.module_file_version, facts.module_file_kind) == ("595.71.05", "closed")
+    assert facts.module_file_kernel == "6.9.1"
 
 
 def test_a_damaged_module_file_is_unknown(root: Path):
@@ -501,17 +513,17 @@ lines = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 
 @given(lines)
 def test_no_text_makes_a_parser_raise(text: str):
-    driver.parse_module_kind(text)
-    driver.parse_modules(text)
-    driver.parse_fields(text)
-    driver.parse_package_version(f"Package: nvidia-fabricmanager-{text}")
-    driver.parse_package_version(f"Package: nvidia-fabricmanager-1\n{text}")
+    kernel_module.parse_module_kind(text)
+    kernel_module.parse_modules(text)
+    kernel_module.parse_fields(text)
+    daemons.parse_package_version(f"Package: nvidia-fabricmanager-{text}")
+    daemons.parse_package_version(f"Package: nvidia-fabricmanager-1\n{text}")
 
 
 @given(st.binary())
 def test_no_bytes_make_the_module_parser_raise(data: bytes):
-    driver.parse_module_information(data)
-    driver.parse_module_information(b"version=" + data)
+    kernel_module.parse_module_information(data)
+    kernel_module.parse_module_information(b"version=" + data)
 
 
 @pytest.mark.parametrize(
@@ -544,3 +556,23 @@ def test_no_file_of_a_wrong_kind_makes_the_probe_raise_or_hang(root: Path, path:
             os.mkfifo(file)
 
     probe(root, "/usr/lib")
+
+
+def test_a_device_file_whose_permissions_allow_what_is_denied_is_the_cgroup_s():
+    everybody = os.stat_result((0o020666, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+    group = os.stat_result((0o020660, 0, 0, 1, 0, 44, 0, 0, 0, 0))
+
+    assert device_nodes.permissions_allow(everybody, 1000, frozenset((1000,)))
+    assert device_nodes.permissions_allow(group, 1000, frozenset((44,)))
+    assert not device_nodes.permissions_allow(group, 1000, frozenset((1000,)))
+    assert device_nodes.permissions_allow(group, 0, frozenset())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+def test_a_mode_that_forbids_is_not_the_cgroup(root: Path):
+    (root / "dev/nvidiactl").chmod(0o000)
+
+    nodes = probe(root).device_nodes
+
+    assert isinstance(nodes, tuple)
+    assert not nodes[0].is_denied_by_cgroup

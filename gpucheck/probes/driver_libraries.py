@@ -171,7 +171,8 @@ def _candidates(root: Path, loader: Loader, soname: str) -> Iterator[tuple[str, 
     for directory in loader.system_directories:
         yield f"{directory}/{soname}", "default directory"
         folders.append((directory, "default directory"))
-    for directory, via in OTHER_DIRECTORIES:
+    others = [(d.format(machine=os.uname().machine), NOWHERE) for d in DEFAULT_DIRECTORIES]
+    for directory, via in (*OTHER_DIRECTORIES, *others):
         yield f"{top}{directory}/{soname}", via
         folders.append((f"{top}{directory}", via))
     stem = soname.removesuffix("1")

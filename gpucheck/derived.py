@@ -1,7 +1,7 @@
 """Tells how far this machine's driver reaches: which CUDA it runs, and on which GPUs."""
 
 from gpucheck.knowledge import driver_cuda
-from gpucheck.snapshot import CudaInit, Known, Snapshot, Unknown
+from gpucheck.snapshot import CudaInit, Distribution, Known, Snapshot, Unknown, value
 from gpucheck.versions import version_tuple
 
 
@@ -51,6 +51,51 @@ def compat_library(machine: Snapshot) -> str | None:
         if library.is_selected and library.is_compat and library.soname == "libcuda.so.1":
             return library.version if isinstance(library.version, str) else ""
     return None
+
+
+def other_frameworks(machine: Snapshot) -> tuple[str, ...]:  # noqa: ARG001
+    """Return the frameworks other than torch of this Python that compute on GPUs: "jax 0.6.1"."""
+    return ()
+
+
+def torch_distribution(machine: Snapshot) -> Distribution | None:
+    """Return the distribution of the torch that is imported, else of the first on the path."""
+    torch = value(machine.pytorch.torch)
+    copies = [each for each in value(machine.pytorch.distributions) or () if each.name == "torch"]
+    site = "" if torch is None else torch.location.removesuffix("/torch")
+    return next((each for each in copies if each.location == site), next(iter(copies), None))
+
+
+def torch_requirements(machine: Snapshot) -> tuple[str, ...]:
+    """Return what the torch that is imported asks for: "nvidia-cudnn-cu13==9.19.0.56"."""
+    torch = torch_distribution(machine)
+    return torch.requires if torch is not None else ()
+
+
+def wheels_here(machine: Snapshot) -> dict[str, Distribution]:
+    """Return NVIDIA's library wheels by name: of two copies, the one that torch finds.
+
+    That is the one beside torch, else the first on the path.
+    """
+    torch = torch_distribution(machine)
+    found: dict[str, Distribution] = {}
+    for each in value(machine.pytorch.distributions) or ():
+        if not each.name.startswith("nvidia-") or each.name == "nvidia-ml-py":
+            continue
+        if each.name not in found or (torch is not None and each.location == torch.location):
+            found[each.name] = each
+    return found
+
+
+def bus_ids_of_working_gpus(machine: Snapshot) -> frozenset[str]:
+    """Return the GPUs on which --deep saw a kernel run: that outranks any list."""
+    if machine.deep is None:
+        return frozenset()
+    return frozenset(
+        gpu.bus_id
+        for gpu in value(machine.deep.gpus) or ()
+        if gpu.kernel is None and isinstance(gpu.bus_id, str)
+    )
 
 
 def runs_cuda(machine: Snapshot, cuda: str) -> bool | None:

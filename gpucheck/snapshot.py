@@ -451,6 +451,7 @@ class Distribution(Fact, frozen=True, kw_only=True):
     location: str = ""  # the site-packages folder
     installer: Maybe[str] = None  # "pip", "conda", "uv"
     requires: tuple[str, ...] = ()  # what it asks for of torch, triton and nvidia-*
+    cuda_major: Maybe[int] = None  # of the CUDA runtime that its own libraries are linked to
 
 
 class DamagedFile(Fact, frozen=True, kw_only=True):
@@ -479,6 +480,7 @@ class Python(Fact, frozen=True, kw_only=True):
     sys_path: tuple[str, ...] = ()
     externally_managed: Maybe[str] = NOT_EXAMINED  # the file that keeps pip out (PEP 668)
     has_pip: Known[bool] = NOT_EXAMINED
+    is_virtual: Known[bool] = NOT_EXAMINED  # a virtual environment, whose pip leaves others alone
     uses_uv: Known[bool] = NOT_EXAMINED  # uv made this environment, or filled it
     is_writable: Known[bool] = NOT_EXAMINED  # this user may install into it
     conda_tool: Maybe[str] = NOT_EXAMINED  # "conda", "mamba", …; None: no conda environment

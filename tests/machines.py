@@ -428,6 +428,7 @@ HEALTHY = Snapshot(
             sys_path=(SITE,),
             externally_managed=None,
             has_pip=True,
+            is_virtual=True,
             uses_uv=False,
             is_writable=True,
             conda_tool=None,
@@ -506,6 +507,17 @@ def with_variables(base: Snapshot = HEALTHY, **variables: str | None) -> Snapsho
 def symptoms(rule: Rule, snapshot: Snapshot) -> list[Symptom]:
     """What *rule* finds."""
     return [answer for answer in rule(snapshot) if isinstance(answer, Symptom)]
+
+
+def advice(symptom: Symptom) -> str:
+    """What its remedy and the other ways to the same end say."""
+    remedy = symptom.what_to_do
+    return " ".join([remedy.text, *(each.text for each in remedy.alternatives)])
+
+
+def commands(symptom: Symptom) -> tuple[str, ...]:
+    """The commands of its remedy, in order."""
+    return tuple(step.text for step in symptom.what_to_do.steps)
 
 
 def not_checked(rule: Rule, snapshot: Snapshot) -> list[NotChecked]:

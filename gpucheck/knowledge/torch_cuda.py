@@ -51,11 +51,21 @@ class Variant(msgspec.Struct, frozen=True):
         return f"{INDEX}/{self.variant}"
 
 
+class StrictMinor(msgspec.Struct, frozen=True):
+    """A companion that refuses a torch of another CUDA minor too, up to a release."""
+
+    package: str
+    last: str
+    source: tuple[str, ...]
+    confidence: Confidence
+
+
 class Table(msgspec.Struct, frozen=True):
     """The whole of `torch_cuda.json`."""
 
     sources: dict[str, str]
     newest_torchaudio: str
+    strict_minor: tuple[StrictMinor, ...]
     release: tuple[Release, ...]
     variant: tuple[Variant, ...]
 
@@ -103,6 +113,14 @@ def torchaudio_for(torch: str) -> str | None:
         return row.torchaudio
     newest = table().newest_torchaudio
     return row.torch if version_tuple(row.torch) <= version_tuple(newest) else None
+
+
+def refuses_other_minor(package: str, version: str) -> bool:
+    """Tell whether this companion refuses a torch that is built for another CUDA minor."""
+    return any(
+        row.package == package and version_tuple(version) <= version_tuple(row.last)
+        for row in table().strict_minor
+    )
 
 
 def cuda_of_variant(variant: str) -> str | None:

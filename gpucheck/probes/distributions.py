@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucheck.probes.files import names_in, read_bytes, read_text
+from gpucheck.probes.ld_so import ElfError, read_elf
 from gpucheck.snapshot import DamagedFile, Distribution
 
 _RECORD_LIMIT_BYTES = 4 << 20  # RECORD of torch itself is 2 MB, every other file is smaller
@@ -79,8 +80,31 @@ def _wheel(site: str, folder: str, name: str, version: str, python_version: str)
             location=site,
             installer=installer.strip() or None if isinstance(installer, str) else None,
             requires=requires,
+            cuda_major=_cuda_major(Path(site, name)) if name in _COMPANIONS else None,
         ),
     )
+
+
+_COMPANIONS = ("torchvision", "torchaudio")
+_RUNTIME = re.compile(r"libcudart\.so\.(\d{1,2})(?:\.\d+)?")
+_LIBRARIES_LIMIT = 20
+
+
+def _cuda_major(package: Path) -> int | None:
+    """Return the major of the CUDA runtime that a package's libraries are linked to."""
+    for folder in (package, package / "lib"):
+        names = names_in(folder)
+        libraries = [n for n in names if n.endswith(".so")] if isinstance(names, tuple) else []
+        for name in libraries[:_LIBRARIES_LIMIT]:
+            try:
+                needed = read_elf(str(folder / name)).needed
+            except (OSError, ElfError):
+                continue
+            for each in needed:
+                found = _RUNTIME.fullmatch(each)
+                if found is not None:
+                    return int(found[1])
+    return None
 
 
 def normalise(name: str) -> str:

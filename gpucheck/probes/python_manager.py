@@ -44,6 +44,7 @@ def with_manager(python: Python, variables: Mapping[str, str], torch_installer: 
         python,
         externally_managed=None if isinstance(settings, str) else _externally_managed(python),
         has_pip=has_pip,
+        is_virtual=isinstance(settings, str),
         uses_uv=made_by_uv or (torch_installer == "uv" and not has_pip),
         is_writable=os.access(own or python.prefix, os.W_OK),
         conda_tool=_conda_tool(python.prefix, variables),

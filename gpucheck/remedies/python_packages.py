@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from gpucheck.remedies.torch_builds import Build, fitting, followers
+from gpucheck import derived
+from gpucheck.knowledge import torch_cuda
+from gpucheck.remedies.torch_builds import Build, companions, fitting, followers, pinned
 from gpucheck.rule import Command, Remedy, command
 from gpucheck.snapshot import Distribution, Python, PythonProject, Snapshot, value
 from gpucheck.wording import listed
@@ -129,6 +131,64 @@ def replace_torch(machine: Snapshot, *, lead: str = "") -> Remedy:
         index=build.index_url,
         verify=verify_torch(machine),
     )
+
+
+def match_companions(machine: Snapshot) -> Remedy:
+    """Return how to bring torchvision and torchaudio to the torch that belongs here.
+
+    Where the torch itself has to go, they come with it; else they follow the one that is here.
+    """
+    torch = value(machine.pytorch.torch)
+    build = fitting(machine)
+    version = value(torch.version) if torch is not None else None
+    if torch is None or version is None:
+        return Remedy("Install torch and its companions together, from one index.")
+    public = version.partition("+")[0]
+    stays = build is not None and (build.release, build.cuda) == (public, value(torch.cuda))
+    if derived.has_gpu(machine) is not False and not stays:
+        return replace_torch(machine)
+    variant = f"cu{cuda.replace('.', '')}" if (cuda := value(torch.cuda)) else "cpu"
+    return install(
+        machine,
+        [pinned(name, public, variant) for name in companions(machine)],
+        text=f"Install the companions that are made for torch {version}.",
+        index=f"{torch_cuda.INDEX}/{variant}",
+        verify=check(machine),
+    )
+
+
+def reinstall_torch(machine: Snapshot) -> Remedy:
+    """Return how to write the files of the torch that is here anew, at the version that it has."""
+    torch = value(machine.pytorch.torch)
+    copies = [each.version for each in _copies(machine, "torch") if each.installer != "conda"]
+    version = value(torch.version) if torch is not None else None
+    if version is None or not copies:
+        return Remedy("Install torch again.")
+    local = copies[0].partition("+")[2]
+    return install(
+        machine,
+        [f"torch=={copies[0]}"],
+        text=f"Install torch {version} again: that writes its files anew.",
+        index=f"{torch_cuda.INDEX}/{local}" if local.startswith(("cu", "cpu")) else "",
+        again=True,
+        verify=verify_torch(machine),
+    )
+
+
+def wanted_wheels(machine: Snapshot, *prefixes: str, again: bool = False, text: str = "") -> Remedy:
+    """Return how to install the wheels of these names at the versions that torch asks for.
+
+    A torch that asks for none (conda's, a vendor's) gives the text alone.
+    """
+    wanted = [
+        each
+        for each in derived.torch_requirements(machine)
+        if each.startswith(prefixes) and "==" in each and "*" not in each
+    ]
+    said = text or f"Install {listed([_name(each) for each in wanted])} as torch asks for it."
+    if not wanted:
+        return Remedy(text or "Install torch again with the libraries that it asks for.")
+    return install(machine, wanted, text=said, again=again, verify=check(machine))
 
 
 def verify_torch(machine: Snapshot) -> Command | None:

@@ -41,22 +41,10 @@ class Build:
     def index_url(self) -> str:
         return self.variant.index_url
 
-    def pinned(self, name: str) -> str:
-        """Return the requirement of torch or of a companion that goes with it."""
-        row = torch_cuda.release_of(self.release)
-        version = self.release
-        if name == "torchvision":
-            version = row.torchvision if row is not None else ""
-        elif name == "torchaudio":
-            version = torch_cuda.torchaudio_for(self.release) or ""
-        # The local version makes pip take another build of the release that is here already.
-        return f"{name}=={version}+{self.variant.variant}" if version else name
-
     def requirements(self, machine: Snapshot) -> tuple[str, ...]:
         """Return torch and those of its companions that are here, pinned."""
-        here = {each.name for each in value(machine.pytorch.distributions) or ()}
-        companions = [name for name in ("torchvision", "torchaudio") if name in here]
-        return tuple(self.pinned(name) for name in ("torch", *companions))
+        names = ("torch", *companions(machine))
+        return tuple(pinned(name, self.release, self.variant.variant) for name in names)
 
     def needs_driver(self, machine: Snapshot) -> str | None:
         """Return the driver that this build needs where the one here does not run it."""
@@ -71,6 +59,24 @@ class Build:
         if driver and derived.runs_cuda(machine, self.cuda):
             text += f", which driver {driver} runs"
         return text
+
+
+def companions(machine: Snapshot) -> tuple[str, ...]:
+    """Return which of torchvision and torchaudio are here."""
+    here = {each.name for each in value(machine.pytorch.distributions) or ()}
+    return tuple(name for name in ("torchvision", "torchaudio") if name in here)
+
+
+def pinned(name: str, release: str, variant: str) -> str:
+    """Return the requirement of torch, or of a companion, that goes with a torch *release*."""
+    version = release
+    if name == "torchvision":
+        row = torch_cuda.release_of(release)
+        version = row.torchvision if row is not None else ""
+    elif name == "torchaudio":
+        version = torch_cuda.torchaudio_for(release) or ""
+    # The local version makes pip take another build of the release that is here already.
+    return f"{name}=={version}+{variant}" if version else name
 
 
 def fitting(machine: Snapshot) -> Build | None:

@@ -34,7 +34,8 @@ LAYERS = (
     ("gpucheck.render", "gpucheck.progress"),
     ("gpucheck.snapshot_file",),
     ("gpucheck.shellenv",),
-    ("gpucheck.smoke", "gpucheck.env_cli"),
+    ("gpucheck.fleet",),
+    ("gpucheck.smoke", "gpucheck.env_cli", "gpucheck.fleet_cli"),
     ("gpucheck.cli",),
     ("gpucheck.__main__",),
 )

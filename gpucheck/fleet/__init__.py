@@ -1,0 +1,1 @@
+"""Many machines: reading their snapshots, judging each, and finding the nodes that differ."""

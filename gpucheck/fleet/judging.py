@@ -1,0 +1,102 @@
+"""Judges the snapshots of many machines, on every core, keeping some kilobytes of each."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+
+import msgspec
+
+from gpucheck import snapshot_file
+from gpucheck.fleet.facts import NodeFinding, NodeResult, facts_of, peers_of
+from gpucheck.fleet.reading import Answer
+from gpucheck.report import Finding, examine
+from gpucheck.snapshot import Snapshot
+from gpucheck.usage_error import UsageError
+
+BATCH = 16  # snapshots for one errand to another process: some 2 MB
+UNREADABLE = "unreadable"
+
+
+class _Line(msgspec.Struct):
+    """A line that names its node next to the snapshot."""
+
+    node: str = ""
+    snapshot: msgspec.Raw = msgspec.Raw()
+
+
+def judge_all(answers: Iterable[Answer], *, processes: int = 0) -> Iterator[NodeResult]:
+    """Yield the result of each of *answers*, in any order; *processes* 0 means one per core.
+
+    A node without an answer, or with one that is no snapshot, has the verdict `unreadable`, and its
+    only finding says why.
+    """
+    count = processes or len(os.sched_getaffinity(0))
+    batches = _batches(answers)
+    if count == 1:
+        for batch in batches:
+            yield from judge_batch(batch)
+        return
+    with ProcessPoolExecutor(count) as pool:
+        waiting = [pool.submit(judge_batch, batch) for batch in islice(batches, 2 * count)]
+        while waiting:
+            yield from waiting.pop(0).result()
+            waiting += [pool.submit(judge_batch, batch) for batch in islice(batches, 1)]
+
+
+def _batches(answers: Iterable[Answer]) -> Iterator[Sequence[Answer]]:
+    given = iter(answers)
+    while batch := tuple(islice(given, BATCH)):
+        yield batch
+
+
+def judge_batch(batch: Sequence[Answer]) -> list[NodeResult]:
+    """Judge some nodes: one errand of a process."""
+    return [judge(answer) for answer in batch]
+
+
+def judge(answer: Answer) -> NodeResult:
+    """Return what a fleet keeps of one node."""
+    if answer.failure:
+        return _unreadable(answer.node, answer.failure)
+    node, content = answer.node, answer.content
+    try:
+        if b'"snapshot"' in content[:4096]:
+            line = msgspec.json.decode(content, type=_Line)
+            node, content = line.node or node, bytes(line.snapshot) or content
+        machine = snapshot_file.parse(content, node)
+    except UsageError as error:
+        return _unreadable(node, str(error).removeprefix(f"{node}: "))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return _unreadable(node, str(error))
+    return result_of(node, machine)
+
+
+def result_of(node: str, machine: Snapshot) -> NodeResult:
+    """Judge one machine, and return what a fleet keeps of it."""
+    report = examine(machine)
+    return NodeResult(
+        node=node,
+        verdict=report.verdict,
+        findings=tuple(_brief(finding) for finding in report.roots),
+        peers=peers_of(machine),
+        facts=facts_of(machine),
+        taken_at=str(getattr(machine, "taken_at", "") or ""),
+    )
+
+
+def _brief(finding: Finding) -> NodeFinding:
+    return NodeFinding(
+        code=finding.code,
+        severity=finding.severity.value,
+        title=finding.title,
+        saw=finding.saw,
+        fix=finding.fix,
+        subject=finding.subject,
+        gpus=finding.gpus,
+    )
+
+
+def _unreadable(node: str, why: str) -> NodeResult:
+    finding = NodeFinding(code="FLT003", severity="error", title="", saw=why, fix="")
+    return NodeResult(node=node, verdict=UNREADABLE, findings=(finding,))

@@ -1,0 +1,332 @@
+"""The rules of a fleet: what only a comparison of many machines shows."""
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from gpucheck.fleet.facts import NodeFinding, NodeResult
+from gpucheck.fleet.judging import UNREADABLE
+from gpucheck.rule import Rule, Severity
+from gpucheck.wording import count, listed
+
+MAJORITY = 0.8  # of true peers, from which on the others differ from a norm
+LEAST_PEERS = 5
+LEAST_LOSS = 0.05  # of a measure's median, from which on a GPU may be named
+LEAST_SPREAD = 0.01  # of the median: no fleet is more alike than that
+SPREAD_TO_SIGMA = 1.4826  # of a normal distribution's median absolute deviation
+SLOT_LOSS = 0.03
+SLOT_LEAST_NODES = 5
+LEMON_RUNS = 3
+HISTORY_RUNS = 10
+
+
+class FleetFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen on some nodes of a fleet."""
+
+    code: str
+    severity: str
+    title: str
+    saw: str
+    nodes: tuple[str, ...]
+    fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """All nodes of one examination, and what earlier ones and the caller know of them."""
+
+    results: Sequence[NodeResult]
+    asked: Sequence[str] = ()  # nodes that should have answered
+    racks: dict[str, str] = field(default_factory=dict)  # node → rack or switch
+    history: Sequence[frozenset[str]] = ()  # flagged nodes of earlier runs, newest first
+
+
+Judge = Callable[[Fleet], Iterable[tuple[str, Sequence[str]]]]  # what was seen, and on which nodes
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRule:
+    """A rule that sees a whole fleet; `rule` holds its code, severity, title and explanation."""
+
+    rule: Rule
+    fix: str
+    judge: Judge
+
+    def __call__(self, fleet: Fleet) -> Iterator[FleetFinding]:
+        for saw, nodes in self.judge(fleet):
+            yield FleetFinding(
+                code=self.rule.code,
+                severity=self.rule.severity.value,
+                title=self.rule.title,
+                saw=saw,
+                nodes=tuple(nodes),
+                fix=self.fix,
+            )
+
+
+def fleet_rule(code: str, severity: Severity, title: str, fix: str) -> Callable[[Judge], FleetRule]:
+    """Make a function of a fleet a rule."""
+
+    def decorate(judge: Judge) -> FleetRule:
+        import inspect
+
+        explained = Rule(
+            code=code,
+            severity=severity,
+            title=title,
+            explanation=inspect.cleandoc(judge.__doc__ or ""),
+            caused_by=(),
+            judge=lambda _: iter(()),
+            module=judge.__module__,
+        )
+        return FleetRule(explained, fix, judge)
+
+    return decorate
+
+
+def _examined(fleet: Fleet) -> list[NodeResult]:
+    return [result for result in fleet.results if result.verdict != UNREADABLE]
+
+
+# --------------------------------------------------------------------------------------- drift
+
+
+def _shares(fleet: Fleet) -> Iterator[tuple[tuple[str, ...], str, Counter[str], list[NodeResult]]]:
+    """Yield, for each group of peers and each fact, how many nodes have which value."""
+    groups: dict[tuple[str, ...], list[NodeResult]] = defaultdict(list)
+    for result in _examined(fleet):
+        groups[result.peers].append(result)
+    for peers, members in sorted(groups.items()):
+        for name in sorted({name for member in members for name in member.facts}):
+            having = [member for member in members if name in member.facts]
+            values = Counter(member.facts[name] for member in having)
+            if len(having) >= LEAST_PEERS and len(values) > 1:
+                yield peers, name, values, having
+
+
+@fleet_rule(
+    "FLT001",
+    Severity.WARNING,
+    "A node differs from its peers",
+    "Bring these nodes to what their peers have, or examine why they differ.",
+)
+def differs(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
+    """At least four of five true peers agree on this fact, and these nodes have another value.
+
+    Peers are machines with the same GPU models, number of GPUs, CPU architecture and number of RDMA
+    devices. No list of right values is needed: the majority is the norm. A node that was missed by
+    an update, that was repaired with another board, or that somebody set by hand shows up here
+    before it slows down or breaks a job that spans many nodes.
+    """
+    for _, name, values, having in _shares(fleet):
+        norm, size = values.most_common(1)[0]
+        if size < MAJORITY * len(having):
+            continue
+        for other in sorted(set(values) - {norm}):
+            nodes = [member.node for member in having if member.facts[name] == other]
+            yield f"{name} is {other}; {size:,} of {len(having):,} peers have {norm}", nodes
+
+
+@fleet_rule(
+    "FLT002",
+    Severity.INFO,
+    "A group of peers is mixed",
+    "Nothing, where an update is under way; finish it, or roll it back.",
+)
+def mixed(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
+    """True peers do not agree on this fact, and no value has a majority of four fifths.
+
+    An update that is half done looks like this. Jobs that span both kinds of nodes may run at the
+    slower one's speed, or not at all where versions have to match.
+    """
+    for peers, name, values, having in _shares(fleet):
+        if values.most_common(1)[0][1] >= MAJORITY * len(having):
+            continue
+        shares = listed(
+            [f"{size / len(having):.0%} {text}" for text, size in values.most_common(4)]
+        )
+        about = f"{peers[0]}, {count(len(having), 'node')}"
+        yield f"{name}: {shares} ({about})", [member.node for member in having]
+
+
+# ---------------------------------------------------------------------------------- not examined
+
+
+@fleet_rule(
+    "FLT003",
+    Severity.ERROR,
+    "A node was not examined",
+    "Look at the reason; ask the node again with `gpucheck fleet run` into the same folder.",
+)
+def not_examined(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
+    """The node was asked for, and no snapshot of it can be judged: nothing is known of it.
+
+    It is drained, refuses the login, did not answer in time, was killed, or what it sent is
+    unreadable. A fleet of which a node is unknown is not healthy.
+    """
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for result in fleet.results:
+        if result.verdict == UNREADABLE:
+            reasons[result.findings[0].saw].append(result.node)
+    answered = {result.node for result in fleet.results}
+    silent = [node for node in fleet.asked if node not in answered]
+    if silent:
+        reasons["gave no answer"] += silent
+    yield from ((why, nodes) for why, nodes in sorted(reasons.items()))
+
+
+# ----------------------------------------------------------------------------------- stragglers
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    node: str
+    gpu: int
+    loss: float  # 1 - value / median
+
+
+def _measured(fleet: Fleet) -> Iterator[tuple[str, list[_Measured], float]]:
+    """Yield each measure of each group of peers: the loss of every GPU, and the fleet's sigma."""
+    groups: dict[tuple[tuple[str, ...], str], list[tuple[str, int, float]]] = defaultdict(list)
+    for result in _examined(fleet):
+        for measure, numbers in result.measures.items():
+            groups[result.peers, measure] += [(result.node, gpu, each) for gpu, each in numbers]
+    for (_, measure), rows in sorted(groups.items()):
+        if len(rows) < LEAST_PEERS:
+            continue
+        median = statistics.median(each for *_, each in rows)
+        if median <= 0:
+            continue
+        losses = [_Measured(node, gpu, 1 - each / median) for node, gpu, each in rows]
+        deviation = statistics.median(abs(row.loss) for row in losses)
+        yield measure, losses, max(SPREAD_TO_SIGMA * deviation, LEAST_SPREAD)
+
+
+def _bound(number: int) -> float:
+    """Return the z from which on one of *number* healthy GPUs is all but never found."""
+    return math.sqrt(2 * math.log(number)) + 1.5
+
+
+@fleet_rule(
+    "FLT010",
+    Severity.WARNING,
+    "A GPU is slower than the others of its kind",
+    "Run `gpucheck bench` on the node alone, and look at the clock and the reasons it reports.",
+)
+def straggler(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
+    """This GPU is at least 5 % under the fleet's median, far outside the fleet's own spread.
+
+    The bound grows with the number of GPUs, so that a fleet of healthy ones names none: the loss
+    over the robust standard deviation (1.4826 times the median absolute deviation, at least 1 %)
+    has to exceed sqrt(2 ln N) + 1.5. A job over many GPUs runs at the pace of its slowest.
+    """
+    for measure, rows, sigma in _measured(fleet):
+        bound = _bound(len(rows))
+        slow = [row for row in rows if row.loss >= LEAST_LOSS and row.loss / sigma > bound]
+        slots = _slow_slots(rows)
+        for row in slow:
+            if row.gpu not in slots:
+                what = f"GPU {row.gpu}: {measure} {row.loss:.1%} under the median"
+                yield f"{what} of {len(rows):,} GPUs", [row.node]
+
+
+def _slow_slots(rows: Sequence[_Measured]) -> dict[int, tuple[float, list[str]]]:
+    """Return the GPU indexes that are slow on many nodes: their loss, and the nodes."""
+    by_slot: dict[int, list[_Measured]] = defaultdict(list)
+    for row in rows:
+        by_slot[row.gpu].append(row)
+    slow: dict[int, tuple[float, list[str]]] = {}
+    for slot, members in by_slot.items():
+        nodes = [row.node for row in members if row.loss >= LEAST_LOSS]
+        if len(members) < SLOT_LEAST_NODES or len(nodes) < max(3, len(members) // 5):
+            continue
+        others = [row for row in rows if row.gpu != slot and row.loss >= LEAST_LOSS]
+        share = len(nodes) / len(members)
+        if others and len(others) / max(1, len(rows) - len(members)) > share / 3:
+            continue
+        slow[slot] = statistics.median(r.loss for r in members if r.loss >= LEAST_LOSS), nodes
+    return slow
+
+
+@fleet_rule(
+    "FLT011",
+    Severity.WARNING,
+    "The same place is slow on many nodes",
+    "Look at what the place has in common: airflow, power, a riser, a switch.",
+)
+def slow_place(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
+    """GPUs in one slot of many nodes, or on the nodes of one rack, are slow together.
+
+    That is one cause, not many bad GPUs: the last GPU in the airflow, a power shelf, a rack's
+    cooling, a switch. Racks are known where a file names them (`--racks`).
+    """
+    for measure, rows, _ in _measured(fleet):
+        for slot, (loss, nodes) in sorted(_slow_slots(rows).items()):
+            yield f"GPU {slot} of {count(len(nodes), 'node')}: {measure} {loss:.1%} low", nodes
+        by_rack: dict[str, list[_Measured]] = defaultdict(list)
+        for row in rows:
+            if row.node in fleet.racks:
+                by_rack[fleet.racks[row.node]].append(row)
+        for rack, members in sorted(by_rack.items()):
+            loss = statistics.median(row.loss for row in members)
+            nodes = list(dict.fromkeys(row.node for row in members))
+            if len(nodes) >= 3 and loss >= SLOT_LOSS and len(members) < len(rows) / 2:
+                yield f"rack {rack}: {measure} {loss:.1%} under the fleet's median", nodes
+
+
+# -------------------------------------------------------------------------------------- history
+
+
+@fleet_rule(
+    "FLT012",
+    Severity.WARNING,
+    "A node is flagged again and again",
+    "Take it out of service and have the hardware examined.",
+)
+def lemon(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
+    """The node had an error or a warning of its own in 3 of its last 10 runs, this one counted.
+
+    A few such nodes cause a large part of a cluster's failed jobs; each single time the fault
+    seemed to be gone after a reset.
+    """
+    runs = [flagged(fleet), *fleet.history][:HISTORY_RUNS]
+    times = Counter(node for run in runs for node in run)
+    by_times: dict[int, list[str]] = defaultdict(list)
+    for node, number in times.items():
+        if number >= LEMON_RUNS:
+            by_times[number].append(node)
+    for number, nodes in sorted(by_times.items(), reverse=True):
+        yield f"flagged in {number} of the last {len(runs)} runs", sorted(nodes)
+
+
+FLEET_RULES: tuple[FleetRule, ...] = (
+    differs,
+    mixed,
+    not_examined,
+    straggler,
+    slow_place,
+    lemon,
+)
+
+
+def flagged(fleet: Fleet) -> frozenset[str]:
+    """Return the nodes with an error or a warning of their own that few of the fleet share."""
+    share = Counter(
+        finding.code
+        for result in fleet.results
+        for finding in {found.code: found for found in result.findings}.values()
+    )
+    rare = {code for code, nodes in share.items() if nodes <= max(1, len(fleet.results) // 5)}
+    return frozenset(
+        result.node
+        for result in fleet.results
+        if any(_is_serious(found) and found.code in rare for found in result.findings)
+    )
+
+
+def _is_serious(finding: NodeFinding) -> bool:
+    return finding.severity != Severity.INFO.value

@@ -20,6 +20,7 @@ from gpucheck.snapshot import (
     Libraries,
     MappedLibrary,
     Nvml,
+    Packages,
     PyTorch,
     Snapshot,
     StartupFiles,
@@ -135,6 +136,7 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
             pytorch.facts(early), libraries.facts(early), toolkits.facts(early), variables, left()
         ),
     )
+    packages = look("packages", Packages, lambda: _packages(pytorch.facts(early), variables))
     host = look("host", Host, _host)
     driver = look("driver", Driver, lambda: _driver(variables))
     environment = look("environment", Environment, lambda: _environment(variables))
@@ -161,6 +163,7 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
         libraries=libraries_facts,
         cudnn=cudnn.facts(until),
         pytorch=pytorch.facts(until),
+        packages=packages.facts(until),
         nvml=nvml.facts(until),
         kernel_log=kernel_log.facts(until),
         deep=None if worked is None else worked[0],
@@ -218,6 +221,12 @@ def _libraries(pytorch: PyTorch, variables: dict[str, str]) -> Libraries:
     from gpucheck.probes import loader
 
     return loader.probe(pytorch, variables)
+
+
+def _packages(pytorch: PyTorch, variables: dict[str, str]) -> Packages:
+    from gpucheck.probes import packages
+
+    return packages.probe(pytorch, variables)
 
 
 def _cudnn(

@@ -1,7 +1,7 @@
 """Tells how far this machine's driver reaches: which CUDA it runs, and on which GPUs."""
 
 from gpucheck.knowledge import driver_cuda
-from gpucheck.snapshot import CudaInit, Distribution, Known, Snapshot, Unknown, value
+from gpucheck.snapshot import CudaInit, Distribution, Framework, Known, Snapshot, Unknown, value
 from gpucheck.versions import version_tuple
 
 
@@ -127,3 +127,14 @@ def compute_capabilities(machine: Snapshot) -> tuple[str, ...]:
         return ()
     found = [gpu.compute_capability for gpu in machine.nvml.gpus]
     return tuple(dict.fromkeys(each for each in found if isinstance(each, str)))
+
+
+def frameworks(machine: Snapshot) -> tuple[Framework, ...]:
+    """Return the GPU frameworks other than torch in the examined Python; () if not known."""
+    found = machine.packages.frameworks
+    return () if isinstance(found, Unknown) else found
+
+
+def cuda_frameworks(machine: Snapshot) -> tuple[Framework, ...]:
+    """Return those of them that were built for CUDA."""
+    return tuple(each for each in frameworks(machine) if each.is_gpu_build is True)

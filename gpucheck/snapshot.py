@@ -512,6 +512,81 @@ class PyTorch(Fact, frozen=True, kw_only=True):
     mixed_wheels: Known[tuple[str, ...]] = NOT_EXAMINED  # directories two wheels' files share
 
 
+# ------------------------------------------------------------------------------------ packages
+
+
+class PackageLibrary(Fact, frozen=True, kw_only=True):
+    """A CUDA library that a package needs or opens by name, and the file that it would get."""
+
+    soname: str
+    needed_by: str = ""  # path of the file that asks for it
+    is_opened: bool = False  # by name, while it runs; else it is linked to it
+    is_on_demand: bool = False  # only a program that asks for the GPU loads what needs it
+    path: Maybe[str] = NOT_EXAMINED  # None: nothing on its search path
+    version: Maybe[str] = NOT_EXAMINED
+    found_via: str = ""
+    directory: str = ""  # the search-path entry, as written, that gave it
+    wheel_path: Maybe[str] = None  # the copy that a wheel brings
+    wheel_version: Maybe[str] = None
+    elsewhere: tuple[str, ...] = ()  # copies in this environment, off its search path
+    other_majors: tuple[str, ...] = ()  # the same library under another number, at hand
+
+
+class TorchMismatch(Fact, frozen=True, kw_only=True):
+    """A file that does not fit the torch that is here."""
+
+    file: str
+    library: str = ""  # a library of torch's that this torch does not have: "libc10_cuda.so"
+    symbols: tuple[str, ...] = ()  # the first that no library of torch's defines, as mangled
+    count: int = 0  # of all such symbols
+    has_other_abi: bool = False  # torch defines them with the other C++ ABI's strings
+
+
+class GpuPackage(Fact, frozen=True, kw_only=True):
+    """A distribution with compiled files that need CUDA's libraries or torch's."""
+
+    name: str
+    version: str
+    location: str = ""
+    files: int = 0  # compiled ones
+    uses_torch: bool = False  # it is resolved in the process as it is after `import torch`
+    #: how it looks for libraries: "plain", as the loader does; "own": its code knows where wheels
+    #: lie; "on call": that code runs where a program calls it; "": nobody has looked
+    search: Literal["plain", "own", "on call", ""] = ""
+    help: str = ""  # what its authors advise where a library is not found
+    fitting_version: Maybe[str] = None  # its version for the libraries that are here
+    libraries: tuple[PackageLibrary, ...] = ()
+    mismatches: tuple[TorchMismatch, ...] = ()
+
+
+class FileClash(Fact, frozen=True, kw_only=True):
+    """Compiled files that two distributions' RECORDs list, with different contents."""
+
+    folder: str  # the top folder that they share
+    distributions: tuple[str, ...]  # "onnxruntime-gpu 1.23.2"
+    files: int
+    present: Maybe[str] = NOT_EXAMINED  # whose files are there, by size; None: some of each
+
+
+class Framework(Fact, frozen=True, kw_only=True):
+    """A framework other than torch that computes on GPUs, as its own files describe it."""
+
+    name: str  # as people call it: "jax"
+    version: str
+    distribution: str  # whose files know CUDA: "jax-cuda12-plugin"
+    is_gpu_build: Known[bool] = NOT_EXAMINED
+    cuda: Maybe[str] = NOT_EXAMINED  # it was built for: "12", "12.5.1"; None: for none
+    cudnn: Maybe[str] = NOT_EXAMINED
+
+
+class Packages(Fact, frozen=True, kw_only=True):
+    """The GPU packages of the Python that was asked for, read without importing them."""
+
+    gpu_packages: Known[tuple[GpuPackage, ...]] = NOT_EXAMINED
+    frameworks: Known[tuple[Framework, ...]] = NOT_EXAMINED
+    clashes: Known[tuple[FileClash, ...]] = NOT_EXAMINED
+
+
 # ---------------------------------------------------------------------------------------- NVML
 
 
@@ -959,6 +1034,7 @@ class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     toolkits: Toolkits = Toolkits()
     libraries: Libraries = Libraries()
     cudnn: Cudnn = Cudnn()
+    packages: Packages = Packages()
     nvml: Nvml = Nvml()
     kernel_log: KernelLog = KernelLog()
     deep: Deep | None = None  # None: --deep was not asked for

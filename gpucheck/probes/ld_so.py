@@ -433,6 +433,16 @@ class Missing:
     path: str | None = None  # of the file that was refused
 
 
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What opening a library would bring into a process, and what it would lack."""
+
+    added: tuple[Loaded, ...]
+    missing: tuple[Missing, ...]
+    answers: Mapping[str, Loaded]  # which object answers to each name that they need
+    opened: Mapping[str, "Loaded | Missing"]  # by name, on top of that
+
+
 class Process:
     """A program's objects in load order, filled as the loader would fill it."""
 
@@ -490,6 +500,25 @@ class Process:
         else:
             self.missing.append(found)
         return found
+
+    def rehearse(
+        self, name: str, *, first: Sequence[str] = (), then_open: Sequence[str] = ()
+    ) -> "Rehearsal":
+        """Open *first* and *name*, let that open *then_open*, say what came of it, undo it all."""
+        marks = len(self.objects), len(self.missing)
+        names = {id(o): set(o.names) for o in self.objects}
+        for each in first:
+            self.open(each)
+        top = self.trace(name)
+        missing = tuple(self.missing[marks[1] :])
+        opened: dict[str, Loaded | Missing] = {}
+        if isinstance(top, Loaded):
+            opened = {each: self.open(each, top) for each in then_open}
+        added = tuple(self.objects[marks[0] :])
+        needed = (needed for thing in added for needed in thing.elf.needed)
+        answers = {each: found for each in needed if (found := self.loaded(each)) is not None}
+        self._forget(*marks, names)
+        return Rehearsal(added, missing, answers, opened)
 
     def loaded(self, name: str) -> Loaded | None:
         """Return the object that answers to *name* by now, or None."""

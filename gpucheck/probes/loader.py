@@ -77,6 +77,16 @@ def probe(pytorch: PyTorch, variables: Mapping[str, str], root: Path = Path("/")
     )
 
 
+def after_import(pytorch: PyTorch, variables: Mapping[str, str], root: Path) -> Process | Unknown:
+    """Return the process as it is once `import torch` is done, for what is loaded after it."""
+    if not isinstance(pytorch.torch, Torch) or not pytorch.torch.location:
+        return Unknown("there is no torch to import")
+    process = start(pytorch, variables, root)
+    if isinstance(process, Process):
+        _Import(process, pytorch, pytorch.torch).load()
+    return process
+
+
 def start(pytorch: PyTorch, variables: Mapping[str, str], root: Path) -> Process | Unknown:
     """Return the Python that was asked for as the loader starts it, with nothing imported yet."""
     python = pytorch.python
@@ -270,13 +280,17 @@ class _Import:
         self.preloaded: set[int] = set()
         self.parts: list[Library] = []
 
-    def run(self) -> None:
-        """Load what `import torch` loads, then what torch and cuDNN open later."""
+    def load(self) -> None:
+        """Load what `import torch` loads."""
         source = read_text(f"{self.package}/__init__.py", 1 << 20)
         preloading = read_preloading(source) if isinstance(source, str) else Preloading()
         self._open_global_dependencies(preloading)
         for extension in self._extensions():
             self._trace(extension)
+
+    def run(self) -> None:
+        """Load what `import torch` loads, then what torch and cuDNN open later."""
+        self.load()
         self.missing = list(self.process.missing)
         for name in OPENED_LATE:
             path = f"{self.package}/lib/{name}"

@@ -1,0 +1,145 @@
+"""Knows what Python packages with GPU code open by name, and which of them exclude one another.
+
+The table is `packages.json`; each row names its sources. A package that it does not know is judged
+by its ELF files alone.
+"""
+
+import functools
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from gpucheck.knowledge import published
+from gpucheck.versions import version_tuple
+
+Confidence = Literal["high", "medium", "low"]
+
+
+class Sonames(msgspec.Struct, frozen=True):
+    """The names of CUDA's own libraries in one major release."""
+
+    cuda: int
+    names: tuple[str, ...]
+    source: tuple[str, ...]
+    confidence: Confidence
+
+
+class Opens(msgspec.Struct, frozen=True, kw_only=True):
+    """What a span of a package's versions opens by name, and where it looks."""
+
+    distributions: tuple[str, ...]
+    files: tuple[str, ...]  # patterns below site-packages: which of its files may open them
+    source: tuple[str, ...]
+    confidence: Confidence
+    since: str = ""
+    before: str = ""
+    names: tuple[str, ...] = ()
+    by_build_info: bool = False  # the names follow from the CUDA and cuDNN that it was built for
+    #: "plain": as the loader does; "own": its code also looks into the folders of NVIDIA's wheels;
+    #: "on call": that code runs where a program calls it
+    search: Literal["plain", "own", "on call"] = "plain"
+    finds_toolkit: bool = False  # … and into CUDA_PATH, CUDA_HOME and /usr/local/cuda
+    is_on_demand: bool = False  # a program that never asks for the GPU does not open them
+    help: str = ""
+    fits: dict[str, str] = {}  # a library that may be here, and the version of the package for it
+
+
+class Optional(msgspec.Struct, frozen=True, kw_only=True):
+    """Files that serve a part of a package which many programs never use."""
+
+    distributions: tuple[str, ...]
+    files: tuple[str, ...]
+    source: tuple[str, ...]
+    confidence: Confidence
+
+
+class OneOf(msgspec.Struct, frozen=True, kw_only=True):
+    """Distributions that unpack into one folder, of which only one may be installed."""
+
+    family: str
+    distributions: tuple[str, ...]
+    gpu: tuple[str, ...]  # those that are the GPU build
+    lost: str  # what a program misses where another's files lie there
+    source: tuple[str, ...]
+    confidence: Confidence
+
+
+class Table(msgspec.Struct, frozen=True):
+    """The whole of `packages.json`."""
+
+    sources: dict[str, str]
+    sonames: tuple[Sonames, ...]
+    opens: tuple[Opens, ...]
+    known_families: tuple[str, ...]
+    optional_files: tuple[Optional, ...]
+    one_of: tuple[OneOf, ...]
+
+
+@functools.cache
+def table() -> Table:
+    """Return the table, read once."""
+    return published("packages.json", Table)
+
+
+def opens(distribution: str, version: str) -> tuple[Opens, ...]:
+    """Return the rows that hold for this version of *distribution*."""
+    have = version_tuple(version)
+    return tuple(
+        row
+        for row in table().opens
+        if distribution in row.distributions
+        and have >= version_tuple(row.since)
+        and (not row.before or have < version_tuple(row.before))
+    )
+
+
+def optional_files(distribution: str) -> tuple[str, ...]:
+    """Return patterns of the files of *distribution* that work or do not, and nobody minds."""
+    rows = (row for row in table().optional_files if distribution in row.distributions)
+    return tuple(pattern for row in rows for pattern in row.files)
+
+
+def is_known_family(distribution: str) -> bool:
+    """Say whether the names in the read-only data of *distribution* are those that it opens."""
+    return distribution in table().known_families
+
+
+def family_of(distributions: Iterable[str]) -> OneOf | None:
+    """Return the family that all of *distributions* belong to, of which one alone may be here."""
+    names = set(distributions)
+    return next((row for row in table().one_of if names <= set(row.distributions)), None)
+
+
+def names_for(cuda: str, cudnn: str | None) -> tuple[str, ...]:
+    """Return the SONAMEs of the CUDA libraries for a build with these versions: "12.5.1", "9"."""
+    major = version_tuple(cuda)[:1]
+    names = next((row.names for row in table().sonames if (row.cuda,) == major), ())
+    number = version_tuple(cudnn or "")[:1]
+    return (*names, f"libcudnn.so.{number[0]}") if names and number else names
+
+
+_LIBRARY = re.compile(r"(lib[\w-]+?)\.so(?:\.([\d.]+))?")
+
+
+def split_soname(soname: str) -> tuple[str, str]:
+    """Return stem and number: "libcudart.so.11.0" → ("libcudart", "11.0")."""
+    found = _LIBRARY.fullmatch(soname)
+    return (soname, "") if found is None else (found[1], found[2] or "")
+
+
+def cuda_major_of(sonames: Iterable[str]) -> int | None:
+    """Return the CUDA major whose runtime or cuBLAS is among *sonames*, the newest; None: neither.
+
+    These two, NVRTC and nvJitLink count as CUDA does; cuFFT, cuSPARSE and cuSOLVER do not.
+    """
+    found = []
+    for soname in sonames:
+        stem, number = split_soname(soname)
+        if stem in _COUNT_AS_CUDA and number[:2].isdigit():
+            found.append(int(number[:2]))
+    return max(found, default=None)
+
+
+_COUNT_AS_CUDA = frozenset({"libcudart", "libcublas", "libcublasLt", "libnvrtc", "libnvJitLink"})

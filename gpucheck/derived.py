@@ -53,9 +53,29 @@ def compat_library(machine: Snapshot) -> str | None:
     return None
 
 
-def other_frameworks(machine: Snapshot) -> tuple[str, ...]:  # noqa: ARG001
-    """Return the frameworks other than torch of this Python that compute on GPUs: "jax 0.6.1"."""
-    return ()
+def frameworks(machine: Snapshot) -> tuple[Framework, ...]:
+    """Return the frameworks other than torch in the examined Python; () where none is known."""
+    return value(machine.packages.frameworks) or ()
+
+
+def other_frameworks(machine: Snapshot) -> tuple[str, ...]:
+    """Return what else than torch in this Python is meant for GPUs: "jax 0.6.1", "ctranslate2 4.4".
+
+    An ONNX Runtime or Paddle without CUDA is the CPU's; a jax or TensorFlow without it is a fault.
+    """
+    found = frameworks(machine)
+    known = {each.distribution.replace("-pjrt", "-plugin") for each in found}
+    named = [
+        f"{each.name} {each.version}"
+        for each in found
+        if each.is_gpu_build is not False or each.name in ("jax", "TensorFlow")
+    ]
+    packages = [
+        f"{each.name} {each.version}"
+        for each in value(machine.packages.gpu_packages) or ()
+        if not each.uses_torch and each.name.replace("-pjrt", "-plugin") not in known
+    ]
+    return tuple(dict.fromkeys([*named, *packages]))
 
 
 def torch_distribution(machine: Snapshot) -> Distribution | None:
@@ -127,14 +147,3 @@ def compute_capabilities(machine: Snapshot) -> tuple[str, ...]:
         return ()
     found = [gpu.compute_capability for gpu in machine.nvml.gpus]
     return tuple(dict.fromkeys(each for each in found if isinstance(each, str)))
-
-
-def frameworks(machine: Snapshot) -> tuple[Framework, ...]:
-    """Return the GPU frameworks other than torch in the examined Python; () if not known."""
-    found = machine.packages.frameworks
-    return () if isinstance(found, Unknown) else found
-
-
-def cuda_frameworks(machine: Snapshot) -> tuple[Framework, ...]:
-    """Return those of them that were built for CUDA."""
-    return tuple(each for each in frameworks(machine) if each.is_gpu_build is True)

@@ -550,11 +550,6 @@ class GpuPackage(Fact, frozen=True, kw_only=True):
     location: str = ""
     files: int = 0  # compiled ones
     uses_torch: bool = False  # it is resolved in the process as it is after `import torch`
-    #: how it looks for libraries: "plain", as the loader does; "own": its code knows where wheels
-    #: lie; "on call": that code runs where a program calls it; "": nobody has looked
-    search: Literal["plain", "own", "on call", ""] = ""
-    help: str = ""  # what its authors advise where a library is not found
-    fitting_version: Maybe[str] = None  # its version for the libraries that are here
     libraries: tuple[PackageLibrary, ...] = ()
     mismatches: tuple[TorchMismatch, ...] = ()
 

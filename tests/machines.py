@@ -33,6 +33,7 @@ from gpucheck.snapshot import (
     Memory,
     NvLink,
     Nvml,
+    Packages,
     PathEntry,
     PciGpu,
     PciPort,
@@ -458,6 +459,7 @@ HEALTHY = Snapshot(
         damaged=(),
         mixed_wheels=(),
     ),
+    packages=Packages(gpu_packages=(), frameworks=(), clashes=()),
     nvml=Nvml(
         library="/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
         error=None,

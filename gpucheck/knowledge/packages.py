@@ -42,8 +42,17 @@ class Opens(msgspec.Struct, frozen=True, kw_only=True):
     search: Literal["plain", "own", "on call"] = "plain"
     finds_toolkit: bool = False  # … and into CUDA_PATH, CUDA_HOME and /usr/local/cuda
     is_on_demand: bool = False  # a program that never asks for the GPU does not open them
-    help: str = ""
+    help: str = ""  # what its authors advise
+    brings: str = ""  # the requirement that brings the libraries, by their authors: "jax[cuda12]"
     fits: dict[str, str] = {}  # a library that may be here, and the version of the package for it
+
+
+class OnTorchIndex(msgspec.Struct, frozen=True, kw_only=True):
+    """Packages of which PyTorch's wheel index has a build for each CUDA."""
+
+    distributions: tuple[str, ...]
+    source: tuple[str, ...]
+    confidence: Confidence
 
 
 class Optional(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +81,7 @@ class Table(msgspec.Struct, frozen=True):
     sources: dict[str, str]
     sonames: tuple[Sonames, ...]
     opens: tuple[Opens, ...]
+    on_torch_index: tuple[OnTorchIndex, ...]
     known_families: tuple[str, ...]
     optional_files: tuple[Optional, ...]
     one_of: tuple[OneOf, ...]
@@ -99,6 +109,11 @@ def optional_files(distribution: str) -> tuple[str, ...]:
     """Return patterns of the files of *distribution* that work or do not, and nobody minds."""
     rows = (row for row in table().optional_files if distribution in row.distributions)
     return tuple(pattern for row in rows for pattern in row.files)
+
+
+def is_on_torch_index(distribution: str) -> bool:
+    """Say whether PyTorch's wheel index has builds of *distribution* for each CUDA."""
+    return any(distribution in row.distributions for row in table().on_torch_index)
 
 
 def is_known_family(distribution: str) -> bool:

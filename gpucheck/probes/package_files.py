@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from gpucheck.probes.distributions import split_name
 from gpucheck.probes.elf_symbols import library_names
 from gpucheck.probes.files import names_in, read_bytes
 from gpucheck.probes.ld_so import ElfError, read_elf
@@ -155,16 +156,12 @@ def cache_directory() -> Path | None:
     return None
 
 
-_DESCRIBED = re.compile(r"([A-Za-z0-9][\w.-]*?)-(\d[^-]*)\.dist-info")
-
-
 def _described(site: str) -> Iterator[tuple[str, str, str]]:
     names = names_in(site)
     for folder in names if isinstance(names, tuple) else ():
-        if folder.endswith(".dist-info"):
-            found = _DESCRIBED.fullmatch(folder)
-            if found is not None:
-                yield folder, re.sub(r"[-_.]+", "-", found[1]).lower(), found[2]
+        found = split_name(folder)
+        if found is not None:
+            yield folder, *found
 
 
 def _stamp(path: str) -> tuple[int, int] | None:

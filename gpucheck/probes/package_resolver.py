@@ -168,14 +168,14 @@ class Surroundings:
 
     def at_hand(self, soname: str) -> Iterator[str]:
         """Yield the paths of the library of *soname* under whatever number, best known first."""
-        stem, _ = table.split_soname(soname)
+        stem = _stem(soname)
         process = self._with_torch if isinstance(self._with_torch, Process) else self.fresh
         for thing in process.objects:
             name = thing.elf.soname or os.path.basename(thing.path)
-            if table.split_soname(name)[0] == stem:
+            if _stem(name) == stem:
                 yield thing.path
         for name, paths in self.index().items():
-            if table.split_soname(name)[0] == stem:
+            if _stem(name) == stem:
                 yield from paths
         cache = self.fresh.loader.cache
         for name, entries in cache.entries.items() if cache is not None else ():
@@ -194,6 +194,12 @@ def _put(index: dict[str, list[str]], name: str, path: str) -> None:
     paths = index.setdefault(name, [])
     if path not in paths:
         paths.append(path)
+
+
+def _stem(soname: str) -> str:
+    """Return what stays of a name from one major to the next; cuDNN's parts change theirs."""
+    stem = table.split_soname(soname)[0]
+    return "libcudnn" if stem.startswith("libcudnn") else stem
 
 
 def _likely_first(path: str) -> tuple[int, str]:
@@ -246,9 +252,6 @@ def resolve(around: Surroundings, site: Site, package: Installed) -> GpuPackage 
         location=package.site,
         files=len(files),
         uses_torch=uses_torch,
-        search=rows[0].search if rows else "",
-        help=next((row.help for row in rows if row.help), ""),
-        fitting_version=look.fitting_version(),
         libraries=tuple(look.libraries.values()),
         mismatches=tuple(look.mismatches),
     )
@@ -523,17 +526,6 @@ class _Look:
                 if not _is_same_number(path, name)
             ),
         )
-
-    def fitting_version(self) -> str | None:
-        """Return the package's version for the libraries that are here, by the table."""
-        for row in self.rows:
-            for soname, version in row.fits.items():
-                if self.around.index().get(soname) and any(
-                    each.path is None and table.split_soname(each.soname)[0].startswith("libcudnn")
-                    for each in self.libraries.values()
-                ):
-                    return version
-        return None
 
 
 def _is_same_number(path: str, name: str) -> bool:

@@ -34,6 +34,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(prefix="BRN", title="burn-in", section="Burn-in"),
     Family(prefix="FLT", title="a fleet of machines", section="Fleet"),
 )
+#: The report's sections, in the order of the table; some show more than one family.
+SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(family.section for family in FAMILIES))
 _BY_PREFIX = {family.prefix: family for family in FAMILIES}
 _DEPTHS = {family.prefix: depth for depth, family in enumerate(FAMILIES)}
 
@@ -41,6 +43,11 @@ _DEPTHS = {family.prefix: depth for depth, family in enumerate(FAMILIES)}
 def family_of(code: str) -> Family | None:
     """Return the family of a rule's *code*; None for a prefix that the table does not have."""
     return _BY_PREFIX.get(code[:3])
+
+
+def prefixes_of(section: str) -> tuple[str, ...]:
+    """Return the prefixes of the families that a *section* of the report shows."""
+    return tuple(family.prefix for family in FAMILIES if family.section == section)
 
 
 def depth(code: str) -> int:

@@ -343,6 +343,7 @@ def redact_report(report: "Report", whose: Owner | None = None) -> "Report":
         report,
         machine=machine,
         findings=with_texts(report.findings, redactor.text),
+        ignored=with_texts(report.ignored, redactor.text),
         not_checked=with_texts(report.not_checked, redactor.text),
         not_applicable=with_texts(report.not_applicable, redactor.text),
     )

@@ -9,6 +9,7 @@ import msgspec
 from gpucheck.families import depth
 from gpucheck.rule import NotChecked, Remedy, Rule, Severity, Symptom
 from gpucheck.snapshot import Silence, Snapshot
+from gpucheck.wording import ranges
 
 Verdict = Literal["healthy", "degraded", "broken", "incomplete", "rehearsal"]
 #: Rules whose question has to be answered before a machine may be called healthy, and the question.
@@ -84,6 +85,8 @@ class Report:
     not_checked: tuple[Unchecked, ...]
     not_applicable: tuple[Unchecked, ...]
     passed: tuple[str, ...]
+    titles: Mapping[str, str]  # of the rules that were asked, by their codes
+    ignored: tuple[Finding, ...] = ()  # found, and left out by the owner's word
     strict: bool = False
 
     @property
@@ -137,6 +140,7 @@ def examine(
         from gpucheck.rules import RULES
 
         rules = RULES
+    titles: dict[str, str] = {}
     symptoms: list[tuple[Rule, Symptom]] = []
     not_checked: list[Unchecked] = []
     not_applicable: list[Unchecked] = []
@@ -144,6 +148,7 @@ def examine(
     for rule in rules:
         if not _is_chosen(rule.code, select, ignore):
             continue
+        titles[rule.code] = rule.title
         answered = False
         try:
             for answer in rule(machine):
@@ -176,6 +181,7 @@ def examine(
         not_checked=tuple(dict.fromkeys(not_checked)),
         not_applicable=tuple(dict.fromkeys(not_applicable)),
         passed=tuple(passed),
+        titles=titles,
         strict=strict,
     )
 
@@ -230,11 +236,34 @@ def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
         followers = consequences.get((root.code, root.subject), [])
         return root.severity.rank, depth(root.code), -len(followers)
 
+    trees = [
+        (root, consequences.pop((root.code, root.subject), []))
+        for root in sorted(map(worst, roots), key=order)
+    ]
     arranged: list[Finding] = []
-    for root in sorted(map(worst, roots), key=order):
-        arranged.append(root)
-        arranged += consequences.pop((root.code, root.subject), [])
+    for root, followers in _folded(trees):
+        arranged += [root, *(follower for follower, _ in _folded([(one, []) for one in followers]))]
     return tuple(arranged)
+
+
+Tree = tuple[Finding, list[Finding]]  # a root and its consequences
+
+
+def _folded(trees: Sequence[Tree]) -> list[Tree]:
+    """Make one of findings that say the same of several GPUs, each of one."""
+    folded: dict[object, Tree] = {}
+    for at, (root, followers) in enumerate(trees):
+        alike = (root.code, root.severity, root.saw, root.why, root.remedy, root.explained_by)
+        key: object = alike if len(root.gpus) == 1 else at
+        if key in folded:
+            first, others = folded[key]
+            gpus = tuple(sorted({*first.gpus, *root.gpus}))
+            if len(gpus) > 1:
+                first = msgspec.structs.replace(first, gpus=gpus, subject=f"GPUs {ranges(gpus)}")
+            folded[key] = (first, [*others, *followers])
+        else:
+            folded[key] = (root, list(followers))
+    return list(folded.values())
 
 
 def _cause(rule: Rule, symptom: Symptom, found: dict[str, list[Symptom]]) -> Node | None:

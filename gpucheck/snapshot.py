@@ -113,6 +113,9 @@ class Host(Fact, frozen=True, kw_only=True):
     hypervisor: Maybe[str] = NOT_EXAMINED  # None: bare metal
     is_root: Known[bool] = NOT_EXAMINED
     groups: Known[tuple[str, ...]] = NOT_EXAMINED  # of this process
+    has_sudo: Known[bool] = NOT_EXAMINED  # sudo is here, and a group of this user may use it
+    programs: Known[tuple[str, ...]] = NOT_EXAMINED  # of those that remedies name: what is here
+    other_users: Known[int] = NOT_EXAMINED  # people, besides this one, who have processes
     shm_bytes: Maybe[int] = NOT_EXAMINED  # size of /dev/shm; None: not mounted
     locked_memory_limit_bytes: Maybe[int] = NOT_EXAMINED  # None: unlimited
     memory_bytes: Known[int] = NOT_EXAMINED

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from gpucheck.probes import pci_errors
+from gpucheck.knowledge.programs import table
+from gpucheck.probes import pci_errors, privileges
 from gpucheck.probes.files import names_in, read_bytes, read_text
 from gpucheck.snapshot import Host, PciGpu, PciPort, Unknown, unread
 
@@ -62,6 +63,7 @@ def probe(root: Path = Path("/")) -> Host:
     is_wsl = _is_wsl(root, kernel)
     limit = _locked_memory_limit(root)
     gpus = _pci_gpus(root)
+    groups = _groups()
     return Host(
         system=platform.system(),
         distribution=_distribution(root),
@@ -73,7 +75,10 @@ def probe(root: Path = Path("/")) -> Host:
         container=_container(root),
         hypervisor=_hypervisor(root, is_wsl),
         is_root=os.geteuid() == 0 if hasattr(os, "geteuid") else Unknown("no user ids here"),
-        groups=_groups(),
+        groups=groups,
+        has_sudo=privileges.has_sudo(groups, os.environ),
+        programs=privileges.programs(table(), os.environ),
+        other_users=privileges.other_users(root, privileges.own_users(os.environ)),
         shm_bytes=_shm_bytes(root),
         locked_memory_limit_bytes=limit,
         memory_bytes=_memory(root),

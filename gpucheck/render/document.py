@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gpucheck import __version__
+from gpucheck.render.remedy import Adviser
 from gpucheck.render.rows import GpuRow, PairRow, gpu_rows, pair_rows
 from gpucheck.render.training import TrainingEntry, entry
 from gpucheck.report import Finding, Report, Unchecked, Verdict
@@ -42,17 +43,31 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     cudnn: str | None
 
 
+class AlternativeEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several ways to fix a finding, of which one is chosen."""
+
+    fix: str
+    commands: tuple[str, ...]
+
+
 class FindingEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Something wrong (or worth knowing), and how to mend it; `explained_by` is its root's code."""
+    """Something wrong (or worth knowing), and how to fix it; `explained_by` is its root's code.
+
+    `gpus` are the NVML indexes of the GPUs that it is about. `commands` are for this machine and
+    its user; one that has to be run elsewhere is a comment: "# on the host: …".
+    """
 
     code: str
     severity: Literal["error", "warning", "info"]
     title: str
     subject: str
+    gpus: tuple[int, ...]
     saw: str
     why: str
     fix: str
     commands: tuple[str, ...]
+    alternatives: tuple[AlternativeEntry, ...]
+    verify: str | None  # the command that shows that the fix worked
     explained_by: str | None
 
 
@@ -77,6 +92,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[GpuRow, ...]
     pairs: tuple[PairRow, ...]
     findings: tuple[FindingEntry, ...]
+    ignored: tuple[str, ...]  # codes that were found, and that an ignore list leaves out
     not_checked: tuple[UncheckedEntry, ...]
     passed: tuple[str, ...]
     elapsed_ms: Mapping[str, float]
@@ -91,6 +107,7 @@ def as_json(report: Report) -> str:
 
 def document(report: Report) -> Document:
     """Return *report* in the shape of the JSON."""
+    adviser = Adviser(report.machine)
     return Document(
         schema=SCHEMA,
         gpucheck=__version__,
@@ -100,7 +117,8 @@ def document(report: Report) -> Document:
         host=_host(report.machine),
         gpus=gpu_rows(report),
         pairs=pair_rows(report),
-        findings=tuple(_finding(finding) for finding in report.findings),
+        findings=tuple(_finding(finding, adviser) for finding in report.findings),
+        ignored=tuple(dict.fromkeys(finding.code for finding in report.ignored)),
         not_checked=tuple(_unchecked(unchecked) for unchecked in report.not_checked),
         passed=report.passed,
         elapsed_ms={"total": 0.0, **report.machine.elapsed_ms},
@@ -119,16 +137,23 @@ def schema() -> str:
     return msgspec.json.format(msgspec.json.encode(shape), indent=2).decode() + "\n"
 
 
-def _finding(finding: Finding) -> FindingEntry:
+def _finding(finding: Finding, adviser: Adviser) -> FindingEntry:
+    remedy = finding.remedy
     return FindingEntry(
         code=finding.code,
         severity=finding.severity.value,
         title=finding.title,
         subject=finding.subject,
+        gpus=finding.gpus,
         saw=finding.saw,
         why=finding.why,
-        fix=finding.fix,
-        commands=finding.commands,
+        fix=remedy.text,
+        commands=adviser.commands(remedy.steps),
+        alternatives=tuple(
+            AlternativeEntry(fix=other.text, commands=adviser.commands(other.steps))
+            for other in remedy.alternatives
+        ),
+        verify=None if remedy.verify is None else " ".join(adviser.commands((remedy.verify,))),
         explained_by=finding.explained_by,
     )
 

@@ -65,6 +65,7 @@ def clean_report(report: "Report") -> "Report":
         report,
         machine=clean_machine(report.machine),
         findings=with_texts(report.findings, clean),
+        ignored=with_texts(report.ignored, clean),
         not_checked=with_texts(report.not_checked, clean),
         not_applicable=with_texts(report.not_applicable, clean),
     )

@@ -57,6 +57,7 @@ class Style:
     width: int = PIPE_WIDTH
     colour: bool = False
     unicode: bool = True
+    program: str = "gpucheck"  # how gpucheck is called here
 
     def sign(self, sign: Sign) -> str:
         """Return the one-column mark of a state; each differs by shape as well as by colour."""

@@ -1,7 +1,7 @@
 """Says in one line per section what was found on the machine, wrong or right."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from posixpath import dirname
 
 from gpucheck.snapshot import (
@@ -272,19 +272,24 @@ def training(machine: Snapshot) -> str:
     return line(machine)
 
 
-#: Sections in the order in which a machine comes up: name, families of rules, what was found.
-SECTIONS: tuple[tuple[str, tuple[str, ...], Callable[[Snapshot], str]], ...] = (
-    ("Host", ("HST",), host),
-    ("Driver", ("DRV",), driver),
-    ("GPUs", ("GPU",), gpus),
-    ("CUDA", ("CUD",), cuda),
-    ("cuDNN", ("DNN",), cudnn),
-    ("Libraries", ("LIB",), libraries),
-    ("Environment", ("ENV",), environment),
-    ("PyTorch", ("TOR",), pytorch),
-    ("Multi-GPU", ("LNK",), multi_gpu),
-    ("Training", ("TRN",), training),
-)
+_SUMMARIES: Mapping[str, Callable[[Snapshot], str]] = {
+    "Host": host,
+    "Driver": driver,
+    "GPUs": gpus,
+    "CUDA": cuda,
+    "cuDNN": cudnn,
+    "Libraries": libraries,
+    "Environment": environment,
+    "Frameworks": pytorch,
+    "Multi-GPU": multi_gpu,
+    "Training": training,
+}
+
+
+def of_section(name: str, machine: Snapshot) -> str:
+    """Return the line of a section of the report; "" where it has nothing to say."""
+    look = _SUMMARIES.get(name)
+    return "" if look is None else look(machine)
 
 
 # ------------------------------------------------------------- single facts, also for the JSON

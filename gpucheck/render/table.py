@@ -170,7 +170,7 @@ def _pcie(row: GpuRow) -> str:
         width = f"{width}/{row.pcie_width_max}"
     if width in "?-":
         return width
-    return f"{_value(row, 'pcie_generation')}x{width}"
+    return f"gen {_value(row, 'pcie_generation')} x{width}"
 
 
 def _pcie_wide(row: GpuRow) -> str:

@@ -1,323 +1,395 @@
-"""The report for people at a terminal: section by section, and at its end what to do first."""
+"""The report for people at a terminal: section by section, and at its end what to fix first."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from gpucheck.families import SECTIONS, prefixes_of
 from gpucheck.render import summaries
+from gpucheck.render.groups import Group, first_step, grouped
+from gpucheck.render.remedy import Adviser, Block, Way
 from gpucheck.render.rows import gpu_rows, pair_rows
-from gpucheck.render.style import Sign, Style, cells, wrap
+from gpucheck.render.style import Sign, Style, cells, fit, wrap
 from gpucheck.render.table import gpu_table, pair_matrix
 from gpucheck.report import ESSENTIAL, Finding, Report, Unchecked
-from gpucheck.rule import Severity
+from gpucheck.rule import Remedy, Severity
+from gpucheck.wording import count, listed, ranges
 
-MOST_SUBJECTS = 8  # of one finding on many subjects; the rest is counted, and shown with -v
-LABEL = 15  # columns of a section's mark and name
+MOST_SUBJECTS = 3  # of one finding on many subjects; the rest is counted, and shown with -v
+MOST_SAW_LINES = 3
+MOST_CONSEQUENCES = 6
+MOST_REASONS = 3  # for which questions got no answer
+LABEL = 15  # columns of a section's sign and name
 
 _SIGNS: dict[Severity, Sign] = {
     Severity.ERROR: "error",
     Severity.WARNING: "warning",
     Severity.INFO: "info",
 }
+_VERDICT_SIGNS: dict[str, Sign] = {
+    "broken": "error",
+    "degraded": "warning",
+    "healthy": "good",
+    "incomplete": "unknown",
+    "rehearsal": "none",
+}
+#: How a section's line begins where what it is about is not on this machine.
+_NONE_HERE = ("no ", "none", "one GPU")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """A finding on one or more subjects, with the consequences that stand under it."""
+def as_text(report: Report, style: Style, *, verbose: bool = False, quiet: bool = False) -> str:
+    """Return *report*, cleaned before, as lines for a terminal of the given *style*.
 
-    finding: Finding
-    members: tuple[Finding, ...]
-    consequences: tuple[Finding, ...]
-
-
-def as_text(report: Report, style: Style, *, verbose: bool = False) -> str:
-    """Return *report*, cleaned before, as lines for a terminal of the given *style*."""
-    lines: list[str] = [_heading(report, style), ""]
-    groups = grouped(report.findings)
-    for name, families, look in summaries.SECTIONS:
-        lines += _section(report, groups, name, families, look(report.machine), style, verbose)
-    lines += ["", *_verdict(report, style, "" if verbose else " (-v says why)"), ""]
-    return style.finish("\n".join(lines))
+    *quiet* leaves only what is wrong; nothing where nothing is.
+    """
+    page = _Page(report, style, verbose=verbose)
+    lines = list(page.what_is_wrong() if quiet else page.everything())
+    return style.finish("".join(f"{line}\n" for line in lines))
 
 
-def grouped(findings: Sequence[Finding]) -> tuple[Group, ...]:
-    """Put each root's consequences to it, and roots that differ in their subject together."""
-    roots: list[tuple[Finding, list[Finding]]] = []
-    for finding in findings:
-        if finding.explained_by is None or not roots:
-            roots.append((finding, []))
-        else:
-            roots[-1][1].append(finding)
-    groups: list[Group] = []
-    for root, consequences in roots:
-        alike = groups[-1] if groups else None
-        if alike and not consequences and not alike.consequences and _alike(alike.finding, root):
-            groups[-1] = Group(
-                finding=alike.finding, members=(*alike.members, root), consequences=()
-            )
-        else:
-            groups.append(Group(finding=root, members=(root,), consequences=tuple(consequences)))
-    return tuple(groups)
+class _Page:
+    """One report in one style."""
+
+    def __init__(self, report: Report, style: Style, *, verbose: bool) -> None:
+        self._report = report
+        self._style = style
+        self._verbose = verbose
+        self._groups = grouped(report.findings)
+        self._adviser = Adviser(report.machine, style.program)
+
+    def everything(self) -> Iterator[str]:
+        """Yield the whole report."""
+        yield self._heading()
+        yield ""
+        for name in SECTIONS:
+            yield from self._section(name)
+        claimed = {prefix for name in SECTIONS for prefix in prefixes_of(name)}
+        for group in self._groups:
+            if group.finding.code[:3] not in claimed:
+                yield from self._group(group)
+        yield ""
+        yield from self._without_answer()
+        yield from self._verdict()
+
+    def what_is_wrong(self) -> Iterator[str]:
+        """Yield the errors, the warnings, and the essential questions without an answer."""
+        for group in self._groups:
+            if group.finding.severity is not Severity.INFO:
+                yield from self._group(group)
+        if self._report.unanswered:
+            yield from self._without_answer(self._report.unanswered)
+
+    def _heading(self) -> str:
+        machine = self._report.machine
+        name = machine.host.name
+        text = f"gpucheck {machine.gpucheck}".strip()
+        if isinstance(name, str):
+            text += f" on {name}"
+        taken = machine.taken_at.replace("T", " ").replace("+00:00", " UTC")
+        return self._style.bold(text) + (self._style.dim(f", {taken}") if taken else "")
+
+    # -------------------------------------------------------------------------------- sections
+
+    def _section(self, name: str) -> Iterator[str]:
+        report, style, prefixes = self._report, self._style, prefixes_of(name)
+        mine = [finding for finding in report.findings if finding.code[:3] in prefixes]
+        if not any(code[:3] in prefixes for code in report.titles):
+            return
+        what = summaries.of_section(name, report.machine)
+        if not (what or mine):
+            return
+        unchecked = [one for one in report.not_checked if one.code[:3] in prefixes]
+        passed = [code for code in report.passed if code[:3] in prefixes]
+        here = [group for group in self._groups if group.finding.code[:3] in prefixes]
+        elsewhere = _roots_elsewhere(mine, prefixes)
+        text = f"{what} (see {', '.join(elsewhere)})" if elsewhere and not here else what
+        sign = _sign(what, mine, unchecked, passed)
+        label = f"{style.sign(sign)} {style.bold(name)}"
+        label += " " * max(1, LABEL - cells(name) - 2)
+        is_sound = sign in ("good", "none") and not self._verbose
+        room = style.width - LABEL
+        lines = [_shortened(text, room)] if is_sound else list(wrap(text, room))
+        for at, line in enumerate(lines):
+            yield (" " * LABEL if at else label) + line
+        if "GPU" in prefixes:
+            yield from self._gpus()
+        if "LNK" in prefixes:
+            yield from self._pairs(bool(mine))
+        if "TRN" in prefixes and report.machine.training is not None:
+            from gpucheck.render import training
+
+            for text in training.details(report.machine.training):
+                yield from _block(text, style, "  ", "    ")
+        for group in here:
+            yield from self._group(group)
+        if self._verbose:
+            yield from self._quiet(unchecked, passed)
+
+    def _gpus(self) -> Iterator[str]:
+        rows = gpu_rows(self._report)
+        if not rows:
+            return
+        yield from gpu_table(rows, self._style)
+        for row in rows if self._verbose else ():
+            for process in row.processes or ():
+                used = process.used_bytes
+                held = "" if used is None else f", {used / summaries.GIB:.1f} GiB"
+                text = f"gpu {row.index}: {process.name or 'a process'} (pid {process.pid}{held})"
+                yield from _block(text, self._style, "    ", "      ")
+
+    def _pairs(self, has_findings: bool) -> Iterator[str]:
+        pairs = pair_rows(self._report)
+        differ = len({pair.topology for pair in pairs}) > 1
+        if (self._verbose and len(pairs) > 1) or (has_findings and differ):
+            yield from pair_matrix(pairs, self._style)
+
+    def _quiet(self, unchecked: Sequence[Unchecked], passed: Sequence[str]) -> Iterator[str]:
+        """What was not checked, and what was not found, each with its title."""
+        style = self._style
+        for one in _by_code(unchecked):
+            title = self._report.titles.get(one.code, "")
+            about = f" ({one.subject})" if one.subject else ""
+            text = f"{title}{about}: not checked, {one.kind}: {one.why}"
+            yield from _block(text, style, f"  {style.sign('unknown')} {one.code}  ", " " * 12)
+        for code in passed:
+            text = f"not found: {self._report.titles.get(code, '')}"
+            yield from _block(text, style, f"  {style.sign('good')} {code}  ", " " * 12)
+
+    # -------------------------------------------------------------------------------- findings
+
+    def _group(self, group: Group) -> Iterator[str]:
+        style, verbose, finding = self._style, self._verbose, group.finding
+        title = finding.title
+        if group.about and group.about not in title:
+            title += f" ({self._subjects(group)})"
+        if finding.severity is Severity.INFO and not verbose:
+            yield self._note(finding, title)
+            return
+        yield from self._titled(finding, title, "  ")
+        yield from self._seen(group)
+        yield from self._labelled("why", finding.why)
+        yield from self._remedy(group.remedy)
+        texts = dict.fromkeys(_in_short(one) for one in group.consequences)
+        shown = list(texts) if verbose else list(texts)[:MOST_CONSEQUENCES]
+        by_text = {_in_short(one): one for one in reversed(group.consequences)}
+        for text in shown:
+            yield from self._titled(by_text[text], text, "    └ ", quiet=True)
+        if len(shown) < len(texts):
+            more = count(len(texts) - len(shown), "more consequence")
+            yield f"    └ {style.dim(f'{more} (-v shows them)')}"
+
+    def _subjects(self, group: Group) -> str:
+        if self._verbose or len(group.about) <= self._style.width:
+            return group.about
+        subjects = [member.subject for member in group.members]
+        return f"{', '.join(subjects[:MOST_SUBJECTS])} and {len(subjects) - MOST_SUBJECTS} more"
+
+    def _note(self, finding: Finding, title: str) -> str:
+        """A note is one line; -v shows all of it."""
+        start = f"  {self._style.sign('info')} {finding.code}  "
+        room = self._style.width - 4 - len(finding.code) - 2
+        text = f"{title}: {finding.saw}" if finding.saw else title
+        return start + (text if cells(text) <= room else fit(text, room).rstrip())
+
+    def _seen(self, group: Group) -> Iterator[str]:
+        texts = group.seen
+        shown = texts if self._verbose else texts[:MOST_SUBJECTS]
+        for text in shown:
+            yield from self._labelled("saw", text, 0 if self._verbose else MOST_SAW_LINES)
+        if len(shown) < len(texts):
+            yield from self._labelled("", f"and {len(texts) - len(shown)} more (-v shows them)")
+
+    def _titled(
+        self, finding: Finding, text: str, indent: str, *, quiet: bool = False
+    ) -> Iterator[str]:
+        """Sign, code and text; what does not fit goes under the text."""
+        style = self._style
+        start = cells(indent) + 2 + len(finding.code) + 2
+        for at, line in enumerate(wrap(text, style.width - start)):
+            shown = line if quiet else style.bold(line)
+            if at == 0:
+                yield f"{indent}{style.sign(_SIGNS[finding.severity])} {finding.code}  {shown}"
+            else:
+                yield " " * start + shown
+
+    def _labelled(self, label: str, text: str, most_lines: int = 0) -> Iterator[str]:
+        lines = list(wrap(text, self._style.width - 9))
+        if most_lines and len(lines) > most_lines:
+            left = len(lines) - most_lines
+            lines = [*lines[:most_lines], f"… ({count(left, 'more line')}: -v)"]
+        for at, line in enumerate(lines):
+            yield f"    {self._style.dim((label if at == 0 else '').ljust(5))}{line}"
+
+    def _remedy(self, remedy: Remedy) -> Iterator[str]:
+        label = "fix"
+        for way in self._adviser.ways(remedy):
+            text = f"{way.lead}: {way.text}".removesuffix(": ") if way.lead else way.text
+            if way.lead and not way.text:
+                text += ":"
+            yield from self._labelled(label, text)
+            label = ""
+            yield from self._way(way)
+        if remedy.verify is not None and self._verbose:
+            yield f"         check: {' '.join(self._adviser.commands((remedy.verify,)))}"
+
+    def _way(self, way: Way) -> Iterator[str]:
+        for note in way.notes:
+            yield from self._labelled("", f"({note})")
+        for block in way.blocks:
+            yield from self._commands(block)
+
+    def _commands(self, block: Block) -> Iterator[str]:
+        """Each on a line of its own, never broken, without a prompt: they are to be copied."""
+        if block.heading:
+            yield f"         {self._style.dim(f'{block.heading}:')}"
+        for line in block.lines:
+            for part in line.split("\n"):
+                yield f"           {part}"
+
+    # --------------------------------------------------------------------------------- verdict
+
+    def _without_answer(self, asked: Sequence[Unchecked] | None = None) -> Iterator[str]:
+        silent = [
+            one
+            for one in (self._report.not_checked if asked is None else asked)
+            if one.kind == "no answer"
+        ]
+        reasons = list(by_reason(silent))
+        shown = reasons if self._verbose else reasons[:MOST_REASONS]
+        mark = f"{self._style.sign('unknown')} "
+        for why, codes in shown:
+            yield from _block(f"No answer: {codes}: {why}", self._style, mark, "  ")
+        if len(shown) < len(reasons):
+            yield f"  and {len(reasons) - len(shown)} more without an answer (-v shows them)"
+
+    def _verdict(self) -> Iterator[str]:
+        report, style = self._report, self._style
+        sign = _VERDICT_SIGNS[report.verdict]
+        if not report.passed and not report.findings:
+            sign = "unknown"
+        for at, line in enumerate(wrap(summary(report), style.width - 2)):
+            yield f"{style.sign(sign)} {style.bold(line)}" if at == 0 else f"  {style.bold(line)}"
+        if (first := first_step(report.findings)) is not None:
+            yield from _block(f"Fix first: {first.code} {first.title}", style, "  ", "    ")
+            yield f"  {style.dim(f'{style.program} explain {first.code} says more')}"
+        if rest := left_out(report):
+            hint = "" if self._verbose else " (-v shows them)"
+            for line in wrap(f"{rest}{hint}", style.width - 2):
+                yield f"  {style.dim(line)}"
 
 
-def _alike(one: Finding, other: Finding) -> bool:
-    return (one.code, one.severity, one.why, one.fix, one.commands) == (
-        other.code,
-        other.severity,
-        other.why,
-        other.fix,
-        other.commands,
-    )
-
-
-def _heading(report: Report, style: Style) -> str:
-    name = report.machine.host.name
-    version = report.machine.gpucheck
-    by = f"gpucheck {version}" if version else "gpucheck"
-    return style.bold(f"{by} on {name}" if isinstance(name, str) else by)
-
-
-# ------------------------------------------------------------------------------------ sections
-
-
-def _section(
-    report: Report,
-    groups: Sequence[Group],
-    name: str,
-    families: Sequence[str],
-    what: str,
-    style: Style,
-    verbose: bool,
-) -> Iterator[str]:
-    mine = [finding for finding in report.findings if finding.code[:3] in families]
-    unchecked = [one for one in report.not_checked if one.code[:3] in families]
-    passed = [code for code in report.passed if code[:3] in families]
-    is_judged = mine or unchecked or passed
-    if not is_judged and not any(one.code[:3] in families for one in report.not_applicable):
-        return
-    here = [group for group in groups if group.finding.code[:3] in families]
-    elsewhere = _roots_elsewhere(mine, families)
-    text = f"{what} (see {', '.join(elsewhere)})" if elsewhere and not here else what
-    sign = _sign(mine, unchecked, passed)
-    if sign in ("good", "none") and (what.startswith("unknown") or what.endswith("shows none")):
-        sign = "unknown"  # the rules that passed had nothing to look at
-    label = f"{style.sign(sign)} {style.bold(name)}"
-    label += " " * max(1, LABEL - cells(name) - 2)
-    first = True
-    for line in wrap(text, style.width - LABEL):
-        yield (label if first else " " * LABEL) + line
-        first = False
-    if "GPU" in families and (rows := gpu_rows(report)):
-        yield from gpu_table(rows, style)
-        if verbose:
-            yield from _processes(report, style)
-    if "LNK" in families:
-        pairs = pair_rows(report)
-        if (verbose and len(pairs) > 1) or len({pair.topology for pair in pairs}) > 1:
-            yield from pair_matrix(pairs, style)
-    if "TRN" in families and report.machine.training is not None:
-        from gpucheck.render import training
-
-        for text in training.details(report.machine.training):
-            yield from _block(text, style, "  ", "    ")
-    for group in here:
-        yield from _group(group, style, verbose)
-    if verbose:
-        yield from _quiet(unchecked, passed, style)
-
-
-def _sign(mine: Sequence[Finding], unchecked: Sequence[Unchecked], passed: Sequence[str]) -> Sign:
-    """A section is sound where somebody looked: not where most of its questions stayed open."""
+def _sign(
+    what: str, mine: Sequence[Finding], unchecked: Sequence[Unchecked], passed: Sequence[str]
+) -> Sign:
+    """The worst of a section; sound only where somebody looked, and not at nothing."""
     severities = {finding.severity for finding in mine}
     if Severity.ERROR in severities:
         return "error"
     if Severity.WARNING in severities:
         return "warning"
-    if not severities and len({one.code for one in unchecked}) > len(passed):
+    open_questions = {one.code for one in unchecked if one.kind != "by design"}
+    if len(open_questions) > len(passed) or what.startswith("unknown"):
         return "unknown"
-    if passed or severities:
-        return "good"
-    return "unknown" if unchecked else "none"
+    if what.endswith("shows none") and not severities:
+        return "unknown"  # the rules that passed had nothing to look at
+    if what.startswith(_NONE_HERE) or not (passed or severities):
+        return "none"
+    return "good"
 
 
-def _roots_elsewhere(mine: Sequence[Finding], families: Sequence[str]) -> tuple[str, ...]:
+def _roots_elsewhere(mine: Sequence[Finding], prefixes: Sequence[str]) -> tuple[str, ...]:
     roots = (finding.explained_by for finding in mine if finding.explained_by)
-    return tuple(dict.fromkeys(root for root in roots if root[:3] not in families))
+    return tuple(dict.fromkeys(root for root in roots if root[:3] not in prefixes))
 
 
-def _processes(report: Report, style: Style) -> Iterator[str]:
-    for row in gpu_rows(report):
-        for process in row.processes or ():
-            used = (
-                ""
-                if process.used_bytes is None
-                else f", {process.used_bytes / summaries.GIB:.1f} GiB"
-            )
-            text = f"gpu {row.index}: {process.name or 'a process'} (pid {process.pid}{used})"
-            yield from _block(text, style, "    ", "      ")
+def _shortened(text: str, room: int) -> str:
+    """Return *text* on one line: its last parts are left out where it is too long."""
+    while cells(text) > room:
+        at = max(text.rfind(mark) for mark in (", ", "; ", " ("))
+        if at <= 0:
+            return fit(text, room)
+        text = text[:at]
+    return text
 
 
-def _quiet(unchecked: Sequence[Unchecked], passed: Sequence[str], style: Style) -> Iterator[str]:
-    for why, asked in by_reason(unchecked):
-        for at, line in enumerate(wrap(f"{asked}: not checked: {why}", style.width - 4)):
-            yield f"  {style.sign('unknown')} {line}" if at == 0 else f"    {line}"
-    for at, line in enumerate(wrap(f"passed: {', '.join(passed)}", style.width - 4)):
-        if passed:
-            yield f"  {style.sign('good')} {line}" if at == 0 else f"    {line}"
+def _in_short(finding: Finding) -> str:
+    named = finding.subject and finding.subject not in f"{finding.title} {finding.saw}"
+    title = f"{finding.title} ({finding.subject})" if named else finding.title
+    return f"{title}: {finding.saw}" if finding.saw else title
+
+
+def _by_code(unchecked: Sequence[Unchecked]) -> Iterator[Unchecked]:
+    """Yield one entry for each code and reason, with all its subjects."""
+    subjects: dict[tuple[str, str, str], list[str]] = {}
+    for one in unchecked:
+        subjects.setdefault((one.code, one.why, one.kind), []).append(one.subject)
+    for (code, why, kind), names in subjects.items():
+        yield Unchecked(code=code, why=why, kind=kind, subject=_all_of(names))  # type: ignore[arg-type]
 
 
 def by_reason(unchecked: Sequence[Unchecked]) -> Iterator[tuple[str, str]]:
-    """Yield each reason once, with the questions that it left open: "GPU010 (gpu 0, gpu 1)"."""
+    """Yield each reason once, with the questions that it left open: "GPU010 (GPUs 0-1)"."""
     reasons: dict[str, dict[str, list[str]]] = {}
     for one in unchecked:
-        subjects = reasons.setdefault(one.why, {}).setdefault(one.code, [])
-        if one.subject:
-            subjects.append(one.subject)
+        reasons.setdefault(one.why, {}).setdefault(one.code, []).append(one.subject)
     for why, codes in reasons.items():
         texts = [
-            f"{code} ({', '.join(subjects)})" if subjects else code
+            f"{code} ({_all_of(subjects)})" if any(subjects) else code
             for code, subjects in codes.items()
         ]
         yield why, ", ".join(texts)
 
 
-# ------------------------------------------------------------------------------------ findings
-
-
-def _group(group: Group, style: Style, verbose: bool) -> Iterator[str]:
-    finding = group.finding
-    subjects = [member.subject for member in group.members if member.subject]
-    shown = subjects if verbose else subjects[:MOST_SUBJECTS]
-    about = ", ".join(shown) + (", …" if len(shown) < len(subjects) else "")
-    title = finding.title
-    if about and about not in title:
-        title += f" ({about})"
-    yield from _titled(finding, title, style, "  ")
-    members = group.members if verbose else group.members[:MOST_SUBJECTS]
-    for member in members:
-        yield from _labelled("saw", member.saw, style)
-    if len(members) < len(group.members):
-        more = f"and {len(group.members) - len(members)} more (-v shows them)"
-        yield from _labelled("", more, style)
-    if verbose or finding.severity is not Severity.INFO:
-        yield from _labelled("why", finding.why, style)
-    yield from _labelled("fix", finding.fix, style)
-    yield from _commands(finding, style, "         ")
-    shown_texts: set[tuple[str, str]] = set()  # of several GPUs the same may be said
-    for consequence in group.consequences:
-        text = f"{consequence.title}: {consequence.saw}" if consequence.saw else consequence.title
-        if (consequence.code, text) in shown_texts:
-            continue
-        shown_texts.add((consequence.code, text))
-        yield from _titled(consequence, text, style, "    └ ", quiet=True)
-
-
-def _titled(
-    finding: Finding, text: str, style: Style, indent: str, *, quiet: bool = False
-) -> Iterator[str]:
-    """Sign, code and text; what does not fit goes under the text."""
-    start = cells(indent) + 2 + len(finding.code) + 2
-    for at, line in enumerate(wrap(text, style.width - start)):
-        shown = line if quiet else style.bold(line)
-        if at == 0:
-            yield f"{indent}{style.sign(_SIGNS[finding.severity])} {finding.code}  {shown}"
-        else:
-            yield " " * start + shown
-
-
-def _labelled(label: str, text: str, style: Style) -> Iterator[str]:
-    for at, line in enumerate(wrap(text, style.width - 9)):
-        yield f"    {style.dim((label if at == 0 else '').ljust(5))}{line}"
-
-
-def _commands(finding: Finding, style: Style, indent: str) -> Iterator[str]:
-    """Each on a line of its own, never broken: they are there to be copied."""
-    for command in finding.commands:
-        yield f"{indent}{style.dim('$')} {command}"
+def _all_of(subjects: Sequence[str]) -> str:
+    """Return subjects as people list them: "GPUs 0-7", or one after the other."""
+    named = list(dict.fromkeys(subject for subject in subjects if subject))
+    numbers = [int(name[4:]) for name in named if name[:4] == "gpu " and name[4:].isdecimal()]
+    if len(numbers) > 1 and len(numbers) == len(named):
+        return f"GPUs {ranges(numbers)}"
+    return ", ".join(named)
 
 
 def _block(text: str, style: Style, first: str, further: str) -> Iterator[str]:
-    for at, line in enumerate(wrap(text, style.width - max(len(first), len(further)))):
-        yield (first if at == 0 else further) + line
+    for at, line in enumerate(wrap(text, style.width - cells(further))):
+        yield (further if at else first) + line
 
 
-# ------------------------------------------------------------------------------------- verdict
-
-
-def summary(report: Report, *, hint: str = "") -> str:
-    """Say in a sentence or two, for a newcomer, how the machine is.
-
-    *hint* says where to see what was not checked.
-    """
-    roots = report.roots
+def summary(report: Report) -> str:
+    """Say in a sentence, for a newcomer, how the machine is."""
+    roots = [group.finding for group in grouped(report.findings)]
     errors = sum(1 for root in roots if root.severity is Severity.ERROR)
     warnings = sum(1 for root in roots if root.severity is Severity.WARNING)
-    infos = sum(1 for root in roots if root.severity is Severity.INFO)
+    notes = sum(1 for root in roots if root.severity is Severity.INFO)
     more = sum(
         1
         for finding in report.findings
         if finding.explained_by is not None and finding.severity is not Severity.INFO
     )
-    checks = len(report.passed)
-    left = len({one.code for one in report.not_checked})
+    named = ((errors, "error"), (more, "consequence"), (warnings, "warning"), (notes, "note"))
+    counts = listed([count(number, thing) for number, thing in named if number])
     if report.verdict == "broken":
-        text = f"Broken: {roots[0].title}."
-        counts = [_count(errors, "error")] if errors else []
-        counts += [_count(more, "consequence")] if more else []
-        counts += [_count(warnings, "warning")] if warnings else []
-        if errors + more + warnings > 1:
-            text += f" {_listed(counts)} in all."
-    elif report.verdict == "degraded":
-        text = f"Usable, with {_count(warnings, 'warning')}: nothing is broken, but see above."
-    elif report.verdict == "incomplete":
-        asked = _listed([f"{ESSENTIAL[one.code]} ({one.code})" for one in report.unanswered])
-        text = f"Incomplete: nothing wrong was seen, but it is not known {asked}."
-        text += f" {report.unanswered[0].why}."
-    elif report.verdict == "rehearsal":
-        text = "Rehearsal on the CPU: the program works, and no GPU was proven."
-    elif checks or roots:
-        text = f"Healthy: {_count(checks, 'check')} passed, and nothing is wrong."
-    else:
-        text = "Nothing wrong was seen, but nothing could be checked either."
-    if infos:
-        text += f" {_count(infos, 'note')} above for your information."
-    if left:
-        text += f" {_count(left, 'check')} could not be made{hint}."
-    return text
+        return f"Broken: {counts}."
+    if report.verdict == "incomplete":
+        asked = [f"{ESSENTIAL[one.code]} ({one.code})" for one in report.unanswered]
+        found = f" Found: {counts}." if counts else ""
+        return f"Incomplete: there is no answer to {listed(asked)}.{found}"
+    if report.verdict == "degraded":
+        return f"Degraded: {counts}; nothing is broken."
+    if report.verdict == "rehearsal":
+        return "Rehearsal on the CPU: the program works, and no GPU was proven."
+    if not (report.passed or roots):
+        return "Nothing wrong was seen, but nothing could be checked either."
+    also = f", {counts}" if counts else ""
+    return f"Healthy: {count(len(report.passed), 'check')} passed{also}."
 
 
-def _verdict(report: Report, style: Style, hint: str) -> Iterator[str]:
-    signs: dict[str, Sign] = {
-        "broken": "error",
-        "degraded": "warning",
-        "healthy": "good",
-        "incomplete": "unknown",
-        "rehearsal": "none",
-    }
-    sign = signs[report.verdict]
-    if not report.passed and not report.findings:
-        sign = "unknown"
-    for at, line in enumerate(wrap(summary(report, hint=hint), style.width - 2)):
-        yield f"{style.sign(sign)} {style.bold(line)}" if at == 0 else f"  {style.bold(line)}"
-    first = first_step(report)
-    if first is None:
-        return
-    yield from _block(f"Do this first ({first.code}): {first.fix}", style, "  ", "  ")
-    yield from _commands(first, style, "    ")
-    yield from _block(f"gpucheck explain {first.code} says more.", style, "  ", "  ")
-
-
-def first_step(report: Report) -> Finding | None:
-    """Return the root to mend first; None where nothing has to be mended."""
-    for root in report.roots:
-        if root.severity is not Severity.INFO:
-            return root
-    return None
-
-
-def _listed(parts: Sequence[str]) -> str:
-    """ "1 error, 2 consequences and 3 warnings"."""
-    return " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else parts[0]
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+def left_out(report: Report) -> str:
+    """Count what was not checked by design or for want of a right, and what is ignored."""
+    parts = []
+    for kind, words in (("by design", "by design"), ("no permission", "for want of permission")):
+        if codes := {one.code for one in report.not_checked if one.kind == kind}:
+            parts.append(f"{len(codes)} {words}")
+    text = f"Not checked: {listed(parts)}." if parts else ""
+    if report.ignored:
+        codes_ignored = listed(sorted({finding.code for finding in report.ignored}))
+        found = count(len(report.ignored), "finding")
+        text += f" Ignored: {found} ({codes_ignored})."
+    return text.strip()

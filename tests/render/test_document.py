@@ -62,6 +62,7 @@ def test_a_report_has_exactly_these_members():
         "gpus",
         "pairs",
         "findings",
+        "ignored",
         "not_checked",
         "passed",
         "elapsed_ms",
@@ -73,10 +74,13 @@ def test_a_report_has_exactly_these_members():
         "severity": "error",
         "title": "versions differ",
         "subject": "",
+        "gpus": [],
         "saw": "570 and 580",
         "why": "Why it matters.",
         "fix": "Reboot.",
         "commands": ["sudo reboot"],
+        "alternatives": [],
+        "verify": None,
         "explained_by": None,
     }
     assert found["findings"][1]["explained_by"] == "DRV006"

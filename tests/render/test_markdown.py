@@ -20,9 +20,11 @@ def finding(**fields: object) -> Report:
 def test_a_finding_reads_like_this():
     text = render(finding(saw="570 and 580", commands=("sudo reboot",)), Format.MARKDOWN)
 
-    assert text.startswith("## gpucheck report: broken\n\nBroken: versions differ.\n")
+    assert text.startswith(
+        "## gpucheck report: broken\n\nBroken: 1 error.\n\nFix first: DRV006 versions differ"
+    )
     assert "### error DRV006: versions differ\n\n- saw: 570 and 580\n" in text
-    assert "```sh\nsudo reboot\n```" in text
+    assert "  ```sh\n  sudo reboot\n  ```" in text
     assert "| Driver | 580.159.04, open module, CUDA 13.0, cuInit works, persistence on |" in text
 
 
@@ -38,7 +40,7 @@ def test_marks_html_mentions_and_issue_numbers_lose_their_meaning():
 def test_backticks_do_not_end_a_block_of_commands():
     text = render(finding(commands=("echo ````", "echo b")), Format.MARKDOWN)
 
-    assert "`````sh\necho ````\necho b\n`````" in text
+    assert "  `````sh\n  echo ````\n  echo b\n  `````" in text
 
 
 def test_private_details_are_taken_out():

@@ -1,7 +1,17 @@
 """Tells how far this machine's driver reaches: which CUDA it runs, and on which GPUs."""
 
 from gpucheck.knowledge import driver_cuda
-from gpucheck.snapshot import CudaInit, Distribution, Framework, Known, Snapshot, Unknown, value
+from gpucheck.snapshot import (
+    CudaInit,
+    Distribution,
+    Framework,
+    Gpu,
+    Known,
+    PciGpu,
+    Snapshot,
+    Unknown,
+    value,
+)
 from gpucheck.versions import version_tuple
 
 
@@ -147,3 +157,32 @@ def compute_capabilities(machine: Snapshot) -> tuple[str, ...]:
         return ()
     found = [gpu.compute_capability for gpu in machine.nvml.gpus]
     return tuple(dict.fromkeys(each for each in found if isinstance(each, str)))
+
+
+def slot_of(machine: Snapshot, gpu: Gpu) -> PciGpu | None:
+    """Return what the PCI bus shows of *gpu*; None where it does not show it."""
+    return next(
+        (slot for slot in value(machine.host.pci_gpus) or () if slot.bus_id == gpu.bus_id), None
+    )
+
+
+def nvlinks_up(gpu: Gpu) -> int:
+    """Return how many NVLinks of *gpu* are known to be up."""
+    return sum(link.is_up is True for link in value(gpu.nvlinks) or ())
+
+
+#: How the programs of NVIDIA's Multi-Process Service are called; the kernel keeps 15 letters.
+_MPS_PROGRAM = "nvidia-cuda-mps"
+
+
+def mps_is_running(machine: Snapshot) -> bool:
+    """Tell whether the Multi-Process Service shares the GPUs, by whoever shows it."""
+    if machine.driver.mps_is_running is True:
+        return True
+    if isinstance(machine.environment.variable("CUDA_MPS_PIPE_DIRECTORY"), str):
+        return True
+    return any(
+        process.kind == "mps" or (value(process.name) or "").startswith(_MPS_PROGRAM)
+        for gpu in value(machine.nvml.gpus) or ()
+        for process in value(gpu.processes) or ()
+    )

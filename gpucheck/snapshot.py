@@ -318,6 +318,7 @@ class Driver(Fact, frozen=True, kw_only=True):
     libraries: Known[tuple[DriverLibrary, ...]] = NOT_EXAMINED
     device_nodes: Known[tuple[DeviceNode, ...]] = NOT_EXAMINED
     persistenced_running: Known[bool] = NOT_EXAMINED
+    mps_is_running: Known[bool] = NOT_EXAMINED  # a daemon of the Multi-Process Service
     fabric_manager: Maybe[FabricManager] = NOT_EXAMINED  # None: not installed
     has_nvlsm: Known[bool] = NOT_EXAMINED  # NVLink 5 switches' subnet manager is installed
     peermem: Known[bool] = NOT_EXAMINED  # nvidia_peermem is loaded
@@ -674,6 +675,14 @@ class ThermalThresholds(Fact, frozen=True, kw_only=True):
     gpu_max_celsius: Reading[int] = NOT_EXAMINED
 
 
+class VgpuLicense(Fact, frozen=True, kw_only=True):
+    """The license of a virtual GPU, by nvmlDeviceGetGridLicensableFeatures."""
+
+    is_needed: bool = False  # this GPU has features that a license opens
+    is_licensed: bool = False
+    product: str = ""  # "NVIDIA RTX Virtual Workstation"
+
+
 class GpuSample(Fact, frozen=True, kw_only=True):
     """The counters of a GPU read a second time, so that rates can be judged."""
 
@@ -692,6 +701,8 @@ class GpuSample(Fact, frozen=True, kw_only=True):
     nvlink_crc_errors: Reading[int] = NOT_EXAMINED  # flit and data, summed over the links
     nvlink_replay_errors: Reading[int] = NOT_EXAMINED
     nvlink_recovery_errors: Reading[int] = NOT_EXAMINED
+    memory: Reading[Memory] = NOT_EXAMINED
+    processes: Reading[tuple[GpuProcess, ...]] = NOT_EXAMINED
 
 
 class Gpu(Fact, frozen=True, kw_only=True):
@@ -711,7 +722,7 @@ class Gpu(Fact, frozen=True, kw_only=True):
     compute_capability: Reading[str] = NOT_EXAMINED  # "9.0"
     vbios_version: Reading[str] = NOT_EXAMINED
     inforom_version: Reading[str] = NOT_EXAMINED
-    inforom_is_valid: Reading[bool] = NOT_EXAMINED  # --deep only: 70 ms a GPU
+    inforom_is_valid: Reading[bool] = NOT_EXAMINED  # 70 ms a GPU: not always read
     gsp_firmware_version: Reading[str] = NOT_EXAMINED
     # memory
     memory: Reading[Memory] = NOT_EXAMINED
@@ -720,6 +731,7 @@ class Gpu(Fact, frozen=True, kw_only=True):
     # heat, power, clocks
     temperature_celsius: Reading[int] = NOT_EXAMINED
     memory_temperature_celsius: Reading[int] = NOT_EXAMINED
+    fan_percent: Reading[int] = NOT_EXAMINED  # of the fastest that it may turn
     # "T.Limit": degrees left to the highest temperature it is meant to work at
     temperature_margin_celsius: Reading[int] = NOT_EXAMINED
     slowdown_margin_celsius: Reading[int] = NOT_EXAMINED  # where it slows down by itself: -2
@@ -768,12 +780,16 @@ class Gpu(Fact, frozen=True, kw_only=True):
     pcie_width_max: Reading[int] = NOT_EXAMINED
     pcie_replays: Reading[int] = NOT_EXAMINED
     nvlinks: Reading[tuple[NvLink, ...]] = NOT_EXAMINED
-    nvlink_count: Reading[int] = NOT_EXAMINED  # links on the chip, whether up or not
     fabric: Reading[Fabric] = NOT_EXAMINED
     c2c_is_on: Reading[bool] = NOT_EXAMINED  # the chip-to-chip link to a Grace CPU
     # settings
     persistence: Reading[bool] = NOT_EXAMINED
     display_active: Reading[bool] = NOT_EXAMINED
+    #: how this system got the GPU; the last two are what a hypervisor's own system sees
+    virtualization: Reading[Literal["none", "passthrough", "vgpu", "host vgpu", "host vsga"]] = (
+        NOT_EXAMINED
+    )
+    vgpu_license: Reading[VgpuLicense] = NOT_EXAMINED
     compute_mode: Reading[int] = NOT_EXAMINED  # 0 default, 2 prohibited, 3 exclusive process
     mig_is_on: Reading[bool] = NOT_EXAMINED
     mig_is_on_after_reset: Reading[bool] = NOT_EXAMINED
@@ -800,6 +816,13 @@ class GpuPair(Fact, frozen=True, kw_only=True):
     p2p_nvlink: Reading[str] = NOT_EXAMINED
 
 
+class ConfidentialComputing(Fact, frozen=True, kw_only=True):
+    """Whether the GPUs keep their memory from the host, and whether they may start for that."""
+
+    is_on: bool
+    gpus_are_ready: Reading[bool] = NOT_EXAMINED  # set by the guest, after it attested the GPUs
+
+
 class Nvml(Fact, frozen=True, kw_only=True):
     """NVML, and all GPUs by it."""
 
@@ -809,6 +832,7 @@ class Nvml(Fact, frozen=True, kw_only=True):
     driver_version: Known[str] = NOT_EXAMINED  # "580.159.04"
     cuda_version: Known[str] = NOT_EXAMINED  # the newest CUDA this driver runs: "13.0"
     count: Known[int] = NOT_EXAMINED
+    confidential_computing: Reading[ConfidentialComputing] = NOT_EXAMINED
     gpus: Known[tuple[Gpu, ...]] = NOT_EXAMINED
     pairs: Known[tuple[GpuPair, ...]] = NOT_EXAMINED
 

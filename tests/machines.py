@@ -12,6 +12,7 @@ import msgspec
 from gpucheck.rule import NotApplicable, NotChecked, Rule, Symptom
 from gpucheck.snapshot import (
     NOT_SUPPORTED,
+    ConfidentialComputing,
     CudaInit,
     Cudnn,
     CudnnInstall,
@@ -122,6 +123,7 @@ def gpu(index: int = 0, **changes: Any) -> Gpu:
         "processes": (),
         "temperature_celsius": 37,
         "memory_temperature_celsius": 45,
+        "fan_percent": NOT_SUPPORTED,
         "temperature_margin_celsius": 50,
         "slowdown_margin_celsius": -2,
         "thresholds": ThermalThresholds(
@@ -171,11 +173,12 @@ def gpu(index: int = 0, **changes: Any) -> Gpu:
         "pcie_width_max": 16,
         "pcie_replays": 0,
         "nvlinks": tuple(nvlink(n, remote_bus_id=f"0000:00:{7 - index:02x}.0") for n in range(18)),
-        "nvlink_count": 18,
         "fabric": Fabric(state=0),
         "c2c_is_on": False,
         "persistence": True,
         "display_active": False,
+        "virtualization": "passthrough",
+        "vgpu_license": NOT_SUPPORTED,
         "compute_mode": 0,
         "mig_is_on": False,
         "mig_is_on_after_reset": False,
@@ -351,6 +354,7 @@ HEALTHY = Snapshot(
             for path in ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia1")
         ),
         persistenced_running=True,
+        mps_is_running=False,
         fabric_manager=None,
         peermem=False,
         peer_memory_clients=None,
@@ -467,6 +471,7 @@ HEALTHY = Snapshot(
         driver_version=DRIVER,
         cuda_version="13.0",
         count=2,
+        confidential_computing=ConfidentialComputing(is_on=False, gpus_are_ready=True),
         gpus=(gpu(0), gpu(1)),
         pairs=(GpuPair(a=0, b=1, topology="NV18", p2p_read="OK", p2p_write="OK", p2p_nvlink="OK"),),
     ),

@@ -18,9 +18,9 @@ ACTIONS = {
     "update_software": "Update the driver and the firmware.",
     "investigate_software": "Look for the fault in the software: driver, firmware, settings.",
     "contact_support": "Contact the vendor of the machine.",
-    "decode_nvlink": "Note the log line for the vendor; reset the GPU if it comes again.",
+    "decode_nvlink": "Reset all GPUs together, or reboot; keep the log line for the vendor.",
     "follow_xid_154": "Do what the line itself says.",
-    "follow_other_xid": "Follow the Xid that stands beside it in the log.",
+    "follow_other_xid": "Follow the Xid that stands next to it in the log.",
 }
 
 #: Whose fault an Xid is.
@@ -54,7 +54,10 @@ FOLLOW_UPS = {
 
 
 class XidMeaning(msgspec.Struct, frozen=True):
-    """One Xid: `severity` is info, warning, critical, or follow (the cause is another Xid)."""
+    """One Xid: `severity` is info, warning, critical, or follow (the cause is another Xid).
+
+    `advice` says what to do in one imperative sentence; where it is empty, ACTIONS says it.
+    """
 
     number: int
     name: str
@@ -66,6 +69,11 @@ class XidMeaning(msgspec.Struct, frozen=True):
     confidence: str
     advice: str = ""
     follow_up: str = ""
+
+    @property
+    def what_to_do(self) -> str:
+        """What this Xid asks for, where nothing else is known of the case."""
+        return (self.advice or ACTIONS[self.action]).removesuffix(".")
 
 
 class RecoveryAction(msgspec.Struct, frozen=True):

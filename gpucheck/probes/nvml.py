@@ -606,7 +606,6 @@ def _gpu(index: int, state: State, fault: str | None, answers: _Answers, root: P
         pcie_width_max=get("pcie_width_max", _integer),
         pcie_replays=get("pcie_replays", _integer),
         nvlinks=_nvlinks(answers),
-        nvlink_count=number(nvml_child.NVLINK_COUNT, _integer),
         fabric=get("fabric", _fabric),
         c2c_is_on=get("c2c", bool),
         persistence=get("persistence", bool),

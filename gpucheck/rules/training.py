@@ -65,7 +65,7 @@ def _bounds(training: Training) -> Generator[NotChecked, None, recipe.Bounds | N
     "TRN001",
     Severity.ERROR,
     "The loss did not fall to the level that the recipe reaches",
-    caused_by=("TRN009", "TRN002", "TRN003", *_BROKEN_GPU),
+    caused_by=("LNK014", "TRN002", "TRN003", *_BROKEN_GPU),
 )
 def loss_too_high(machine: Snapshot) -> Answers:
     """The training ran to its end, but the network did not learn what it learns elsewhere.
@@ -73,7 +73,7 @@ def loss_too_high(machine: Snapshot) -> Answers:
     The smoke training always takes the same images, the same network and the same steps. Over
     many seeds the loss at the end lies in a narrow band, and yours lies above it. Something on
     the way from the images to the weights is wrong: memory, a copy between two GPUs, or a GPU
-    that computes wrongly. Look at TRN003 and TRN009 first, since they say which GPU it is; then
+    that computes wrongly. Look at TRN003 and LNK014 first, since they say which GPU it is; then
     run `gpucheck doctor --deep`.
     """
     training = yield from _training(machine)
@@ -101,7 +101,7 @@ def loss_too_high(machine: Snapshot) -> Answers:
     "TRN002",
     Severity.ERROR,
     "A loss or a gradient is not a finite number",
-    caused_by=("TRN009", *_BROKEN_GPU),
+    caused_by=("LNK014", *_BROKEN_GPU),
 )
 def not_finite(machine: Snapshot) -> Answers:
     """With the recipe's learning rate no number in this training ever grows without bound.
@@ -143,7 +143,7 @@ def not_finite(machine: Snapshot) -> Answers:
     "TRN003",
     Severity.ERROR,
     "Several GPUs together do not compute what one computes alone",
-    caused_by=("TRN009", "TRN002", *_BROKEN_GPU, "LNK010"),
+    caused_by=("LNK014", "TRN002", *_BROKEN_GPU, "LNK010"),
 )
 def parity_lost(machine: Snapshot) -> Answers:
     """The same seed gives the same loss curve on one GPU and on many, to the last digits.
@@ -265,7 +265,7 @@ def _held_memory(gpu: TrainingGpu) -> Answers:
     "TRN005",
     Severity.ERROR,
     "The training stood still",
-    caused_by=("TRN009", "GPU002", *_BROKEN_GPU, "DRV010", "LNK006", "LNK004", "LNK010"),
+    caused_by=("LNK014", "GPU002", *_BROKEN_GPU, "DRV010", "LNK006", "LNK004", "LNK010"),
 )
 def stood_still(machine: Snapshot) -> Answers:
     """No step was finished within the deadline: the training would have waited for ever.
@@ -362,7 +362,7 @@ def too_few_gpus(machine: Snapshot) -> Answers:
     "TRN007",
     Severity.ERROR,
     "The test images are recognised worse than the recipe does",
-    caused_by=("TRN009", "TRN002", "TRN003", "TRN001", *_BROKEN_GPU),
+    caused_by=("LNK014", "TRN002", "TRN003", "TRN001", *_BROKEN_GPU),
 )
 def accuracy_too_low(machine: Snapshot) -> Answers:
     """After the training the network has to recognise images that it never saw.
@@ -409,44 +409,6 @@ def data_unreadable(machine: Snapshot) -> Answers:
             subject=fault.path,
             commands=("gpucheck smoke --data synthetic",),
         )
-
-
-@rule(
-    "TRN009",
-    Severity.ERROR,
-    "A copy from one GPU to another came back different",
-    caused_by=("LNK010", *_BROKEN_GPU),
-)
-def copy_differs(machine: Snapshot) -> Answers:
-    """Bytes that change between two GPUs spoil every training that runs on both.
-
-    Known bytes were copied from every GPU to every other, in several sizes, and compared with
-    what came by way of the host. Peer-to-peer copies go wrong where the IOMMU translates or where
-    PCIe access control redirects them, and over a bad link or a bad riser. NCCL_P2P_DISABLE=1
-    makes NCCL go through the host until that is mended.
-    """
-    if machine.training is None and machine.deep is not None:
-        copied, name = machine.deep.copies, "gpu"  # doctor --deep copies between every pair too
-        if copied == ():
-            yield NotApplicable(why="no two GPUs that work")
-            return
-    else:
-        training = yield from _training(machine)
-        if training is None:
-            return
-        copied, name = training.copies, "rank" if training.strategy == "ddp" else "gpu"
-    copies = yield from known(copied)
-    for copy in copies or ():
-        subject = f"{name} {copy.source} → {name} {copy.target}"
-        error = yield from known(copy.error, subject)
-        if error is not None:
-            yield Symptom(
-                saw=f"from {name} {copy.source} to {name} {copy.target}: {error}",
-                fix="Turn the IOMMU to pass-through (iommu=pt) and access control services off, "
-                "or reseat the GPUs and their bridges.",
-                subject=subject,
-                commands=("gpucheck doctor --deep", "nvidia-smi topo -p2p r"),
-            )
 
 
 @rule(

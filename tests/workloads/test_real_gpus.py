@@ -105,7 +105,7 @@ def test_a_copy_that_flips_a_bit_names_the_pair(digits: Path, tmp_path: Path):
 
     report = smoke(digits, tmp_path, "--gpus", "0,1", fault="flipped bit:1", expect=1)
 
-    [copy] = [f for f in report["findings"] if f["code"] == "TRN009"]
+    [copy] = [f for f in report["findings"] if f["code"] == "LNK014"]
     assert copy["subject"] == "gpu 0 → gpu 1"
 
 

@@ -7,13 +7,16 @@ as "nothing was reported". A test holds every `emit(…)` of the programs agains
 import functools
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from gpucheck.payload.channel import PREFIX
 
 _PREFIX = PREFIX.encode()
+
+#: What `deep` has each GPU do.
+Work = Literal["kernel", "matrix_product", "convolution"]
 
 
 class MessageError(ValueError):
@@ -79,6 +82,86 @@ class PythonAnswer(Message, frozen=True, kw_only=True, tag="python"):
     base_prefix: str
     path: tuple[str, ...]
     user_site: str | None
+
+
+# ------------------------------------------------------------------------------------------ deep
+
+
+class Step(Message, frozen=True, kw_only=True, tag="step"):
+    """What is tried next; where nothing follows, it is the step that failed."""
+
+    text: str  # "a small kernel on gpu 0"
+    gpu: int | None = None
+    work: Work | None = None
+    source: int | None = None
+    target: int | None = None
+
+
+class TorchImported(Message, frozen=True, kw_only=True, tag="torch"):
+    """Torch was imported, or was not."""
+
+    import_error: str | None
+    cuda: str | None
+
+
+class CudaInTorch(Message, frozen=True, kw_only=True, tag="cuda"):
+    """What torch says of CUDA."""
+
+    is_available: bool
+    device_count: int
+    warning: str | None
+
+
+class Architectures(Message, frozen=True, kw_only=True, tag="architectures"):
+    """What torch was compiled for."""
+
+    names: tuple[str, ...] | None
+    error: str | None
+
+
+class CudnnInTorch(Message, frozen=True, kw_only=True, tag="torch cudnn"):
+    """The number of the cuDNN that torch uses: 91900 is 9.19.0. None: it has none."""
+
+    number: int | None
+    error: str | None
+
+
+class GpuFound(Message, frozen=True, kw_only=True, tag="gpu"):
+    """Where CUDA's GPU is on the bus."""
+
+    gpu: int
+    bus_id: str | None
+
+
+class Worked(Message, frozen=True, kw_only=True, tag="work"):
+    """A piece of work on one GPU is over; *error* is what went wrong."""
+
+    gpu: int
+    work: Work
+    error: str | None
+
+
+class Copied(Message, frozen=True, kw_only=True, tag="copied"):
+    """A copy between two GPUs (or ranks) was compared; *error* is what came back different."""
+
+    source: int
+    target: int
+    error: str | None
+
+
+class AllWorked(Message, frozen=True, kw_only=True, tag="worked"):
+    """All GPUs and all ways between them have had their turn."""
+
+
+class Mapped(Message, frozen=True, kw_only=True, tag="mapped"):
+    """Files of CUDA's libraries in the process."""
+
+    paths: tuple[str, ...] | None
+    error: str | None
+
+
+class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):
+    """The GPUs are under load from now on."""
 
 
 def types() -> tuple[type[Message], ...]:

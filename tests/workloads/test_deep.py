@@ -1,19 +1,22 @@
 """The deep trial: real children, with a real torch where there is one, and with broken ones."""
 
-import json
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from interpreters import patched_python
 
+from gpucheck.probes import messages
 from gpucheck.probes.child import Ended
 from gpucheck.snapshot import Deep, GpuWork, Unknown
 from gpucheck.workloads import deep
 
 #: Two GPUs, played by the CPU: all that the program does with a GPU it then does there.
 REHEARSAL = """
+DEVICE = "cpu"
 import torch
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 2
@@ -26,13 +29,10 @@ def fake_torch(folder: Path, text: str) -> None:
     (folder / "torch/__init__.py").write_text(text)
 
 
-def rehearse(more: str = "", **arguments) -> deep.Outcome:
-    """Run the trial on the CPU, with *more* done before it starts."""
-    text = deep.program().replace('DEVICE = "cuda"', 'DEVICE = "cpu"')
-    first, future, rest = text.partition("from __future__ import annotations\n")
-    text = first + future + REHEARSAL + more + rest
-    child = deep.start_program(text, sys.executable, 100, **arguments)
-    return deep.finish(child)
+def rehearse(folder: Path, more: str = "") -> deep.Outcome:
+    """Run the workload on the CPU, with *more* done before it starts."""
+    python = patched_python(folder, "deep", REHEARSAL + more)
+    return deep.run(python, deadline_seconds=100)
 
 
 def gpus_of(found: Deep) -> tuple[GpuWork, ...]:
@@ -129,10 +129,10 @@ def test_a_cpu_only_torch_imports_and_sees_no_gpu():
 
 
 @pytest.mark.torch
-def test_sound_gpus_do_all_work_right_and_copy_both_ways():
+def test_sound_gpus_do_all_work_right_and_copy_both_ways(tmp_path):
     pytest.importorskip("torch")
 
-    found, _ = rehearse()
+    found, _ = rehearse(tmp_path)
 
     assert [(g.kernel, g.matrix_product, g.convolution) for g in gpus_of(found)] == [
         (None, None, None),
@@ -143,7 +143,7 @@ def test_sound_gpus_do_all_work_right_and_copy_both_ways():
 
 
 @pytest.mark.torch
-def test_wrong_results_are_seen():
+def test_wrong_results_are_seen(tmp_path):
     pytest.importorskip("torch")
     spoil = """
 real = torch.Tensor.__matmul__
@@ -155,7 +155,7 @@ def matmul(a, b):
 torch.Tensor.__matmul__ = matmul
 """
 
-    found, _ = rehearse(spoil)
+    found, _ = rehearse(tmp_path, spoil)
 
     wrong = "in float16: wrong result: 1 of 262144 numbers differ, by up to 1"
     assert [g.matrix_product for g in gpus_of(found)] == [wrong, wrong]
@@ -164,7 +164,7 @@ torch.Tensor.__matmul__ = matmul
 
 
 @pytest.mark.torch
-def test_a_crash_on_one_gpu_leaves_what_was_known():
+def test_a_crash_on_one_gpu_leaves_what_was_known(tmp_path):
     pytest.importorskip("torch")
     crash = """
 import os, signal
@@ -174,7 +174,7 @@ def conv2d(*a, **k):
 torch.nn.functional.conv2d = conv2d
 """
 
-    found, mapped = rehearse(crash)
+    found, mapped = rehearse(tmp_path, crash)
 
     first, second = gpus_of(found)
     assert first.kernel is None
@@ -205,16 +205,16 @@ def test_every_gpu_of_this_machine_works():
 # ------------------------------------------------------------------------------ judging the lines
 
 
-def lines(*facts: dict) -> bytes:
-    return b"".join(b"gpucheck:" + json.dumps(each).encode() + b"\n" for each in facts)
+def lines(*facts: messages.Message) -> bytes:
+    return b"".join(b"gpucheck:" + msgspec.json.encode(each) + b"\n" for each in facts)
 
 
 BEGINNING = (
-    {"step": "importing torch", "at": 0.0},
-    {"import_error": None, "torch_cuda": "13.0", "at": 2.0},
-    {"is_available": True, "device_count": 1, "warning": None, "at": 3.0},
-    {"gpu": 0, "bus_id": "0000:00:06.0", "at": 3.0},
-    {"step": "a small kernel on gpu 0", "gpu": 0, "what": "kernel", "at": 3.0},
+    messages.Step(text="importing torch", at=100.0),
+    messages.TorchImported(import_error=None, cuda="13.0", at=102.0),
+    messages.CudaInTorch(is_available=True, device_count=1, warning=None, at=103.0),
+    messages.GpuFound(gpu=0, bus_id="0000:00:06.0", at=103.0),
+    messages.Step(text="a small kernel on gpu 0", gpu=0, work="kernel", at=103.0),
 )
 
 
@@ -237,7 +237,7 @@ def test_a_gpu_that_had_no_time_is_unknown():
 
 
 def test_the_line_that_announces_the_load_is_known():
-    assert deep.is_loaded(b'gpucheck:{"loaded": true, "at": 3.0}')
+    assert deep.is_loaded(b'gpucheck:{"type": "loaded", "at": 3.0}')
     assert not deep.is_loaded(b"loaded")
 
 
@@ -255,43 +255,51 @@ def test_a_soname_is_the_name_or_stands_in_the_header(tmp_path):
     assert deep.soname_of(str(tmp_path / "libcuda.so.580.1")) == "libcuda.so.580.1"
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3),
-    max_leaves=4,
+def test_nonsense_of_our_own_program_is_said_and_costs_every_fact():
+    ended = Ended(stdout=lines(*BEGINNING) + b'gpucheck:{"type": "wrok"}\n', exit_code=0)
+
+    found, mapped = deep.judge(ended)
+
+    assert isinstance(found.is_available, Unknown)
+    assert "wrok" in found.is_available.why
+    assert isinstance(mapped, Unknown)
+
+
+INDEXES = st.none() | st.integers(-1, 2)
+MESSAGES = st.one_of(
+    st.builds(
+        messages.Step,
+        at=st.floats(0, 99),
+        text=st.text(),
+        gpu=INDEXES,
+        work=st.sampled_from([None, "kernel", "convolution"]),
+        source=INDEXES,
+        target=INDEXES,
+    ),
+    *(
+        st.builds(kind, at=st.floats(0, 99))
+        for kind in (
+            messages.TorchImported,
+            messages.CudnnInTorch,
+            messages.Architectures,
+            messages.GpuFound,
+            messages.Worked,
+            messages.Copied,
+            messages.Mapped,
+            messages.AllWorked,
+        )
+    ),
+    st.builds(messages.CudaInTorch, at=st.floats(0, 99), device_count=st.integers(0, 3)),
 )
-KEYS = st.sampled_from(
-    [
-        "step",
-        "import_error",
-        "is_available",
-        "device_count",
-        "warning",
-        "torch_cuda",
-        "cudnn",
-        "architectures",
-        "gpu",
-        "what",
-        "error",
-        "source",
-        "target",
-        "bus_id",
-        "mapped",
-        "worked",
-        "at",
-        "cudnn_error",
-        "mapped_error",
-    ]
-)
 
 
-@given(st.lists(st.dictionaries(KEYS, VALUES), max_size=8), st.sampled_from([None, 30.0]))
-def test_no_line_of_a_child_breaks_us(facts, late):
-    text = "".join(f"gpucheck:{json.dumps(each)}\n" for each in facts)
-
-    deep.judge(Ended(stdout=text.encode(), late_after_seconds=late, exit_code=None if late else 0))
+@given(st.lists(MESSAGES, max_size=8), st.sampled_from([None, 30.0]))
+def test_no_order_of_messages_breaks_us(reported, late):
+    deep.judge(
+        Ended(stdout=lines(*reported), late_after_seconds=late, exit_code=None if late else 0)
+    )
 
 
 @given(st.binary())
 def test_no_bytes_of_a_child_break_us(content):
-    deep.judge(Ended(stdout=b"gpucheck:" + content, exit_code=0))
+    deep.judge(Ended(stdout=b"gpucheck:" + content + b"\n", exit_code=0))

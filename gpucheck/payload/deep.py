@@ -1,70 +1,55 @@
-"""Puts torch and every GPU to work, and writes what happens as it happens, one JSON line a step.
+"""Puts torch and every GPU to work, and reports what happens as it happens: `doctor --deep`."""
 
-This is a whole program: `deep` hands its text to the Python that is examined, in which gpucheck
-is not installed. It runs under Python 3.8 and newer, and imports nothing but torch and the
-standard library.
-"""
-
-# It stands alone: what fails must be told whatever it is, and nothing runs before the first line.
-# ruff: noqa: BLE001, ANN401, PTH123, PLW0603
+# What fails must be reported whatever it is, and torch is imported only when that is reported too.
+# ruff: noqa: BLE001, PLW0603
 
 from __future__ import annotations
 
-import sys
-
-if __name__ == "__main__":
-    sys.path = [entry for entry in sys.path if entry]  # not from the current directory
-
 import ctypes
-import json
-import os
 import re
 import time
 import traceback
 import warnings
-from typing import TYPE_CHECKING, Any, Callable  # noqa: UP035 - Python 3.8
+from typing import TYPE_CHECKING, Callable
+
+from .channel import emit, reserve_stdout
 
 if TYPE_CHECKING:
     import torch
 
 DEVICE = "cuda"
-STARTED = time.monotonic()
-report = 1  # the file descriptor that our lines go to
 
 
-def main() -> None:
-    """Import torch, ask it for GPUs, put each to work, copy between them, hold them under load."""
-    global report
-    # What torch and its libraries print must not stand among our lines.
-    report = os.dup(1)
-    os.dup2(2, 1)
+def main(load_seconds: str = "0") -> None:
+    """Import torch, ask it for GPUs, put each to work, copy between them, keep them under load."""
+    reserve_stdout()
     if not import_torch():
         return
     sound = [index for index in range(ask_for_gpus()) if put_to_work(index)]
     copy_between(sound)
-    emit(worked=True)
-    tell_mapped_libraries()
-    sustain_load(sound, float(os.environ.get("GPUCHECK_HOLD_SECONDS", "0")))
-    emit(done=True)
+    emit("worked")
+    report_mapped_libraries()
+    sustain_load(sound, float(load_seconds))
+    emit("done")
 
 
 def import_torch() -> bool:
-    """Import torch for all functions here, and tell what it is."""
+    """Import torch for all functions here, and report what it is."""
     global torch
-    emit(step="importing torch")
+    emit("step", text="importing torch")
     try:
         import torch
         import torch.nn.functional
     except BaseException as error:
-        emit(import_error=text_of(error))
+        emit("torch", import_error=text_of(error), cuda=None)
         return False
-    emit(import_error=None, torch_cuda=getattr(torch.version, "cuda", None))
+    emit("torch", import_error=None, cuda=getattr(torch.version, "cuda", None))
     return True
 
 
 def ask_for_gpus() -> int:
-    """Tell what torch says of itself and of CUDA; return how many GPUs it sees."""
-    emit(step="asking torch for GPUs")
+    """Report what torch says of itself and of CUDA; return how many GPUs it sees."""
+    emit("step", text="asking torch for GPUs")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
@@ -77,35 +62,35 @@ def ask_for_gpus() -> int:
             torch.cuda.init()
         except Exception as error:
             warning = text_of(error)
-    emit(is_available=available, device_count=count, warning=warning)
+    emit("cuda", is_available=available, device_count=count, warning=warning)
     try:
-        emit(architectures=list(torch.cuda.get_arch_list()))
+        emit("architectures", names=list(torch.cuda.get_arch_list()), error=None)
     except Exception as error:
-        emit(architectures_error=text_of(error))
+        emit("architectures", names=None, error=text_of(error))
     try:
-        emit(cudnn=torch.backends.cudnn.version())
+        emit("torch cudnn", number=torch.backends.cudnn.version(), error=None)
     except Exception as error:
-        emit(cudnn_error=text_of(error))
+        emit("torch cudnn", number=None, error=text_of(error))
     return count
 
 
 def put_to_work(index: int) -> bool:
     """Do every piece of work on one GPU; return whether all of it came out right."""
-    emit(step=f"waking gpu {index}", gpu=index)
+    emit("step", text=f"waking gpu {index}", gpu=index)
     try:
-        emit(gpu=index, bus_id=bus_id(index))
-    except Exception as error:
-        emit(gpu=index, bus_id=None, why=text_of(error))
+        emit("gpu", gpu=index, bus_id=bus_id(index))
+    except Exception:
+        emit("gpu", gpu=index, bus_id=None)
     is_sound = True
     for name, words, work in (
         ("kernel", "a small kernel", small_kernel),
         ("matrix_product", "a matrix product", matrix_product),
         ("convolution", "a cuDNN convolution", convolution),
     ):
-        emit(step=f"{words} on gpu {index}", gpu=index, what=name)
+        emit("step", text=f"{words} on gpu {index}", gpu=index, work=name)
         wrong = attempt(work, index)
         is_sound = is_sound and wrong is None
-        emit(gpu=index, what=name, error=wrong)
+        emit("work", gpu=index, work=name, error=wrong)
     return is_sound
 
 
@@ -122,12 +107,13 @@ def copy_between(sound: list[int]) -> None:
         for target in sound:
             if source != target:
                 step = f"a copy from gpu {source} to gpu {target}"
-                emit(step=step, source=source, target=target)
-                emit(source=source, target=target, error=attempt(copy, source, target))
+                emit("step", text=step, source=source, target=target)
+                wrong = attempt(copy, source, target)
+                emit("copied", source=source, target=target, error=wrong)
 
 
-def tell_mapped_libraries() -> None:
-    """Tell which of CUDA's libraries this process holds."""
+def report_mapped_libraries() -> None:
+    """Report which of CUDA's libraries this process holds."""
     mapped = set()
     try:
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
@@ -137,9 +123,9 @@ def tell_mapped_libraries() -> None:
                 file = path.rpartition("/")[2]
                 if re.match(r"lib(cu|nv|nccl)[\w.+-]*\.so", file) and path.startswith("/"):
                     mapped.add(path)
-        emit(mapped=sorted(mapped))
+        emit("mapped", paths=sorted(mapped), error=None)
     except OSError as error:
-        emit(mapped_error=text_of(error))
+        emit("mapped", paths=None, error=text_of(error))
 
 
 def sustain_load(sound: list[int], seconds: float) -> None:
@@ -147,7 +133,7 @@ def sustain_load(sound: list[int], seconds: float) -> None:
     if seconds <= 0 or not sound:
         return
     loads = [torch.ones(4096, 4096, device=f"{DEVICE}:{index}").half() for index in sound]
-    emit(loaded=True)
+    emit("loaded")
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for load in loads:
@@ -155,12 +141,6 @@ def sustain_load(sound: list[int], seconds: float) -> None:
                 torch.mm(load, load)
         for index in sound:
             torch.cuda.synchronize(index)
-
-
-def emit(**facts: Any) -> None:
-    """Write one line of facts."""
-    facts["at"] = round(time.monotonic() - STARTED, 3)
-    os.write(report, b"gpucheck:" + json.dumps(facts).encode() + b"\n")
 
 
 def text_of(error: BaseException) -> str:
@@ -249,7 +229,3 @@ def convolution(index: int) -> str | None:
         )
         expected = torch.nn.functional.conv2d(image.double(), weight.double(), padding=1)
     return compare(found, expected, tolerance=0.05)
-
-
-if __name__ == "__main__":
-    main()

@@ -52,7 +52,7 @@ def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]
             workload = Smoke(plan, python=python, listener=relay)
         except PlanError as error:
             raise UsageError(str(error)) from None
-        speaks = workload.plan.rank == 0
+        speaks = workload.place.rank == 0
         # It forks: before there are threads.
         forked_collector = stack.enter_context(ForkedCollector(scope))
         if speaks:

@@ -905,11 +905,12 @@ class GpuWork(Fact, frozen=True, kw_only=True):
 
 
 class PeerCopy(Fact, frozen=True, kw_only=True):
-    """A copy from GPU `source` to GPU `target`, compared bit by bit."""
+    """A copy from GPU `source` to GPU `target`, compared bit by bit; under DDP they are ranks."""
 
-    source: int
+    source: int  # CUDA's number
     target: int
     error: Maybe[str] = NOT_EXAMINED  # None: came back the same
+    gpus: tuple[int, ...] = ()  # NVML's indexes of the two, source first; () where not known
 
 
 class Deep(Fact, frozen=True, kw_only=True):
@@ -930,7 +931,7 @@ class Replica(Fact, frozen=True, kw_only=True):
     """One copy of the model in the smoke training: DataParallel's n-th, or the rank of DDP."""
 
     position: int  # from 0
-    gpu: Maybe[int] = NOT_EXAMINED  # CUDA's own number; None: on the CPU
+    gpu: Maybe[int] = NOT_EXAMINED  # NVML's index, else CUDA's number; None: on the CPU
     host: Maybe[str] = None  # under DDP
     images: Known[int] = NOT_EXAMINED  # training images that it was given
     share: Known[float] = NOT_EXAMINED  # of all training images, 0 to 1
@@ -956,7 +957,7 @@ class WatchedGpu(Fact, frozen=True, kw_only=True):
 class TrainingGpu(Fact, frozen=True, kw_only=True):
     """One GPU that the smoke training was to use."""
 
-    index: int  # CUDA's own number, counted as torch counts
+    index: int  # NVML's; where NVML does not show it, CUDA's number
     name: Maybe[str] = NOT_EXAMINED
     uuid: Maybe[str] = NOT_EXAMINED
     bus_id: Maybe[str] = NOT_EXAMINED
@@ -998,7 +999,7 @@ class TrainingFailure(Fact, frozen=True, kw_only=True):
     phase: str = ""  # "import", "CUDA start", "data", "copies", "training", "parity"
     step: Maybe[int] = None  # the last batch that was begun, from 1, over all epochs
     after_seconds: Maybe[float] = None  # of silence
-    gpus: tuple[int, ...] = ()  # CUDA numbers under suspicion
+    gpus: tuple[int, ...] = ()  # under suspicion
     rank: Maybe[int] = None
     host: Maybe[str] = None
     signal: Maybe[str] = None  # "SIGSEGV"

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gpucheck.workloads import mnist
+from gpucheck.payload import mnist
 
 # The recipe as in any tutorial: torchvision reads where it imports, a DataLoader with workers hands
 # out batches.

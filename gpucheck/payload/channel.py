@@ -51,9 +51,9 @@ def silence() -> None:
     posix.dup2(nowhere, 2)
 
 
-def emit(kind: str, **facts: object) -> None:
+def emit(tag: str, **facts: object) -> None:
     """Write one message. What is no JSON is an error: ValueError for NaN, else TypeError."""
-    message = dict([("type", kind), ("at", time.monotonic())], **facts)
+    message = dict([("type", tag), ("at", time.monotonic())], **facts)
     line = (PREFIX + to_json(message) + "\n").encode("ascii")
     with _lock:
         while line:

@@ -262,24 +262,6 @@ def payload_command(
     return [python, *options, _BOOTSTRAP, *folders, program, *arguments]
 
 
-def python_command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs one of gpucheck's own modules in a bare child Python.
-
-    The child gets our own `sys.path`, and nothing from the working directory, PYTHONPATH or the
-    user's site: `-I` keeps a stray `torch/` or `cudnn/` folder out.
-    """
-    start = (
-        f"import sys; sys.path[:] = {sys.path!r}; import runpy; sys.argv[1:] = {list(arguments)!r}"
-    )
-    return [
-        sys.executable,
-        "-I",
-        "-S",
-        "-c",
-        f"{start}; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)",
-    ]
-
-
 def kill_all() -> None:
     """Send SIGKILL to every child that is still there, without waiting for any.
 

@@ -164,6 +164,217 @@ class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):
     """The GPUs are under load from now on."""
 
 
+# ----------------------------------------------------------------------------------------- smoke
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what is inside a message."""
+
+
+class Phase(Message, frozen=True, kw_only=True, tag="phase"):
+    """A part of the training begins."""
+
+    name: str  # "import", "CUDA start", "rendezvous", "data", "copies", "training", "parity"
+    torch: str | None = None  # its version
+    alone: str | None = None  # "GPU 1", "the CPU": what trains alone
+
+
+class TrainingDevice(Part, frozen=True, kw_only=True):
+    """A GPU as torch shows it to one process."""
+
+    index: int  # CUDA's number in that process
+    name: str
+    uuid: str | None
+    bus_id: str | None
+    free_bytes: int
+    total_bytes: int
+
+
+class TrainingDevices(Message, frozen=True, kw_only=True, tag="gpus"):
+    """Which GPUs torch sees, and which of those asked for are not there."""
+
+    visible: int
+    wanted: int  # replicas
+    unavailable: str | None  # why torch has no CUDA
+    missing: tuple[int, ...]
+    gpus: tuple[TrainingDevice, ...]
+
+
+class Failed(Message, frozen=True, kw_only=True, tag="failed"):
+    """The process gives up."""
+
+    kind: Literal["error", "out of memory"]
+    gpu: int | None
+    message: str
+
+
+class DataRead(Message, frozen=True, kw_only=True, tag="data"):
+    """The images are there."""
+
+    kind: Literal["mnist", "synthetic"]
+    directory: str
+
+
+class DataFaulty(Message, frozen=True, kw_only=True, tag="data fault"):
+    """A file of the data set cannot be used."""
+
+    path: str
+    problem: str
+    expected: str
+
+
+class Notice(Message, frozen=True, kw_only=True, tag="notice"):
+    """Something that the user should know while it goes on."""
+
+    text: str
+
+
+class Downloading(Message, frozen=True, kw_only=True, tag="downloading"):
+    """How much of MNIST is there."""
+
+    bytes: int
+
+
+class Drawing(Message, frozen=True, kw_only=True, tag="drawing"):
+    """Some thousand synthetic digits are drawn."""
+
+
+class Copying(Message, frozen=True, kw_only=True, tag="copying"):
+    """A copy between two GPUs (or ranks) begins."""
+
+    source: int
+    target: int
+
+
+class CopiesDone(Message, frozen=True, kw_only=True, tag="copies done"):
+    """All copies were compared."""
+
+
+class Batch(Message, frozen=True, kw_only=True, tag="batch"):
+    """A batch of images begins; *number* counts from 1, over all epochs."""
+
+    number: int
+
+
+class Loss(Message, frozen=True, kw_only=True, tag="loss"):
+    """The loss of a batch."""
+
+    epoch: int
+    images: int
+    count: int
+    loss: float
+
+
+class Curve(Message, frozen=True, kw_only=True, tag="trained"):
+    """What the training reached."""
+
+    losses: tuple[float, ...]
+    accuracy: float
+    first_epoch_accuracy: float
+    images_per_second: float
+
+
+class ReferenceCurve(Message, frozen=True, kw_only=True, tag="reference"):
+    """What one device alone reached."""
+
+    losses: tuple[float, ...]
+    accuracy: float
+    first_epoch_accuracy: float
+    images_per_second: float
+
+
+class ReplicaWork(Part, frozen=True, kw_only=True):
+    """What one replica or rank did."""
+
+    position: int
+    gpu: int | None  # CUDA's number in its process
+    images: int
+    share: float
+    output_difference: float
+    host: str | None = None
+    device: TrainingDevice | None = None  # under DDP
+
+
+class ReplicasDone(Message, frozen=True, kw_only=True, tag="replicas"):
+    """What each replica or rank did."""
+
+    replicas: tuple[ReplicaWork, ...]
+
+
+class TrainedAlone(Message, frozen=True, kw_only=True, tag="solo"):
+    """The first epoch on one device alone."""
+
+    gpu: int | None
+    rank: int | None  # neither of the two: the CPU
+    losses: tuple[float, ...]
+    error: str | None
+
+
+class NotFiniteNumber(Message, frozen=True, kw_only=True, tag="not finite"):
+    """A loss or a weight was no finite number."""
+
+    step: int
+    what: str
+
+
+class Lagging(Message, frozen=True, kw_only=True, tag="lagging"):
+    """The GPUs that have not come to the batch that began last."""
+
+    gpus: tuple[int, ...]
+
+
+class Waiting(Message, frozen=True, kw_only=True, tag="waiting"):
+    """The rank has done its part and waits for the others."""
+
+
+class RankSign(Part, frozen=True, kw_only=True):
+    """The last sign of life of one rank."""
+
+    rank: int
+    silent_seconds: float
+    count: int
+    host: str
+    stands: str  # where its main thread was: "training.py:210 train"
+    step: int
+    phase: str
+
+
+class RankSigns(Message, frozen=True, kw_only=True, tag="ranks"):
+    """What rank 0 hears of the others."""
+
+    ranks: tuple[RankSign, ...]
+
+
+# ------------------------------------------------------------------------------------ watch_gpus
+
+
+class GpuReading(Part, frozen=True, kw_only=True):
+    """What NVML says of one GPU at one moment; None: it does not say."""
+
+    index: int
+    uuid: str | None
+    bus_id: str | None
+    memory_used_bytes: int | None = None
+    utilization_percent: int | None = None
+    temperature_celsius: int | None = None
+    power_watts: float | None = None
+    clocks_event_reasons: int | None = None
+    corrected_ecc: int | None = None
+    uncorrected_ecc: int | None = None
+
+
+class GpuReadings(Message, frozen=True, kw_only=True, tag="readings"):
+    """All GPUs at one moment."""
+
+    gpus: tuple[GpuReading, ...]
+
+
+class NvmlFailed(Message, frozen=True, kw_only=True, tag="nvml error"):
+    """NVML does not work."""
+
+    text: str
+
+
 def types() -> tuple[type[Message], ...]:
     """Return every type of message."""
 

@@ -2,31 +2,45 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from gpucheck.probes.messages import Downloading, Drawing, GpuReading, Loss, Message, Notice, Phase
+from gpucheck.render.sanitize import clean
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Event = Mapping[str, Any]
 #: Returns what NVML said last of each GPU.
-Gpus = Callable[[], list[Event]]
+Gpus = Callable[[], Sequence[GpuReading]]
+
+#: What goes on in each phase of the training.
+PHASES = {
+    "import": "importing torch",
+    "CUDA start": "starting CUDA",
+    "rendezvous": "waiting for all ranks",
+    "data": "reading the images",
+    "copies": "checking copies between GPUs",
+    "training": "training",
+    "parity": "training on one GPU alone, to compare",
+}
 
 
-def log_line(event: Event) -> str:
+def log_line(loss: Loss) -> str:
     """Return a loss in the form that PyTorch's own MNIST example made common."""
-    done, count = event["images"], event["count"]
     return (
-        f"Train Epoch: {event['epoch']} [{done}/{count} ({100 * done / count:.0f}%)]"
-        f"\tLoss: {event['loss']:.6f}\n"
+        f"Train Epoch: {loss.epoch} [{loss.images}/{loss.count} "
+        f"({100 * loss.images / loss.count:.0f}%)]\tLoss: {loss.loss:.6f}\n"
     )
 
 
-def write_log(event: Event) -> None:
-    """Write a log line for each reported loss to stdout."""
-    if event["event"] == "loss":
-        sys.stdout.write(log_line(event))
+def write_log(message: Message) -> None:
+    """Write a log line for each reported loss to stdout, and a notice to stderr."""
+    if isinstance(message, Loss):
+        sys.stdout.write(log_line(message))
         sys.stdout.flush()
+    elif isinstance(message, Notice):
+        sys.stderr.write(f"gpucheck: {clean(message.text)}\n")
 
 
 class Live:
@@ -37,7 +51,7 @@ class Live:
         from rich.live import Live as RichLive
 
         self._epochs = epochs
-        self._phase = "import torch"
+        self._phase = PHASES["import"]
         self._done = self._loss = 0.0
         self._rate = 0.0
         self._started = 0.0
@@ -53,24 +67,29 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def __call__(self, event: Event) -> None:
-        """Take an event of the training."""
-        if event["event"] == "phase":
-            self._phase = event["name"]
-            if self._phase == "parity":
-                self._done = 1.0  # the last batches report no loss
-            if "alone" in event:
-                self._phase = f"parity: {event['alone']} alone"
-        elif event["event"] == "downloading":
-            self._phase = f"downloading MNIST, {event['bytes'] / 1e6:.1f} MB"
-        elif event["event"] == "loss":
-            epochs_done = event["epoch"] - 1 + event["images"] / event["count"]
-            now = time.monotonic()
-            if not epochs_done:
-                self._started = now
-            elif now > self._started:
-                self._rate = epochs_done * event["count"] / (now - self._started)
-            self._done, self._loss = epochs_done / self._epochs, event["loss"]
+    def __call__(self, message: Message) -> None:
+        """Take what the training reports."""
+        match message:
+            case Phase():
+                self._phase = PHASES.get(message.name, message.name)
+                if message.name == "parity":
+                    self._done = 1.0  # the last batches report no loss
+                if message.alone is not None:
+                    self._phase = f"training on {message.alone} alone, to compare"
+            case Downloading():
+                self._phase = f"downloading MNIST, {message.bytes / 1e6:.1f} MB"
+            case Drawing():
+                self._phase = "drawing synthetic digits"
+            case Notice():
+                self._live.console.print(clean(message.text), markup=False, highlight=False)
+            case Loss():
+                epochs_done = message.epoch - 1 + message.images / message.count
+                now = time.monotonic()
+                if not epochs_done:
+                    self._started = now
+                elif now > self._started:
+                    self._rate = epochs_done * message.count / (now - self._started)
+                self._done, self._loss = epochs_done / self._epochs, message.loss
 
     def draw(self) -> "RenderableType":
         """Return what is to be seen now."""
@@ -88,10 +107,10 @@ class Live:
         gpus = Table.grid(padding=(0, 2))
         for gpu in self._gpus():
             gpus.add_row(
-                f"gpu {gpu['index']}",
-                _unit(gpu["utilization_percent"], "%"),
-                _unit(gpu["temperature_celsius"], " °C"),
-                _unit(gpu["memory_used_bytes"] and gpu["memory_used_bytes"] >> 20, " MiB"),
+                f"gpu {gpu.index}",
+                _unit(gpu.utilization_percent, "%"),
+                _unit(gpu.temperature_celsius, " °C"),
+                _unit(gpu.memory_used_bytes and gpu.memory_used_bytes >> 20, " MiB"),
             )
         return Group(bar, gpus)
 

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 
 from gpucheck.knowledge import recipe
+from gpucheck.payload.recipe import PARITY_TOLERANCE
 from gpucheck.rule import Answers, NotApplicable, NotChecked, Severity, Symptom, known, rule
 from gpucheck.snapshot import (
     NotFinite,
@@ -575,7 +576,7 @@ def _who(failure: TrainingFailure) -> str:
 def _parting(curve: Sequence[float], reference: Sequence[float]) -> int | None:
     """Return where *curve* leaves *reference* by more than rounding, or None."""
     for at, (one, other) in enumerate(zip(curve, reference, strict=False)):
-        if abs(one - other) > recipe.PARITY_TOLERANCE:
+        if abs(one - other) > PARITY_TOLERANCE:
             return at
     return None
 

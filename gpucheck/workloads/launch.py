@@ -1,24 +1,40 @@
-"""Finds the ranks of a DDP training: those of the job that we are in, or new ones on this host."""
+"""Finds the ranks of a DDP training: those of the job that this is part of, or new ones here."""
 
 import dataclasses
+import json
 import re
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from gpucheck.workloads.plan import Plan, PlanError
+from gpucheck.payload.assignment import Assignment
+from gpucheck.workloads.plan import DEFAULT_GPUS, Plan, PlanError
 
 _SLURM_FIRST_PORT = 20_000  # torchrun's own default is 29500; Slurm gives none
 
 
-def joined(plan: Plan, variables: Mapping[str, str]) -> Plan:
-    """Return *plan* as one rank of the job that torchrun or srun started, else *plan* itself.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The place of one process among those that train together; by default it is alone."""
 
-    Raises PlanError where the job's variables do not make sense.
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    address: str = ""
+    port: int = 0
+    joined: bool = False
+    agent_store: bool = False
+    rendezvous_id: str = ""
+
+
+def place_in_job(variables: Mapping[str, str]) -> Place | None:
+    """Return this process's place in the job that torchrun or srun started; None: no such job.
+
+    Raises PlanError where the job's variables contradict each other.
     """
     try:
         if "RANK" in variables and int(variables.get("WORLD_SIZE", "1")) > 1:
-            return dataclasses.replace(
-                plan,
+            return Place(
                 joined=True,
                 rank=int(variables["RANK"]),
                 world=int(variables["WORLD_SIZE"]),
@@ -31,8 +47,7 @@ def joined(plan: Plan, variables: Mapping[str, str]) -> Plan:
         if "SLURM_PROCID" in variables and int(variables.get("SLURM_NTASKS", "1")) > 1:
             job = int(variables.get("SLURM_JOB_ID", "0"))
             hosts = variables.get("SLURM_STEP_NODELIST") or variables["SLURM_JOB_NODELIST"]
-            return dataclasses.replace(
-                plan,
+            return Place(
                 joined=True,
                 rank=int(variables["SLURM_PROCID"]),
                 world=int(variables["SLURM_NTASKS"]),
@@ -44,8 +59,8 @@ def joined(plan: Plan, variables: Mapping[str, str]) -> Plan:
     except KeyError as error:
         raise PlanError(f"this is one process of a job, but {error.args[0]} is not set") from error
     except ValueError as error:
-        raise PlanError(f"the job's variables make no sense: {error}") from error
-    return plan
+        raise PlanError(f"a variable of the job is not a number: {error}") from error
+    return None
 
 
 def first_host(nodes: str) -> str:
@@ -54,17 +69,26 @@ def first_host(nodes: str) -> str:
     return "".join(part or "" for part in match.groups()) if match else nodes
 
 
-def on_this_host(plan: Plan, ranks: int) -> list[Plan]:
-    """Return a plan for each of *ranks* processes of this host."""
+def places_on_this_host(ranks: int) -> list[Place]:
+    """Return a place for each of *ranks* processes of this host."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return [
-        dataclasses.replace(
-            plan, rank=rank, local_rank=rank, world=ranks, address="127.0.0.1", port=port
-        )
+        Place(rank=rank, local_rank=rank, world=ranks, address="127.0.0.1", port=port)
         for rank in range(ranks)
     ]
+
+
+def assignment(plan: Plan, place: Place) -> Assignment:
+    """Return what the process at *place* is to do for *plan*."""
+    work = dataclasses.asdict(plan) | {"gpus": plan.gpus or DEFAULT_GPUS}
+    return Assignment(**work, **dataclasses.asdict(place))
+
+
+def to_json(work: Assignment) -> str:
+    """Return *work* as the program takes it."""
+    return json.dumps(dataclasses.asdict(work))
 
 
 def visible_gpus(variables: Mapping[str, str], on_the_machine: int) -> int:

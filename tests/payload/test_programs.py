@@ -67,8 +67,10 @@ def emitted() -> Iterator[tuple[str, str, set[str], bool]]:
                 continue
             called = node.func
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-            if name not in ("emit", "quietly") or not isinstance(node.args[0], ast.Constant):
+            if name not in ("emit", "_emit", "quietly") or not node.args:
                 continue
+            if not isinstance(node.args[0], ast.Constant):
+                continue  # passed on
             fields = {keyword.arg for keyword in node.keywords if keyword.arg}
             is_open = any(keyword.arg is None for keyword in node.keywords)
             yield f"{path.name}:{node.lineno}", str(node.args[0].value), fields, is_open

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from interpreters import patched_python
 
-from gpucheck.workloads import mnist
+from gpucheck.payload import mnist
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="torch is not in this environment"
@@ -25,9 +26,16 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     program = (
         f"import sys; sys.path[:] = {sys.path!r}; from pathlib import Path; "
-        f"from gpucheck.workloads import mnist; mnist.draw(Path({str(folder)!r}))"
+        f"from gpucheck.payload import mnist; mnist.draw(Path({str(folder)!r}))"
     )
     ended = run([sys.executable, "-I", "-S", "-c", program], deadline_seconds=100)
     assert ended.exit_code == 0, ended.stderr.decode()
     assert mnist.find(folder) == folder
     return folder
+
+
+@pytest.fixture(scope="session")
+def faulty_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python whose smoke training does what GPUCHECK_TEST_FAULT says."""
+    faults = Path(__file__).with_name("faults.py").read_text()
+    return patched_python(tmp_path_factory.mktemp("faulty"), "training", faults)

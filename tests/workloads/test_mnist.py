@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.workloads import mnist
-from gpucheck.workloads.mnist import FILES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, DataError
+from gpucheck.payload import mnist
+from gpucheck.payload.mnist import FILES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, DataError
 
 pytestmark = [
     pytest.mark.torch,

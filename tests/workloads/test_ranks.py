@@ -64,9 +64,10 @@ def test_four_ranks_train_as_one(digits: Path, tmp_path: Path):
     ],
 )
 def test_the_rank_that_fails_is_named_not_those_that_wait(
-    digits: Path, tmp_path: Path, fault: str, code: str, said: str
+    digits: Path, tmp_path: Path, faulty_python: str, fault: str, code: str, said: str
 ):
-    command = [*GPUCHECK, "--gpus", "3", "--timeout", "15", "--data", str(digits), "--json"]
+    options = ["--gpus", "3", "--timeout", "15", "--data", str(digits), "--json"]
+    command = [*GPUCHECK, *options, "--python", faulty_python]
 
     report = run(command, tmp_path, GPUCHECK_TEST_FAULT=fault)
 
@@ -76,8 +77,11 @@ def test_the_rank_that_fails_is_named_not_those_that_wait(
     assert said in finding["saw"]
 
 
-def test_a_replica_that_computes_wrongly_is_found_among_ranks(digits: Path, tmp_path: Path):
-    command = [*GPUCHECK, "--gpus", "2", "--data", str(digits), "--json"]
+def test_a_replica_that_computes_wrongly_is_found_among_ranks(
+    digits: Path, tmp_path: Path, faulty_python: str
+):
+    options = ["--gpus", "2", "--data", str(digits), "--json"]
+    command = [*GPUCHECK, *options, "--python", faulty_python]
 
     report = run(command, tmp_path, GPUCHECK_TEST_FAULT="nan:10@1")
 
@@ -96,8 +100,9 @@ def test_under_torchrun_rank_0_alone_speaks(digits: Path, tmp_path: Path):
     assert len(report["training"]["replicas"]) == 4
 
 
-def test_under_torchrun_a_killed_rank_is_named(digits: Path, tmp_path: Path):
-    command = torchrun(2, "--timeout", "30", "--data", str(digits), "--json")
+def test_under_torchrun_a_killed_rank_is_named(digits: Path, tmp_path: Path, faulty_python: str):
+    options = ["--timeout", "30", "--data", str(digits), "--json", "--python", faulty_python]
+    command = torchrun(2, *options)
 
     report = run(command, tmp_path, GPUCHECK_TEST_FAULT="kill:30@1")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interpreters import patched_python
 
 
 @functools.cache
@@ -32,6 +33,8 @@ def smoke(digits: Path, tmp_path: Path, *options: str, fault: str = "", expect: 
     variables = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     if fault:
         variables["GPUCHECK_TEST_FAULT"] = fault
+        faults = Path(__file__).with_name("faults.py").read_text()
+        options = (*options, "--python", patched_python(tmp_path / "faulty", "training", faults))
     ended = subprocess.run(
         [sys.executable, "-m", "gpucheck", "smoke", "--data", str(digits), "--json", *options],
         capture_output=True,

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interpreters import patched_python
 
+from gpucheck.probes.messages import Downloading, Drawing, Message, Notice
 from gpucheck.report import Finding, examine
 from gpucheck.snapshot import NotFinite, Snapshot, Training, TrainingFailure
 from gpucheck.workloads.plan import Plan
@@ -25,14 +27,18 @@ pytestmark = [
 DEADLINE_SECONDS = 25.0  # the import of torch alone takes ten on a busy machine
 
 
+FAULTS = Path(__file__).with_name("faults.py").read_text()
+
+
 def train(data: Path, cache: Path, *, fault: str = "", **plan: Any) -> Training:
     """Rehearse a smoke training on the CPU."""
-    variables = dict(os.environ)
+    variables, python = dict(os.environ), sys.executable
     if fault:
         variables["GPUCHECK_TEST_FAULT"] = fault
+        python = patched_python(cache / "faulty" / fault, "training", FAULTS)
         plan.setdefault("timeout_seconds", 30.0)
     settings = {"device": "cpu", "data": str(data), "cache": str(cache), **plan}
-    with Smoke(Plan(**settings), python=sys.executable, variables=variables) as smoke:
+    with Smoke(Plan(**settings), python=python, variables=variables) as smoke:
         return smoke.finish()
 
 
@@ -198,23 +204,24 @@ def test_a_spoiled_cache_of_synthetic_digits_is_drawn_again(tmp_path: Path):
 
 
 def test_digits_that_were_drawn_once_are_at_hand_where_no_data_is_named(
-    digits: Path, tmp_path: Path
+    digits: Path, tmp_path: Path, faulty_python: str
 ):
     (tmp_path / "synthetic").symlink_to(digits)
     variables = {**os.environ, "GPUCHECK_TEST_FAULT": "leave:1"}
-    reported: list[str] = []
+    reported: list[Message] = []
     plan = Plan(device="cpu", gpus="1", cache=str(tmp_path))
 
     with Smoke(
         plan,
-        python=sys.executable,
+        python=faulty_python,
         variables=variables,
-        listener=lambda event: reported.append(event["event"]),
+        listener=reported.append,
     ) as smoke:
         training = smoke.finish()
 
     assert training.data_directory == str(tmp_path / "synthetic")
-    assert not {"downloading", "drawing", "notice"} & set(reported)
+    assert reported
+    assert not any(isinstance(each, Downloading | Drawing | Notice) for each in reported)
 
 
 def test_without_cuda_the_gpus_that_were_asked_for_are_missing(digits: Path, tmp_path: Path):
@@ -232,10 +239,8 @@ def test_without_cuda_the_gpus_that_were_asked_for_are_missing(digits: Path, tmp
 # --------------------------------------------------------------------------------- the command
 
 
-def start(digits: Path, tmp_path: Path, *options: str, fault: str = "") -> "subprocess.Popen[str]":
+def start(digits: Path, tmp_path: Path, *options: str) -> "subprocess.Popen[str]":
     variables = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    if fault:
-        variables["GPUCHECK_TEST_FAULT"] = fault
     return subprocess.Popen(
         [
             sys.executable,

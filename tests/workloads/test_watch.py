@@ -1,5 +1,4 @@
 import itertools
-import json
 import mmap
 import os
 import shutil
@@ -8,25 +7,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fakes.nvml import FakeNvml, h200
 
+from gpucheck.probes.child import payload_command
+from gpucheck.probes.messages import GpuReading, GpuReadings, NvmlFailed, decode
 from gpucheck.snapshot import NOT_SUPPORTED, Unknown, WatchedGpu
-from gpucheck.workloads.smoke import Watch, remove_unused, shared_memory
+from gpucheck.workloads.shared_memory import remove_unused, shared_memory
+from gpucheck.workloads.watch import Watch
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
 
 def readings(fake: FakeNvml, count: int) -> list[Any]:
-    """The first lines that the watching child writes."""
+    """The first messages that the watching child writes."""
     with subprocess.Popen(
-        [sys.executable, "-m", "gpucheck.workloads.watch"],
+        payload_command(sys.executable, "watch_gpus", isolated=True, pynvml=True),
         stdout=subprocess.PIPE,
-        text=True,
         env={**os.environ, **fake.environment()},
     ) as child:
         assert child.stdout is not None
-        lines = [json.loads(line) for line in itertools.islice(child.stdout, count)]
+        lines = [decode(line) for line in itertools.islice(child.stdout, count)]
         child.kill()
     return lines
 
@@ -37,11 +39,11 @@ def test_every_gpu_is_read_again_and_again(tmp_path: Path):
 
     first, second = readings(fake, 2)
 
-    assert second["at"] > first["at"]
-    assert [gpu["temperature_celsius"] for gpu in first["gpus"]] == [41, 52]
-    for gpu in first["gpus"]:
-        assert gpu["uuid"].startswith("GPU-")
-        assert all(value is not None for value in gpu.values())
+    assert second.at > first.at
+    assert [gpu.temperature_celsius for gpu in first.gpus] == [41, 52]
+    for gpu in first.gpus:
+        assert gpu.uuid.startswith("GPU-")
+        assert all(value is not None for value in msgspec.structs.astuple(gpu))
 
 
 @needs_gcc
@@ -50,15 +52,16 @@ def test_one_query_that_fails_costs_that_one_reading(tmp_path: Path):
 
     [line] = readings(fake, 1)
 
-    assert line["gpus"][0]["temperature_celsius"] is None
-    assert line["gpus"][0]["power_watts"] is not None
+    assert line.gpus[0].temperature_celsius is None
+    assert line.gpus[0].power_watts is not None
 
 
 @needs_gcc
-def test_without_nvml_the_reason_is_told(tmp_path: Path):
+def test_without_nvml_the_reason_is_reported(tmp_path: Path):
     [line] = readings(FakeNvml(tmp_path, gpus=[h200()], init_error=9), 1)
 
-    assert line["error"]
+    assert isinstance(line, NvmlFailed)
+    assert line.text
 
 
 # ----------------------------------------------------------------------------------- the sum of it
@@ -78,10 +81,9 @@ def watch(**changes: list[Any]) -> WatchedGpu:
     }
     seen = Watch()
     for second in range(10):
-        gpu = {name: values[second] for name, values in still.items()}
-        seen.add(
-            {"at": float(second), "gpus": [{"index": 3, "uuid": "GPU-1", "bus_id": "b", **gpu}]}
-        )
+        facts = {name: values[second] for name, values in still.items()}
+        gpu = GpuReading(index=3, uuid="GPU-1", bus_id="b", **facts)
+        seen.add(GpuReadings(at=float(second), gpus=(gpu,)))
     facts = seen.of("GPU-1", None, cuda_start=3.0, since=4.0, until=8.0)
     assert isinstance(facts, WatchedGpu)
     return facts

@@ -1,17 +1,20 @@
 """Trains a small network on MNIST and proves the GPUs by it: a program to read top to bottom.
 
-It runs in a child of `gpucheck smoke`, and tells its parent each thing as it happens. It judges
-nothing: the rules TRN001 to TRN012 do that, with the facts that it told.
+It runs in a child of `gpucheck smoke`, and reports each thing as it happens. It judges nothing: the
+rules TRN001 to TRN012 do that, with the facts that it reported.
 """
+
+from __future__ import annotations
 
 import itertools
 import math
 import re
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Callable, Sequence
 
 # torch does not bring numpy, and warns when it is not there; we do not need it.
 warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
@@ -20,15 +23,11 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from gpucheck.knowledge.recipe import (  # noqa: E402
-    PARITY_TOLERANCE,
-    PIXEL_DEVIATION,
-    PIXEL_MEAN,
-)
-from gpucheck.workloads import mnist  # noqa: E402
-from gpucheck.workloads.plan import DEFAULT_GPUS, Plan, chosen_gpus  # noqa: E402
+from . import mnist  # noqa: E402
+from .assignment import CPU_REPLICAS, Assignment, chosen_gpus  # noqa: E402
+from .recipe import PARITY_TOLERANCE, PIXEL_DEVIATION, PIXEL_MEAN  # noqa: E402
 
-Tell = Callable[..., None]
+Emit = Callable[..., None]
 COPY_BYTES = (4, 65_539, 1 << 20, 16 << 20)  # odd sizes and large ones take different ways
 # float images and their shuffled copy: 2 × 188 MB; cuBLAS and the model: tens of MB
 NEEDED_BYTES = 768 << 20
@@ -36,7 +35,7 @@ NEEDED_BYTES_ELSEWHERE = 256 << 20
 
 
 class NotReadyError(Exception):
-    """The training cannot begin; why was told already."""
+    """The training cannot begin; why was reported already."""
 
 
 # ------------------------------------------------------------------------------------ the model
@@ -51,12 +50,12 @@ class Classifier(nn.Sequential):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
-        self.work: list[tuple[int | None, int]] = []
+        self.done: list[tuple[int | None, int]] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = super().forward(images)
         if self.training:
-            self.work.append((scores.device.index, len(images)))
+            self.done.append((scores.device.index, len(images)))
         return scores
 
 
@@ -78,30 +77,30 @@ class CpuDataParallel(nn.Module):  # type: ignore[misc]
 # ------------------------------------------------------------------------------------- the GPUs
 
 
-def choose_gpus(plan: Plan, emit: Tell) -> list[torch.device]:
+def choose_gpus(work: Assignment, emit: Emit) -> list[torch.device]:
     """Return a device for each replica; raises NotReadyError where there are too few."""
     emit("phase", name="CUDA start", torch=str(torch.__version__))
-    if plan.device == "cpu":
+    if work.device == "cpu":
         # On a busy machine threads that wait for each other take fifty times as long.
         torch.set_num_threads(1)
-        visible = 1 if plan.joined else len(chosen_gpus(plan.wanted, int(DEFAULT_GPUS)))
-        wanted_ranks = plan.world if plan.joined else visible
-        emit("gpus", visible=0, wanted=wanted_ranks, missing=[], gpus=[])
+        visible = 1 if work.joined else len(chosen_gpus(work.gpus, CPU_REPLICAS))
+        wanted_ranks = work.world if work.joined else visible
+        emit("gpus", visible=0, wanted=wanted_ranks, unavailable=None, missing=[], gpus=[])
         return [torch.device("cpu")] * visible
     why = why_no_cuda()
     visible = 0 if why else torch.cuda.device_count()
-    if plan.joined:
+    if work.joined:
         # Slurm may show each task one GPU, as number 0.
-        wanted = [0 if visible == 1 else plan.local_rank]
+        wanted = [0 if visible == 1 else work.local_rank]
     else:
-        wanted = chosen_gpus(plan.wanted, max(visible, plan.world if plan.world > 1 else 0))
+        wanted = chosen_gpus(work.gpus, max(visible, work.world if work.world > 1 else 0))
     numbers = sorted({number for number in wanted if number < visible})
     # Under DDP each rank describes its own GPU; all look whether all are there.
-    mine = [wanted[plan.rank]] if plan.world > 1 and not plan.joined else numbers
+    mine = [wanted[work.rank]] if work.world > 1 and not work.joined else numbers
     emit(
         "gpus",
         visible=visible,
-        wanted=plan.world if plan.joined else len(wanted),
+        wanted=work.world if work.joined else len(wanted),
         unavailable=why,
         missing=sorted({number for number in wanted if number >= visible}),
         gpus=[described(number, emit) for number in mine if number in numbers],
@@ -111,7 +110,7 @@ def choose_gpus(plan: Plan, emit: Tell) -> list[torch.device]:
     for number in mine:
         free, total = torch.cuda.mem_get_info(number)
         needed = NEEDED_BYTES_ELSEWHERE
-        if plan.world > 1 or number == wanted[0]:  # it holds the images
+        if work.world > 1 or number == wanted[0]:  # it holds the images
             needed = NEEDED_BYTES
         if free < needed:
             emit(
@@ -136,7 +135,7 @@ def why_no_cuda() -> str | None:
     return None
 
 
-def described(number: int, emit: Tell) -> dict[str, object]:
+def described(number: int, emit: Emit) -> dict[str, object]:
     """Return what identifies a GPU; where CUDA does not start on it, say so and give up."""
     try:
         return describe(number)
@@ -169,7 +168,7 @@ def describe(number: int) -> dict[str, object]:
 # ------------------------------------------------------------------------------------- the data
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Data:
     """The digits on one device: normalised images, and their labels."""
 
@@ -179,7 +178,7 @@ class Data:
     test_labels: torch.Tensor
 
     @classmethod
-    def on(cls, device: torch.device, digits: mnist.Digits) -> "Data":
+    def on(cls, device: torch.device, digits: mnist.Digits) -> Data:
         def images(pixels: memoryview) -> torch.Tensor:
             raw = torch.frombuffer(pixels, dtype=torch.uint8).to(device).reshape(-1, 28, 28)
             return raw.float().div_(255).sub_(PIXEL_MEAN).div_(PIXEL_DEVIATION)
@@ -198,7 +197,7 @@ class Data:
 # ----------------------------------------------------------------------------------- the copies
 
 
-def check_copies(devices: Sequence[torch.device], emit: Tell) -> None:
+def check_copies(devices: Sequence[torch.device], emit: Emit) -> None:
     """Copy bytes from every GPU to every other, and compare them with what came by the host."""
     places = list(dict.fromkeys(devices)) if devices[0].type == "cuda" else list(devices)
     generator = torch.Generator().manual_seed(20_251)
@@ -208,7 +207,7 @@ def check_copies(devices: Sequence[torch.device], emit: Tell) -> None:
         numbers = {"source": number_of(places, source), "target": number_of(places, target)}
         emit("copying", **numbers)
         error = None
-        for sent, expected in zip(there[source], there[target], strict=True):
+        for sent, expected in zip(there[source], there[target]):
             wrong = copy(sent, places[target]) != expected
             if wrong.any():
                 first = int(wrong.nonzero()[0])
@@ -237,7 +236,7 @@ def number_of(places: Sequence[torch.device], position: int) -> int:
 # --------------------------------------------------------------------------------- the training
 
 
-@dataclass(slots=True)
+@dataclass
 class Curve:
     """What a training gave."""
 
@@ -264,8 +263,8 @@ def train(
     model: nn.Module,
     classifier: Classifier,
     data: Data,
-    plan: Plan,
-    emit: Tell,
+    work: Assignment,
+    emit: Emit,
     *,
     epochs: int,
     rank: int = 0,
@@ -273,7 +272,7 @@ def train(
     total: Sum = lambda loss: loss,
     begin: Callable[[], None] = lambda: None,
 ) -> Curve:
-    """Train *model*, which holds *classifier*, and tell of it.
+    """Train *model*, which holds *classifier*, and report it.
 
     Of *world* processes, this one takes the *rank*-th part of each batch; *total* adds up a
     number over them all. The images and their order depend on the seed alone, so that the same
@@ -290,18 +289,18 @@ def train(
     step = 0
     for epoch in range(1, epochs + 1):
         began, timed = time.perf_counter(), count
-        generator = torch.Generator().manual_seed(plan.seed * 1_000 + epoch)
+        generator = torch.Generator().manual_seed(work.seed * 1_000 + epoch)
         order = torch.randperm(count, generator=generator).to(device)
-        batches = data.images[order].split(plan.batch_size)
-        answers = data.labels[order].split(plan.batch_size)
+        batches = data.images[order].split(work.batch_size)
+        answers = data.labels[order].split(work.batch_size)
         # Gradients are those of the mean over the whole batch; DDP divides by the number of ranks.
         scales = {
             len(batch): torch.tensor(world / len(batch), device=device)
             for batch in (batches[0], batches[-1])
         }
-        for number, (images, labels) in enumerate(zip(batches, answers, strict=True)):
+        for number, (images, labels) in enumerate(zip(batches, answers)):
             step += 1
-            emit("step", step=step, epoch=epoch)
+            emit("batch", number=step)
             begin()
             whole = len(images)
             if world > 1:
@@ -312,12 +311,12 @@ def train(
             for parameter in parameters:
                 parameter.grad = None
             loss.backward(scales[whole])
-            descend(parameters, plan.learning_rate)
+            descend(parameters, work.learning_rate)
             recent.append(loss.detach())
-            if number % plan.log_interval == 0:
+            if number % work.log_interval == 0:
                 value = look_at(recent, step, total) / whole
                 losses.append(value)
-                emit("loss", epoch=epoch, images=number * plan.batch_size, count=count, loss=value)
+                emit("loss", epoch=epoch, images=number * work.batch_size, count=count, loss=value)
             if step == 1:  # libraries start up in the first step
                 began, timed = time.perf_counter(), count - whole
         if recent:
@@ -371,50 +370,53 @@ def test(classifier: Classifier, data: Data) -> float:
 
 
 def alone(
-    device: torch.device, digits: mnist.Digits, plan: Plan, emit: Tell, data: Data | None = None
+    device: torch.device,
+    digits: mnist.Digits,
+    work: Assignment,
+    emit: Emit,
+    data: Data | None = None,
 ) -> Curve:
     """Train one epoch on *device* alone, from the same seed."""
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(work.seed)
     classifier = Classifier().to(device)
     data = data or Data.on(device, digits)
 
     def quietly(event: str, **facts: object) -> None:
-        if event == "step":
-            emit("step", **facts)
+        if event == "batch":
+            emit(event, **facts)
 
-    return train(classifier, classifier, data, plan, quietly, epochs=1)
+    return train(classifier, classifier, data, work, quietly, epochs=1)
 
 
 def differs(curve: Sequence[float], other: Sequence[float]) -> bool:
     """Return whether two curves differ by more than rounding."""
     return len(curve) != len(other) or any(
-        abs(a - b) > PARITY_TOLERANCE for a, b in zip(curve, other, strict=True)
+        abs(a - b) > PARITY_TOLERANCE for a, b in zip(curve, other)
     )
 
 
 def find_the_odd_one(
-    devices: Sequence[torch.device], digits: mnist.Digits, plan: Plan, emit: Tell
+    devices: Sequence[torch.device], digits: mnist.Digits, work: Assignment, emit: Emit
 ) -> None:
     """Train on each GPU alone, and on the CPU as the arbiter."""
     for device in dict.fromkeys((*devices, torch.device("cpu"))):
-        where = "cpu" if device.type == "cpu" else f"gpu {device.index}"
+        where = "the CPU" if device.type == "cpu" else f"GPU {device.index}"
         emit("phase", name="parity", alone=where)
         try:
-            curve = alone(device, digits, plan, emit)
+            losses, wrong = alone(device, digits, work, emit).first_epoch_losses, None
         except NotFiniteError as error:
-            emit("solo", where=where, losses=[], error=str(error))
+            losses, wrong = [], str(error)
         except RuntimeError as error:
-            emit("solo", where=where, losses=[], error=last_line(error))
-        else:
-            emit("solo", where=where, losses=curve.first_epoch_losses, error=None)
+            losses, wrong = [], last_line(error)
+        emit("solo", gpu=device.index, rank=None, losses=losses, error=wrong)
 
 
 # ---------------------------------------------------------------------------------- the program
 
 
-def run(plan: Plan, emit: Tell, read: Callable[[], mnist.Digits]) -> None:
+def run(work: Assignment, emit: Emit, read: Callable[[], mnist.Digits]) -> None:
     """Do it all in one process: DataParallel, or its rehearsal on the CPU."""
-    devices = choose_gpus(plan, emit)
+    devices = choose_gpus(work, emit)
     first = devices[0]
 
     emit("phase", name="data")
@@ -427,70 +429,69 @@ def run(plan: Plan, emit: Tell, read: Callable[[], mnist.Digits]) -> None:
     emit("copies done")
 
     emit("phase", name="training")
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(work.seed)
     classifier = Classifier().to(first)
     model: nn.Module
     if first.type == "cuda":
         model = nn.DataParallel(classifier, device_ids=[device.index for device in devices])
     else:
         model = CpuDataParallel(classifier, len(devices))
-    progress_events = Marks(devices, emit)
+    progress_events = ProgressEvents(devices, work, emit)
     try:
         curve = train(
-            model, classifier, data, plan, emit, epochs=plan.epochs, begin=progress_events.begin
+            model, classifier, data, work, emit, epochs=work.epochs, begin=progress_events.begin
         )
     except NotFiniteError as error:
         emit("not finite", step=error.step, what=error.what)
-        find_the_odd_one(devices, digits, plan, emit)
+        find_the_odd_one(devices, digits, work, emit)
         return
-    tell_curve("trained", curve, emit)
-    tell_replicas(model, classifier, devices, data, plan, emit)
+    emit("trained", **facts_of(curve))
+    emit_replicas(model, classifier, devices, data, work, emit)
 
     emit("phase", name="parity")
-    reference = alone(first, digits, plan, emit, data)
-    tell_curve("reference", reference, emit)
+    reference = alone(first, digits, work, emit, data)
+    emit("reference", **facts_of(reference))
     if differs(curve.first_epoch_losses, reference.first_epoch_losses):
-        find_the_odd_one(devices, digits, plan, emit)
+        find_the_odd_one(devices, digits, work, emit)
 
 
-def tell_curve(event: str, curve: Curve, emit: Tell) -> None:
-    """Tell what a training gave."""
-    emit(
-        event,
-        losses=curve.losses,
-        accuracy=curve.accuracy,
-        first_epoch_accuracy=curve.first_epoch_accuracy,
-        images_per_second=curve.images_per_second,
-    )
+def facts_of(curve: Curve) -> dict[str, object]:
+    """Return what is reported of a training."""
+    return {
+        "losses": curve.losses,
+        "accuracy": curve.accuracy,
+        "first_epoch_accuracy": curve.first_epoch_accuracy,
+        "images_per_second": curve.images_per_second,
+    }
 
 
-def tell_replicas(
+def emit_replicas(
     model: nn.Module,
     classifier: Classifier,
     devices: Sequence[torch.device],
     data: Data,
-    plan: Plan,
-    emit: Tell,
+    work: Assignment,
+    emit: Emit,
 ) -> None:
-    """Tell what each replica did, and how far its answers are from those of the first GPU."""
+    """Report what each replica did, and how far its answers are from those of the first GPU."""
     images = [0] * len(devices)
     turn = {
         device: itertools.cycle([at for at, other in enumerate(devices) if other == device])
         for device in devices
     }
-    for number, count in classifier.work:
+    for number, count in classifier.done:
         device = torch.device("cpu") if number is None else torch.device("cuda", number)
         if device in turn:
             images[next(turn[device])] += count
-    batch = data.test_images[: plan.batch_size]
+    batch = data.test_images[: work.batch_size]
     with torch.no_grad():
         together, by_one = model(batch), classifier(batch)
     gaps = [
         float((a - b).abs().max())
-        for a, b in zip(together.chunk(len(devices)), by_one.chunk(len(devices)), strict=True)
+        for a, b in zip(together.chunk(len(devices)), by_one.chunk(len(devices)))
     ]
     gaps += [0.0] * (len(devices) - len(gaps))  # a small batch leaves the last ones idle
-    total = len(data.images) * plan.epochs
+    total = len(data.images) * work.epochs
     emit(
         "replicas",
         replicas=[
@@ -501,27 +502,39 @@ def tell_replicas(
                 "share": count / total,
                 "output_difference": gap if math.isfinite(gap) else 1e9,
             }
-            for position, (device, count, gap) in enumerate(zip(devices, images, gaps, strict=True))
+            for position, (device, count, gap) in enumerate(zip(devices, images, gaps))
         ],
     )
 
 
-class Marks:
-    """Leaves a mark on each GPU's queue before a step, so that a watchman sees which is behind."""
+class ProgressEvents:
+    """Records an event on each GPU's queue before a batch, and reports which GPUs lag.
 
-    def __init__(self, devices: Sequence[torch.device], emit: Tell) -> None:
+    That happens when no batch began for half of the parent's patience: whoever waits for a GPU
+    cannot say for which one.
+    """
+
+    def __init__(self, devices: Sequence[torch.device], work: Assignment, emit: Emit) -> None:
         numbers = sorted({device.index for device in devices if device.type == "cuda"})
         self._events = {number: torch.cuda.Event() for number in numbers}
-        emit("progress events", lagging=self.lagging)
+        self._patience = work.timeout_seconds / 2
+        self._began = time.monotonic()
+        self._emit = emit
+        if numbers:
+            threading.Thread(target=self._watch, daemon=True).start()
 
     def begin(self) -> None:
-        """Leave the marks."""
+        """Record the events."""
+        self._began = time.monotonic()
         for number, event in self._events.items():
             event.record(torch.cuda.current_stream(number))
 
-    def lagging(self) -> list[int]:
-        """Return the GPUs that have not come to the last mark."""
-        return [number for number, event in self._events.items() if not event.query()]
+    def _watch(self) -> None:
+        while time.monotonic() - self._began < self._patience:
+            time.sleep(min(0.25, self._patience / 4))
+        self._emit(
+            "lagging", gpus=[number for number, event in self._events.items() if not event.query()]
+        )
 
 
 def last_line(error: BaseException) -> str:
@@ -533,11 +546,11 @@ def last_line(error: BaseException) -> str:
     return (telling or lines or [type(error).__name__])[0][:500]
 
 
-def explain(error: BaseException, emit: Tell) -> None:
-    """Tell of the error that ended the training."""
+def explain(error: BaseException, emit: Emit) -> None:
+    """Report the error that ended the training."""
     text = str(error)
-    out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
-        "out of memory" in text or "can't allocate memory" in text
+    out_of_memory = (
+        isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
     )
     place = re.search(r"on device (\d+)|GPU (\d+) has a total|cuda:(\d+)", text)
     emit(

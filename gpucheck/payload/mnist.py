@@ -4,16 +4,17 @@ Reading needs no torch, so that a child can read in a thread while it imports to
 drawing of synthetic digits does.
 """
 
+from __future__ import annotations
+
 import gzip
 import hashlib
 import os
 import random
 import tempfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Callable, Literal
 
 IMAGE_BYTES = 28 * 28
 CLASSES = 10
@@ -32,7 +33,7 @@ class DataError(Exception):
         self.expected = expected
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class File:
     """One of the four files of the data set, and the SHA-256 of its content, unpacked.
 
@@ -102,7 +103,7 @@ TEST_LABELS = File(
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Digits:
     """The data set: `images[0]` is 28 × 28 bytes, row by row; a label is one byte, 0 to 9."""
 
@@ -255,10 +256,10 @@ _SYNTHETIC_SEED = 20_251
 def draw(directory: Path, emit: Callable[[], None] = lambda: None) -> None:
     """Draw 60,000 training and 10,000 test digits, as IDX files in *directory*.
 
-    Whole numbers alone, drawn by Python's own Mersenne twister (whose `randbytes` gives the same
-    bytes on every machine), so the files are the same everywhere. Each digit is shifted, sized
+    Whole numbers alone, drawn by Python's own Mersenne twister (which gives the same bytes on
+    every machine), so the files are the same everywhere. Each digit is shifted, sized
     and slanted, lies over a paler piece of another digit, and is covered with noise: that makes
-    them about as hard as MNIST for a small network. *tell* is called now and then.
+    them about as hard as MNIST for a small network. *emit* is called now and then.
 
     Raises OSError where the files cannot be written. Needs torch.
     """
@@ -305,7 +306,8 @@ def _draw_some(shapes: Any, generator: random.Random, count: int) -> tuple[bytea
     import torch
 
     def dots(number: int) -> Any:  # noqa: ANN401 - a tensor
-        return torch.frombuffer(bytearray(generator.randbytes(number)), dtype=torch.uint8)
+        drawn = generator.getrandbits(8 * number).to_bytes(number, "little")
+        return torch.frombuffer(bytearray(drawn), dtype=torch.uint8)
 
     label, other = dots(count).long() % CLASSES, dots(count).long() % CLASSES
     shape, other_shape = dots(count).long(), dots(count).long()

@@ -1,36 +1,37 @@
 """Runs the training as one rank of several under DistributedDataParallel.
 
 NCCL on GPUs, gloo on the CPU. Beside the training, each rank leaves a sign of life in the store
-twice a second, and rank 0 tells its parent how long it has not heard of whom: a rank or a host
+twice a second, and rank 0 reports how long it has not heard of whom: a rank or a host
 that is lost has a name, whatever the collective operations are waiting for.
 """
+
+from __future__ import annotations
 
 import json
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import distributed, nn
 
-from gpucheck.workloads import mnist, training
-from gpucheck.workloads.plan import Plan
-from gpucheck.workloads.training import Tell
+from . import mnist, training
+from .assignment import Assignment
+from .training import Emit
 
 _BEAT_SECONDS = 0.5
 
 
-def run(plan: Plan, emit: Tell, read: Callable[[], mnist.Digits]) -> None:
-    """Train as rank `plan.rank` of `plan.world`."""
-    devices = training.choose_gpus(plan, emit)
-    device = devices[0] if plan.joined else devices[plan.rank]
+def run(work: Assignment, emit: Emit, read: Callable[[], mnist.Digits]) -> None:
+    """Train as rank `work.rank` of `work.world`."""
+    devices = training.choose_gpus(work, emit)
+    device = devices[0] if work.joined else devices[work.rank]
     emit("phase", name="rendezvous")
-    ranks = Ranks(plan, device)
+    ranks = Ranks(work, device)
     emit = ranks.start_beating(emit)
 
     emit("phase", name="data")
@@ -42,12 +43,12 @@ def run(plan: Plan, emit: Tell, read: Callable[[], mnist.Digits]) -> None:
     copies = ranks.check_copies(device, emit)
 
     emit("phase", name="training")
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(work.seed)
     classifier = training.Classifier().to(device)
     model = nn.parallel.DistributedDataParallel(
         classifier, device_ids=None if device.type == "cpu" else [device.index]
     )
-    progress_events = training.Marks([device], emit)
+    progress_events = training.ProgressEvents([device], work, emit)
     not_finite = None
     curve = None
     try:
@@ -55,47 +56,48 @@ def run(plan: Plan, emit: Tell, read: Callable[[], mnist.Digits]) -> None:
             model,
             classifier,
             data,
-            plan,
+            work,
             emit,
-            epochs=plan.epochs,
-            rank=plan.rank,
-            world=plan.world,
+            epochs=work.epochs,
+            rank=work.rank,
+            world=work.world,
             total=ranks.sum,
             begin=progress_events.begin,
         )
     except training.NotFiniteError as error:
         not_finite = {"step": error.step, "what": error.what}
-    images = sum(count for _, count in classifier.work)
+    images = sum(count for _, count in classifier.done)
     ranks.put(
-        f"facts/{plan.rank}",
+        f"facts/{work.rank}",
         {
-            "position": plan.rank,
+            "position": work.rank,
             "gpu": device.index,
             "host": socket.gethostname(),
             "images": images,
-            "share": images / (len(data.images) * plan.epochs),
-            "output_difference": ranks.difference_from_rank_0(classifier, data, plan, device),
+            "share": images / (len(data.images) * work.epochs),
+            "output_difference": ranks.difference_from_rank_0(classifier, data, work, device),
+            "device": None if device.index is None else training.describe(device.index),
             "copies": copies,
         },
     )
-    if plan.rank == 0:
-        facts = [ranks.get(f"facts/{rank}") for rank in range(plan.world)]
+    if work.rank == 0:
+        facts = [ranks.get(f"facts/{rank}") for rank in range(work.world)]
         for copy in (copy for fact in facts for copy in fact.pop("copies")):
             emit("copied", **copy)
         emit("copies done")
         emit("replicas", replicas=facts)
-        _compare(plan, emit, ranks, curve, not_finite, digits, data, device)
+        _compare(work, emit, ranks, curve, not_finite, digits, data, device)
     else:
         emit("waiting")
         if ranks.get("verdict")["odd"]:
-            ranks.put(f"solo/{plan.rank}", _alone(device, digits, plan, emit))
-        ranks.put(f"left/{plan.rank}", {})
+            ranks.put(f"solo/{work.rank}", _alone(device, digits, work, emit))
+        ranks.put(f"left/{work.rank}", {})
 
 
 def _compare(
-    plan: Plan,
-    emit: Tell,
-    ranks: "Ranks",
+    work: Assignment,
+    emit: Emit,
+    ranks: Ranks,
     curve: training.Curve | None,
     not_finite: dict[str, Any] | None,
     digits: mnist.Digits,
@@ -107,26 +109,28 @@ def _compare(
     if curve is None:
         emit("not finite", **(not_finite or {}))
     else:
-        training.tell_curve("trained", curve, emit)
+        emit("trained", **training.facts_of(curve))
         emit("phase", name="parity")
-        reference = training.alone(device, digits, plan, emit, data)
-        training.tell_curve("reference", reference, emit)
+        reference = training.alone(device, digits, work, emit, data)
+        emit("reference", **training.facts_of(reference))
         odd = training.differs(curve.first_epoch_losses, reference.first_epoch_losses)
     ranks.put("verdict", {"odd": odd})
     if odd:
         emit("phase", name="parity")
-        for rank in range(plan.world):
-            solo = ranks.get(f"solo/{rank}") if rank else _alone(device, digits, plan, emit)
-            emit("solo", where=f"rank {rank}", **solo)
-        solo = _alone(torch.device("cpu"), digits, plan, emit)
-        emit("solo", where="cpu", **solo)
-    for rank in range(1, plan.world):  # the store lives in rank 0: it leaves last
+        for rank in range(work.world):
+            solo = ranks.get(f"solo/{rank}") if rank else _alone(device, digits, work, emit)
+            emit("solo", gpu=None, rank=rank, **solo)
+        solo = _alone(torch.device("cpu"), digits, work, emit)
+        emit("solo", gpu=None, rank=None, **solo)
+    for rank in range(1, work.world):  # the store lives in rank 0: it leaves last
         ranks.get(f"left/{rank}")
 
 
-def _alone(device: torch.device, digits: mnist.Digits, plan: Plan, emit: Tell) -> dict[str, Any]:
+def _alone(
+    device: torch.device, digits: mnist.Digits, work: Assignment, emit: Emit
+) -> dict[str, Any]:
     try:
-        curve = training.alone(device, digits, plan, emit)
+        curve = training.alone(device, digits, work, emit)
     except (training.NotFiniteError, RuntimeError) as error:
         return {"losses": [], "error": training.last_line(error)}
     return {"losses": curve.first_epoch_losses, "error": None}
@@ -135,31 +139,31 @@ def _alone(device: torch.device, digits: mnist.Digits, plan: Plan, emit: Tell) -
 class Ranks:
     """The other ranks: the process group, and the store through which facts go."""
 
-    def __init__(self, plan: Plan, device: torch.device) -> None:
-        self._plan = plan
+    def __init__(self, work: Assignment, device: torch.device) -> None:
+        self._work = work
         self._host = socket.gethostname()
-        self._prefix = f"gpucheck/{plan.rendezvous_id}"
-        self._store = self._connect(is_master=plan.rank == 0 and not plan.agent_store)
+        self._prefix = f"gpucheck/{work.rendezvous_id}"
+        self._store = self._connect(is_master=work.rank == 0 and not work.agent_store)
         # Our parent's deadline comes first: it knows what to say.
-        patience = timedelta(seconds=plan.timeout_seconds * 1.5)
+        patience = timedelta(seconds=work.timeout_seconds * 1.5)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=distributed.PrefixStore(f"{self._prefix}/group", self._connect()),
-            rank=plan.rank,
-            world_size=plan.world,
+            rank=work.rank,
+            world_size=work.world,
             timeout=patience,
         )
         self._device = device
 
     def _connect(self, *, is_master: bool = False) -> Any:  # noqa: ANN401 - torch's own
         return distributed.TCPStore(
-            self._plan.address,
-            self._plan.port,
+            self._work.address,
+            self._work.port,
             is_master=is_master,
             wait_for_workers=False,
-            timeout=timedelta(seconds=self._plan.timeout_seconds * 1.5),
+            timeout=timedelta(seconds=self._work.timeout_seconds * 1.5),
         )
 
     def put(self, key: str, facts: Any) -> None:  # noqa: ANN401 - JSON
@@ -178,7 +182,7 @@ class Ranks:
 
     def one_by_one_on_each_host(self, read: Callable[[], mnist.Digits]) -> mnist.Digits:
         """Let the first rank of each host read first: it may have to download or draw."""
-        if self._plan.local_rank == 0:
+        if self._work.local_rank == 0:
             try:
                 return read()
             finally:
@@ -186,44 +190,44 @@ class Ranks:
         self.get(f"data/{self._host}")
         return read()
 
-    def check_copies(self, device: torch.device, emit: Tell) -> list[dict[str, Any]]:
+    def check_copies(self, device: torch.device, emit: Emit) -> list[dict[str, Any]]:
         """Let each rank send bytes to all others; return what came wrong or right to this one."""
         results: list[dict[str, Any]] = []
-        for source in range(self._plan.world):
-            emit("copying", source=source, target=self._plan.rank)
+        for source in range(self._work.world):
+            emit("copying", source=source, target=self._work.rank)
             error = None
             for size in training.COPY_BYTES:
                 generator = torch.Generator().manual_seed(source * 31 + size)
                 expected = training.random_bytes(size, generator).to(device)
-                sent = expected if source == self._plan.rank else torch.zeros_like(expected)
+                sent = expected if source == self._work.rank else torch.zeros_like(expected)
                 sent = training.copy(sent, device)
                 distributed.broadcast(sent, src=source)
                 wrong = sent != expected
                 if error is None and wrong.any():
                     first = int(wrong.nonzero()[0])
                     error = f"{int(wrong.sum()):,} of {size:,} bytes differ, first at {first:,}"
-            if source != self._plan.rank:
-                results.append({"source": source, "target": self._plan.rank, "error": error})
+            if source != self._work.rank:
+                results.append({"source": source, "target": self._work.rank, "error": error})
         return results
 
     def difference_from_rank_0(
-        self, classifier: nn.Module, data: training.Data, plan: Plan, device: torch.device
+        self, classifier: nn.Module, data: training.Data, work: Assignment, device: torch.device
     ) -> float:
         """Return how far this rank's scores of one batch are from those of rank 0."""
         with torch.no_grad():
-            mine = classifier(data.test_images[: plan.batch_size])
-        first = mine.clone() if plan.rank == 0 else torch.zeros_like(mine, device=device)
+            mine = classifier(data.test_images[: work.batch_size])
+        first = mine.clone() if work.rank == 0 else torch.zeros_like(mine, device=device)
         distributed.broadcast(first, src=0)
         gap = float((mine - first).abs().max())
         return gap if gap < 1e9 else 1e9
 
-    def start_beating(self, emit: Tell) -> Tell:
-        """Leave signs of life from now on; as rank 0, tell what is heard of the others."""
+    def start_beating(self, emit: Emit) -> Emit:
+        """Leave signs of life from now on; as rank 0, report what is heard of the others."""
         now: dict[str, object] = {"step": 0, "phase": ""}
 
         def noting(event: str, **facts: object) -> None:
-            if event == "step":
-                now["step"] = facts["step"]
+            if event == "batch":
+                now["step"] = facts["number"]
             elif event == "phase":
                 now["phase"] = facts["name"]
             emit(event, **facts)
@@ -231,7 +235,7 @@ class Ranks:
         threading.Thread(target=self._beat, args=(now, emit), daemon=True).start()
         return noting
 
-    def _beat(self, now: dict[str, object], emit: Tell) -> None:
+    def _beat(self, now: dict[str, object], emit: Emit) -> None:
         store = self._connect()  # a waiting get() holds its connection
         heard: dict[int, tuple[str, float]] = {}
         count = 0
@@ -239,8 +243,8 @@ class Ranks:
             count += 1
             sign = json.dumps({"count": count, "host": self._host, "stands": _stands(), **now})
             try:
-                store.set(f"{self._prefix}/beat/{self._plan.rank}", sign)
-                if self._plan.rank == 0:
+                store.set(f"{self._prefix}/beat/{self._work.rank}", sign)
+                if self._work.rank == 0:
                     emit("ranks", ranks=self._hear(store, heard))
             except RuntimeError:
                 return  # the store is gone; the training itself will notice
@@ -249,7 +253,7 @@ class Ranks:
     def _hear(self, store: Any, heard: dict[int, tuple[str, float]]) -> list[dict[str, Any]]:  # noqa: ANN401
         """Return for each rank what it last said, and how many seconds ago that was new."""
         lines = []
-        for rank in range(self._plan.world):
+        for rank in range(self._work.world):
             key = f"{self._prefix}/beat/{rank}"
             if not store.check([key]):
                 continue

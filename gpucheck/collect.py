@@ -194,9 +194,12 @@ def _startup_files(variables: dict[str, str]) -> StartupFiles:
     from pathlib import Path
 
     from gpucheck.probes import startup_files
+    from gpucheck.probes.calling_shell import home_of_sudo_user
 
     home = variables.get("HOME")
-    return startup_files.probe(Path(home) if home else None)
+    return startup_files.probe(
+        Path(home) if home else None, invoking_home=home_of_sudo_user(variables)
+    )
 
 
 def _driver(variables: dict[str, str]) -> Driver:

@@ -51,3 +51,10 @@ def was_put_to_work(machine: Snapshot) -> Obstacle | None:
     if machine.deep is None:
         return NotChecked(why="needs --deep", kind="by design")
     return None
+
+
+def uses_cuda(machine: Snapshot) -> Obstacle | None:
+    """The machine has a GPU, a toolkit or a variable of CUDA's."""
+    if derived.uses_cuda(machine):
+        return None
+    return NotApplicable(why="no NVIDIA GPU, no CUDA toolkit and no CUDA variable here")

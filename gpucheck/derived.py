@@ -1,6 +1,7 @@
-"""Tells how far this machine's driver reaches: which CUDA it runs, and on which GPUs."""
+"""The one answer to each question that is asked of a snapshot in more than one place."""
 
 from gpucheck.knowledge import driver_cuda
+from gpucheck.knowledge.shells import ShellRow, row_named
 from gpucheck.snapshot import (
     CudaInit,
     Distribution,
@@ -9,6 +10,8 @@ from gpucheck.snapshot import (
     Known,
     PciGpu,
     Snapshot,
+    Toolkit,
+    Torch,
     Unknown,
     value,
 )
@@ -186,3 +189,127 @@ def mps_is_running(machine: Snapshot) -> bool:
         for gpu in value(machine.nvml.gpus) or ()
         for process in value(gpu.processes) or ()
     )
+
+
+# ------------------------------------------------------------------ the environment and its shell
+
+_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_")
+DISTRIBUTION_HOME = "/usr/lib/nvidia-cuda-toolkit"
+DEFAULT_LINK = "/usr/local/cuda"
+
+
+def uses_cuda(machine: Snapshot) -> bool:
+    """Whether this machine has anything to do with CUDA; where that is not known, it may have."""
+    host, variables = machine.host, machine.environment.variables
+    if host.pci_gpus or host.is_wsl is True or host.tegra or machine.toolkits.installed:
+        return True  # an Unknown counts: it is no empty tuple
+    if isinstance(machine.nvml.count, int) and machine.nvml.count > 0:
+        return True
+    return isinstance(variables, Unknown) or any(
+        variable.name.startswith(_PREFIXES) for variable in variables
+    )
+
+
+def user_shell(machine: Snapshot) -> ShellRow:
+    """Return the shell that the user works in; bash where it is not known."""
+    return row_named(value(machine.environment.shell))
+
+
+# --------------------------------------------------------------------------------- the toolkits
+
+
+def torch_cuda_major(machine: Snapshot) -> int | None:
+    """Return the major version of the CUDA that torch is built for; None: not known."""
+    torch = machine.pytorch.torch
+    if not isinstance(torch, Torch) or torch.build != "cuda" or not isinstance(torch.cuda, str):
+        return None
+    return next(iter(version_tuple(torch.cuda)), None)
+
+
+def fits_torch(machine: Snapshot, toolkit: Toolkit) -> bool | None:
+    """Whether extensions built with *toolkit* load into torch: the major decides; None: unknown."""
+    major = torch_cuda_major(machine)
+    if major is None or not isinstance(toolkit.version, str):
+        return None
+    return version_tuple(toolkit.version)[:1] == (major,)
+
+
+def driver_runs(machine: Snapshot, toolkit: Toolkit) -> bool | None:
+    """Whether the driver here runs what *toolkit* builds; None: no table knows the two."""
+    driver = driver_version(machine)
+    if driver is None or not isinstance(toolkit.version, str):
+        return None
+    return driver_cuda.driver_runs(driver, toolkit.version)
+
+
+def toolkits_by_preference(machine: Snapshot) -> tuple[Toolkit, ...]:
+    """Return the toolkits here, the one to build with first.
+
+    That is one of torch's CUDA major that the driver runs, the newest first. One with a compiler
+    goes before one without; one for everybody before one of a conda environment or a wheel.
+    """
+    installed = machine.toolkits.installed
+    if isinstance(installed, Unknown):
+        return ()
+
+    def rank(toolkit: Toolkit) -> tuple[bool, bool, bool, bool, tuple[int, ...], bool]:
+        return (
+            isinstance(toolkit.nvcc, str),
+            fits_torch(machine, toolkit) is not False,
+            driver_runs(machine, toolkit) is not False,
+            toolkit.origin not in ("conda", "pip"),
+            version_tuple(toolkit.version) if isinstance(toolkit.version, str) else (),
+            toolkit.home == machine.toolkits.default,
+        )
+
+    return tuple(sorted(installed, key=rank, reverse=True))
+
+
+def home_name(toolkit: Toolkit) -> str:
+    """Return the path by which CUDA_HOME should name *toolkit*.
+
+    /usr/local/cuda outlives an upgrade. A distribution's toolkit has its headers and libraries in
+    /usr, where torch's extension builder looks for them too (torch.utils.cpp_extension).
+    """
+    if toolkit.origin == "distribution" and toolkit.home in (DISTRIBUTION_HOME, "/usr"):
+        return "/usr"
+    return DEFAULT_LINK if DEFAULT_LINK in toolkit.names else toolkit.home
+
+
+def recommended_home(machine: Snapshot) -> str | None:
+    """Return the CUDA_HOME to recommend; None where no toolkit here would do.
+
+    A toolkit of another CUDA major than torch's is never recommended: CUD003 speaks of it.
+    """
+    for toolkit in toolkits_by_preference(machine)[:1]:
+        if isinstance(toolkit.nvcc, str) and fits_torch(machine, toolkit) is not False:
+            return home_name(toolkit)
+    return None
+
+
+def toolkit_for_builds(machine: Snapshot) -> Toolkit | Unknown | None:
+    """Return the toolkit that torch's extension builder takes; None: none, or it is not listed.
+
+    Source: torch.utils.cpp_extension._find_cuda_home: CUDA_HOME, else CUDA_PATH, else the first
+    nvcc on PATH, else /usr/local/cuda.
+    """
+    installed, environment = machine.toolkits.installed, machine.environment
+    if isinstance(installed, Unknown):
+        return installed
+    home: str | Unknown | None = None
+    for variable in (environment.cuda_home, environment.cuda_path):
+        if isinstance(variable, Unknown):
+            return variable
+        if variable is not None:
+            home = variable.resolved
+            break
+    else:
+        home = machine.toolkits.first_nvcc_home
+        if home is None:
+            home = machine.toolkits.default
+    if isinstance(home, Unknown):
+        return home
+    for toolkit in installed:
+        if home == toolkit.home or (home == "/usr" and toolkit.home == DISTRIBUTION_HOME):
+            return toolkit
+    return None

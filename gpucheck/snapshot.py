@@ -148,6 +148,8 @@ class PathEntry(Fact, frozen=True, kw_only=True):
     has_nvcc: Known[bool] = NOT_EXAMINED
     stubs: tuple[str, ...] = ()  # link-time stubs in it: "libcuda.so", "libnvidia-ml.so"
     compat_libcuda: Maybe[str] = None  # driver version of a forward-compatibility libcuda in it
+    #: where it does not exist: the directories that a wrong separator joined into it
+    joined: tuple[str, ...] = ()
 
 
 class HomeVariable(Fact, frozen=True, kw_only=True):
@@ -174,10 +176,31 @@ class Variable(Fact, frozen=True, kw_only=True):
     value: str
 
 
+class VariableSource(Fact, frozen=True, kw_only=True):
+    """Who sets an environment variable, where that is no shell start-up file."""
+
+    variable: str
+    kind: Literal["conda script", "conda state", "module", "container"]
+    path: str = ""  # the script, conda-meta/state, or the modulefile
+    line: int | None = None
+    module: str = ""  # the loaded module's name: "cuda/12.4"
+
+
+class SelectedFile(Fact, frozen=True, kw_only=True):
+    """A file or folder that a variable makes a program use."""
+
+    variable: str
+    value: str  # the path as the variable gives it, or what the program makes of the value
+    exists: Known[bool] = NOT_EXAMINED
+
+
 class Environment(Fact, frozen=True, kw_only=True):
     """The environment variables on the probe's list, and where they lead."""
 
     variables: Known[tuple[Variable, ...]] = NOT_EXAMINED  # only those that are set
+    sources: Known[tuple[VariableSource, ...]] = NOT_EXAMINED
+    selected_files: Known[tuple[SelectedFile, ...]] = NOT_EXAMINED
+    session: Maybe[Literal["sudo", "cron", "systemd"]] = NOT_EXAMINED  # None: a shell's own
     shell: Maybe[str] = NOT_EXAMINED  # "bash", "zsh", ...: the login or calling shell
     cuda_home: Maybe[HomeVariable] = NOT_EXAMINED  # None: unset
     cuda_path: Maybe[HomeVariable] = NOT_EXAMINED
@@ -210,6 +233,22 @@ class StartupSetting(Fact, frozen=True, kw_only=True):
     is_conditional: bool = False  # inside an if, a function, behind &&: it may never run
 
 
+class OwnBlock(Fact, frozen=True, kw_only=True):
+    """The block that `gpucheck env install` wrote into a start-up file."""
+
+    line: int  # of its first line, from 1
+    last_line: int
+    cuda_home: Maybe[str] = None  # the toolkit that it names; None: it cannot be read
+    exists: Known[bool] = NOT_EXAMINED  # whether that toolkit is there
+
+
+class VariableLine(Fact, frozen=True, kw_only=True):
+    """A line of a start-up file that sets another listed variable."""
+
+    variable: str
+    line: int
+
+
 class StartupFile(Fact, frozen=True, kw_only=True):
     """A shell start-up file that exists."""
 
@@ -217,13 +256,16 @@ class StartupFile(Fact, frozen=True, kw_only=True):
     settings: Known[tuple[StartupSetting, ...]] = NOT_EXAMINED
     sources: tuple[str, ...] = ()  # files that it reads in turn
     early_exit_line: Maybe[int] = None
-    has_block: bool = False  # gpucheck's own marked block stands in it
+    block: OwnBlock | None = None
+    others: tuple[VariableLine, ...] = ()  # lines that set further variables on the list
 
 
 class StartupFiles(Fact, frozen=True, kw_only=True):
     """The shell start-up files of this user and of the system."""
 
     files: Known[tuple[StartupFile, ...]] = NOT_EXAMINED
+    #: under sudo: those of the user who called it; None: not under sudo
+    invoking_user: Maybe[tuple[StartupFile, ...]] = NOT_EXAMINED
 
 
 # -------------------------------------------------------------------------------------- driver

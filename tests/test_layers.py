@@ -26,6 +26,7 @@ LAYERS = (
     ("gpucheck.collect",),
     ("gpucheck.forked_collector",),
     ("gpucheck.derived",),
+    ("gpucheck.startup_lines",),
     ("gpucheck.rule", "gpucheck.families"),
     ("gpucheck.conditions", "gpucheck.remedies"),
     ("gpucheck.rules",),

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from gpucheck.probes import calling_shell, selected_files, variable_sources
 from gpucheck.probes.files import ABSENT, names_in, read_text
 from gpucheck.snapshot import (
     Environment,
@@ -19,7 +20,8 @@ from gpucheck.snapshot import (
 )
 
 _NAMES = """
-    CC CC_FOR_BUILD COMPUTE_PROFILE CONDA_DEFAULT_ENV CONDA_PREFIX CUDAHOSTCXX CUDA_AUTO_BOOST
+    BNB_CUDA_VERSION CC CC_FOR_BUILD COMPUTE_PROFILE CONDA_DEFAULT_ENV CONDA_PREFIX
+    CUDAHOSTCXX CUDA_AUTO_BOOST
     CUDA_CACHE_DISABLE CUDA_CACHE_MAXSIZE CUDA_CACHE_PATH CUDA_COREDUMP_FILE
     CUDA_DEVICE_MAX_CONNECTIONS CUDA_DEVICE_ORDER CUDA_DEVICE_WAITS_ON_EXCEPTION
     CUDA_DISABLE_PTX_JIT CUDA_ENABLE_COREDUMP_ON_EXCEPTION CUDA_ENABLE_LIGHTWEIGHT_COREDUMP
@@ -27,29 +29,31 @@ _NAMES = """
     CUDA_INJECTION32_PATH CUDA_INJECTION64_PATH CUDA_LAUNCH_BLOCKING CUDA_LOG_FILE
     CUDA_MODULE_LOADING CUDA_MPS_ACTIVE_THREAD_PERCENTAGE CUDA_MPS_LOG_DIRECTORY
     CUDA_MPS_PIPE_DIRECTORY CUDA_PATH CUDA_PROFILE CUDA_ROOT CUDA_VERSION CUDA_VISIBLE_DEVICES
-    CUDNN_LOGDEST_DBG CUDNN_LOGINFO_DBG CUDNN_LOGLEVEL_DBG CXX EBROOTCUDA FORCE_CUDA
+    CUDNN_HOME
+    CUDNN_LOGDEST_DBG CUDNN_LOGINFO_DBG CUDNN_LOGLEVEL_DBG CUDNN_PATH CXX EBROOTCUDA FORCE_CUDA
     KUBERNETES_SERVICE_HOST LD_AUDIT LD_BIND_NOW LD_DEBUG LD_LIBRARY_PATH LD_PRELOAD LIBRARY_PATH
     LOADEDMODULES MASTER_ADDR MASTER_PORT MAX_JOBS MKL_NUM_THREADS NCCL_ALGO
     NCCL_ASYNC_ERROR_HANDLING NCCL_BUFFSIZE NCCL_COLLNET_ENABLE NCCL_CONF_FILE NCCL_CROSS_NIC
-    NCCL_CUMEM_ENABLE NCCL_DEBUG NCCL_DEBUG_SUBSYS NCCL_DMABUF_ENABLE NCCL_IB_DISABLE
+    NCCL_CUMEM_ENABLE NCCL_DEBUG NCCL_DEBUG_SUBSYS NCCL_DMABUF_ENABLE NCCL_HOME NCCL_IB_DISABLE
     NCCL_IB_GID_INDEX NCCL_IB_HCA NCCL_IB_TIMEOUT NCCL_IGNORE_CPU_AFFINITY NCCL_LAUNCH_MODE
     NCCL_MAX_NCHANNELS NCCL_MIN_NCHANNELS NCCL_MNNVL_ENABLE NCCL_NET NCCL_NET_GDR_LEVEL
     NCCL_NET_PLUGIN NCCL_NVLS_ENABLE NCCL_P2P_DISABLE NCCL_P2P_LEVEL NCCL_PROTO NCCL_SHM_DISABLE
-    NCCL_SOCKET_FAMILY NCCL_SOCKET_IFNAME NCCL_TOPO_FILE NCCL_VERSION NVCC_APPEND_FLAGS NVCC_CCBIN
+    NCCL_SOCKET_FAMILY NCCL_SOCKET_IFNAME NCCL_TOPO_FILE NCCL_VERSION NUMBAPRO_NVVM
+    NUMBA_CUDA_DRIVER NVCC_APPEND_FLAGS NVCC_CCBIN
     NVCC_PREPEND_FLAGS NVIDIA_DISABLE_REQUIRE NVIDIA_DRIVER_CAPABILITIES NVIDIA_REQUIRE_CUDA
     NVIDIA_TF32_OVERRIDE NVIDIA_VISIBLE_DEVICES NVSHMEM_DISABLE_NVLS OMP_NUM_THREADS PATH
     PYTHONHOME PYTHONNOUSERSITE PYTHONPATH PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF
-    PYTORCH_NO_CUDA_MEMORY_CACHING PYTORCH_NVML_BASED_CUDA_CHECK RANK SHELL SLURM_JOB_ID
+    PYTORCH_NO_CUDA_MEMORY_CACHING PYTORCH_NVML_BASED_CUDA_CHECK RANK RAY_JOB_ID RAY_RAYLET_PID
+    SHELL SLURM_JOB_ID SLURM_STEP_ID
     TORCH_ALLOW_TF32_CUBLAS_OVERRIDE TORCH_CUDA_ARCH_LIST TORCH_CUDNN_V8_API_DISABLED
     TORCH_DISTRIBUTED_DEBUG TORCH_NCCL_ASYNC_ERROR_HANDLING TORCH_NCCL_BLOCKING_WAIT
     TORCH_NCCL_DESYNC_DEBUG TORCH_SHOW_CPP_STACKTRACES TORCH_SYMM_MEM_DISABLE_MULTICAST
-    TORCH_USE_CUDA_DSA VIRTUAL_ENV WORLD_SIZE XLA_FLAGS
+    TORCH_USE_CUDA_DSA
+    TRITON_LIBCUDA_PATH TRITON_PTXAS_PATH VIRTUAL_ENV WORLD_SIZE XLA_FLAGS
 """
 #: All that is ever read of the environment. Anything else in it is nobody's business: it may hold
 #: tokens and names.
 VARIABLES = tuple(_NAMES.split())
-ANCESTORS_AT_MOST = 8
-SHELLS = ("bash", "zsh", "fish", "tcsh", "csh", "dash", "ksh", "mksh", "sh")
 
 _LIBRARY_FOLDERS = re.compile(
     r"(.+?)/(?:lib64|lib|targets/[^/]+/lib|extras/CUPTI/lib64|nvvm/lib64)(?:/stubs)?"
@@ -68,11 +72,15 @@ def probe(variables: Mapping[str, str]) -> Environment:
     library_path = variables.get("LD_LIBRARY_PATH")
     preload = variables.get("LD_PRELOAD")
     library_folders = split_library_path(library_path or "")
+    programs = calling_shell.callers()
     return Environment(
         variables=tuple(
             Variable(name=name, value=variables[name]) for name in VARIABLES if name in variables
         ),
-        shell=_shell(variables.get("SHELL")),
+        sources=variable_sources.probe(variables, frozenset(VARIABLES)),
+        selected_files=selected_files.probe(variables),
+        session=calling_shell.session(programs, variables),
+        shell=calling_shell.of_user(programs, variables),
         cuda_home=_home(variables.get("CUDA_HOME")),
         cuda_path=_home(variables.get("CUDA_PATH")),
         cuda_root=_home(variables.get("CUDA_ROOT")),
@@ -99,35 +107,6 @@ def split_library_path(value: str) -> list[str]:
 def split_preload(value: str) -> list[str]:
     """Split as the loader does: at blanks and `:` (ld.so(8)); empty elements mean nothing."""
     return [text for text in re.split("[ :]", value) if text]
-
-
-def _shell(login_shell: str | None) -> str | None:
-    """Return the shell that called us, else the login shell.
-
-    `sh` alone is most often the middleman of `make` or of a script, so a shell above it is
-    believed before it.
-    """
-    login = (login_shell or "").rpartition("/")[2] or None
-    middleman: str | None = None
-    pid = os.getppid()
-    for _ in range(ANCESTORS_AT_MOST):
-        text = read_text(f"/proc/{pid}/stat", 4096)
-        process = parse_stat(text) if isinstance(text, str) else None
-        if process is None:
-            break
-        name, pid = process
-        name = name.lstrip("-")
-        if name in ("sh", "dash"):
-            middleman = middleman or name
-        elif name in SHELLS:
-            return name
-    return login or middleman
-
-
-def parse_stat(text: str) -> tuple[str, int] | None:
-    """Return the name and the parent of the process in a /proc/PID/stat."""
-    found = re.match(r"[0-9]+ \((.*)\) \S ([0-9]{1,10}) ", text, re.S)
-    return (found[1], int(found[2])) if found else None
 
 
 # ------------------------------------------------------------------------------- where it leads
@@ -274,6 +253,7 @@ def _entry(text: str, *, libraries: bool = False) -> PathEntry:
             toolkit=None,
             toolkit_version=None,
             has_nvcc=False,
+            joined=_joined(text) if resolved is None else (),
         )
     nvcc = _is_file(f"{resolved}/nvcc")
     names: tuple[str, ...] = ()
@@ -292,6 +272,17 @@ def _entry(text: str, *, libraries: bool = False) -> PathEntry:
         stubs=_stubs(text, resolved, names),
         compat_libcuda=_compat(text, resolved, names),
     )
+
+
+_WRONG_SEPARATORS = re.compile(r"[\s,;\x00-\x1f]+")
+
+
+def _joined(text: str) -> tuple[str, ...]:
+    """Return the directories that another separator than `:` joined into *text*, which is none."""
+    parts = [part for part in _WRONG_SEPARATORS.split(text) if part]
+    if len(parts) < 2 or not all(part.startswith("/") and Path(part).is_dir() for part in parts):
+        return ()
+    return tuple(parts)
 
 
 def _toolkit_of(folder: str, has_nvcc: bool, names: Iterable[str]) -> str | Unknown | None:

@@ -5,67 +5,57 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from gpucheck.probes.files import names_in, read_bytes
-from gpucheck.snapshot import StartupFile, StartupFiles, StartupSetting, Unknown
-
-Dialect = Literal["sh", "csh", "fish", "environment"]
+from gpucheck.knowledge.shells import Dialect, system_files, user_files
+from gpucheck.probes.environment import VARIABLES
+from gpucheck.probes.files import ABSENT, names_in, read_bytes
+from gpucheck.snapshot import (
+    OwnBlock,
+    StartupFile,
+    StartupFiles,
+    StartupSetting,
+    Unknown,
+    VariableLine,
+)
 
 OURS = ("CUDA_HOME", "PATH", "LD_LIBRARY_PATH")
+#: Further variables whose lines are noted, so that a remedy can name who sets them.
+OTHERS = frozenset(VARIABLES) - {*OURS, "CC", "CXX", "SHELL"}
 BLOCK_BEGINS = "# >>> gpucheck >>>"
 BLOCK_ENDS = "# <<< gpucheck <<<"
-LIMIT_BYTES = 256 << 10  # more than anybody wrote by hand
+LIMIT_BYTES = 512 << 10  # more than anybody wrote by hand; `env install` refuses more too
+VALUE_LIMIT = 128 << 10  # what exec takes in one variable (MAX_ARG_STRLEN)
+LINE_LIMIT = 500  # of a line's text, as it is kept and shown
 FAILURES_AT_MOST = 200
-DEPTH_AT_MOST = 100
+DEPTH_AT_MOST = 40
 FILES_AT_MOST = 200  # a folder of thousands of snippets is not read to its end
 
-#: In the order in which shells read them: the system's files, then the user's.
-_SYSTEM: tuple[tuple[str, Dialect], ...] = (
-    ("/etc/environment", "environment"),
-    ("/etc/profile", "sh"),
-    ("/etc/profile.d/*.sh", "sh"),
-    ("/etc/bash.bashrc", "sh"),
-    ("/etc/bashrc", "sh"),
-    ("/etc/zshenv", "sh"),
-    ("/etc/zsh/zshenv", "sh"),
-    ("/etc/zprofile", "sh"),
-    ("/etc/zsh/zprofile", "sh"),
-    ("/etc/zshrc", "sh"),
-    ("/etc/zsh/zshrc", "sh"),
-    ("/etc/csh.cshrc", "csh"),
-    ("/etc/csh.login", "csh"),
-    ("/etc/profile.d/*.csh", "csh"),
-    ("/etc/fish/config.fish", "fish"),
-    ("/etc/fish/conf.d/*.fish", "fish"),
-)
-_USER: tuple[tuple[str, Dialect], ...] = (
-    (".bash_profile", "sh"),
-    (".bash_login", "sh"),
-    (".profile", "sh"),
-    (".bashrc", "sh"),
-    (".zshenv", "sh"),
-    (".zprofile", "sh"),
-    (".zshrc", "sh"),
-    (".zlogin", "sh"),
-    (".kshrc", "sh"),
-    (".mkshrc", "sh"),
-    (".tcshrc", "csh"),
-    (".cshrc", "csh"),
-    (".login", "csh"),
-    (".config/fish/conf.d/*.fish", "fish"),
-    (".config/fish/config.fish", "fish"),
-)
 
-
-def probe(home: Path | None, root: Path = Path("/")) -> StartupFiles:
+def probe(
+    home: Path | None, root: Path = Path("/"), *, invoking_home: Path | None = None
+) -> StartupFiles:
     """Return the start-up files of the user whose home is *home*, and of the system under *root*.
 
-    Files that a start-up file reads by `source` or `.` are followed where their name can be told.
+    *invoking_home* is the home of the user who called us through sudo. Files that a start-up file
+    reads by `source` or `.` are followed where their name can be read.
     """
+    mine = _user_files(home) if home is not None else ()
+    return StartupFiles(
+        files=_followed([*_system_files(root), *mine], home, root),
+        invoking_user=(
+            None
+            if invoking_home is None
+            else _followed(list(_user_files(invoking_home)), invoking_home, root)
+        ),
+    )
+
+
+def _followed(
+    waiting: list[tuple[str, Dialect]], home: Path | None, root: Path
+) -> tuple[StartupFile, ...]:
+    """Read the *waiting* files, each once, and what they source right after them."""
     found: list[StartupFile] = []
     seen: set[str] = set()
-    waiting = [*_system_files(root), *(_user_files(home) if home is not None else ())]
     while waiting and len(seen) < FILES_AT_MOST:
         path, dialect = waiting.pop(0)
         place = _place(path, home, root)
@@ -81,16 +71,16 @@ def probe(home: Path | None, root: Path = Path("/")) -> StartupFiles:
             continue
         found.append(file)
         waiting[:0] = [(name, dialect) for name in file.sources]
-    return StartupFiles(files=tuple(found))
+    return tuple(found)
 
 
 def _system_files(root: Path) -> Iterator[tuple[str, Dialect]]:
-    for pattern, dialect in _SYSTEM:
+    for pattern, dialect in system_files():
         yield from ((name, dialect) for name in _named(pattern, root / pattern[1:]))
 
 
 def _user_files(home: Path) -> Iterator[tuple[str, Dialect]]:
-    for pattern, dialect in _USER:
+    for pattern, dialect in user_files():
         yield from ((name, dialect) for name in _named(str(home / pattern), home / pattern))
 
 
@@ -130,7 +120,7 @@ def _read(path: str, place: str, dialect: Dialect, home: str | None) -> StartupF
 
 def parse(text: str, path: str, dialect: Dialect = "sh", home: str | None = None) -> StartupFile:
     """Read the text of a start-up file. gpucheck's own marked block is noted and passed over."""
-    text, has_block = without_block(text.replace("\r\n", "\n"))
+    text, block = without_block(text.replace("\r\n", "\n"))
     reader = _Reader(text, home, dialect)
     if dialect == "sh":
         reader.read_sh()
@@ -143,23 +133,53 @@ def parse(text: str, path: str, dialect: Dialect = "sh", home: str | None = None
         settings=reader.result(),
         sources=tuple(dict.fromkeys(reader.sources)),
         early_exit_line=reader.early_exit_line,
-        has_block=has_block,
+        block=block,
+        others=tuple(reader.others),
     )
 
 
-def without_block(text: str) -> tuple[str, bool]:
+_BLOCK_HOME = re.compile(
+    r"\s*(?:export\s+CUDA_HOME=|set\s+-gx\s+CUDA_HOME\s+|setenv\s+CUDA_HOME\s+)"
+)
+
+
+def without_block(text: str) -> tuple[str, OwnBlock | None]:
     """Blank the lines of gpucheck's own block, so that all others keep their numbers."""
     if BLOCK_BEGINS not in text:
-        return text, False
-    kept: list[str] = []
-    is_inside = False
-    for line in text.split("\n"):
-        if line.strip() == BLOCK_BEGINS:
-            is_inside = True
-        kept.append("" if is_inside else line)
-        if line.strip() == BLOCK_ENDS:
-            is_inside = False
-    return "\n".join(kept), True
+        return text, None
+    lines = text.split("\n")
+    marks = [line.strip() for line in lines]
+    if BLOCK_BEGINS not in marks:
+        return text, None
+    first = marks.index(BLOCK_BEGINS)
+    last = marks.index(BLOCK_ENDS, first) if BLOCK_ENDS in marks[first:] else len(lines) - 1
+    home = None
+    for line in lines[first:last]:
+        found = _BLOCK_HOME.match(line)
+        if found is not None:
+            home = _block_home(line[found.end() :])
+    block = OwnBlock(line=first + 1, last_line=last + 1, cuda_home=home, exists=_is_there(home))
+    return "\n".join([*lines[:first], *[""] * (last + 1 - first), *lines[last + 1 :]]), block
+
+
+def _block_home(text: str) -> str | Unknown:
+    words = [word for command in split(text)[:1] for word in command.words]
+    try:
+        return expand(words[0], _Scope({})) if words else ""
+    except _Doubt as doubt:
+        return Unknown(str(doubt))
+
+
+def _is_there(home: str | Unknown | None) -> bool | Unknown:
+    if not isinstance(home, str):
+        return home or Unknown("the block names no toolkit")
+    try:
+        os.stat(home)  # noqa: PTH116 - one of many
+    except OSError as error:
+        return False if error.errno in ABSENT else Unknown(f"{home}: {error.strerror}")
+    except ValueError as error:
+        return Unknown(f"{home!r}: {error}")
+    return True
 
 
 # ----------------------------------------------------------------------------- words and commands
@@ -319,6 +339,7 @@ class _Scope:
     used: set[str] = field(default_factory=set)  # by the word that was expanded last
     guess: str | None = None  # what to take for all that cannot be told
     unset: str = ""  # a variable that is to count as unset
+    failures: int = 0  # substitutions that never end, of the word that is being expanded
 
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -334,7 +355,7 @@ def expand(word: str, scope: _Scope, itself: str = "", depth: int = 0) -> str:
     if depth > _DEPTH_AT_MOST:
         raise _Doubt("it is nested too deeply")
     made: list[str] = []
-    place = 0
+    place = length = 0
     is_quoted = False  # inside double quotes
     while place < len(word):
         letter = word[place]
@@ -356,6 +377,9 @@ def expand(word: str, scope: _Scope, itself: str = "", depth: int = 0) -> str:
             place = len(word) if end < 0 else end + 1
         elif letter == "$":
             stretch = _variable_at(word, place)
+            scope.failures += stretch == "$"
+            if scope.failures > FAILURES_AT_MOST:
+                raise _Doubt("it holds too many substitutions that never end")
             made.append(_value_of(stretch, scope, itself, depth))
             place += len(stretch)
         elif letter == "~" and not is_quoted and (place == 0 or word[place - 1] in ":="):
@@ -366,6 +390,9 @@ def expand(word: str, scope: _Scope, itself: str = "", depth: int = 0) -> str:
         else:
             made.append(letter)
             place += 1
+        length += len(made[-1]) if made else 0
+        if length > VALUE_LIMIT:
+            raise _Doubt("it is longer than any variable may be")
     return "".join(made)
 
 
@@ -439,15 +466,17 @@ class _Reader:
     """Goes through one file from top to bottom and notes what it sets."""
 
     def __init__(self, text: str, home: str | None, dialect: Dialect) -> None:
-        self.lines = text.split("\n")
+        self.lines = [line.strip()[:LINE_LIMIT] for line in text.split("\n")]
         self.text = text
         self.dialect = dialect
         self.settings: list[StartupSetting] = []
+        self.others: list[VariableLine] = []
         self.sources: list[str] = []
         self.early_exit_line: int | None = None
         self._exported: set[str] = {"PATH"}
         self._unexported: list[int] = []  # places in self.settings
         self._frames: list[_Frame] = []
+        self._surroundings: tuple[str, bool] | None = None  # the frames' texts, until one changes
         self._scope = _Scope({} if home is None else {"HOME": home})
 
     def result(self) -> tuple[StartupSetting, ...]:
@@ -462,7 +491,7 @@ class _Reader:
         return tuple(self.settings)
 
     def _line(self, number: int) -> str:
-        return self.lines[number - 1].strip()[:500] if 0 < number <= len(self.lines) else ""
+        return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
 
     # ---- bash, zsh, sh, ksh
 
@@ -471,13 +500,16 @@ class _Reader:
         previous: _Command | None = None
         for command in split(self.text):
             words = list(command.words)
+            if not words and command.before != "(" and command.before != ")":
+                previous = command
+                continue
             if command.before == "(" and command.after == ")" and not words and previous:
                 if len(previous.words) == 1:  # name() — the body follows
                     self._open(_Frame("function", self._line(command.line)))
             elif command.before == "(" and not self._is_in("case"):
                 self._open(_Frame("(", self._line(command.line)))
             elif command.before == ")" and self._frames and self._frames[-1].kind == "(":
-                self._frames.pop()
+                self._close()
             previous = command
             while words and words[0] in _KEYWORDS:
                 if words[0] == "{" and not self._is_top("function"):
@@ -490,15 +522,17 @@ class _Reader:
                 self._open(_Frame(first, self._line(command.line)))
                 words = words[1:] if first in ("if", "while", "until") else []
             elif first == "elif" and self._frames:
-                self._frames[-1].text += " " + self._line(command.line)
+                longer = f"{self._frames[-1].text} {self._line(command.line)}"
+                self._frames[-1].text = longer[-4 * LINE_LIMIT :]
+                self._surroundings = None
                 words = words[1:]
             elif first in ("fi", "esac", "done"):
-                while self._frames and _OPENERS.get(self._frames.pop().kind) != first:
+                while self._frames and _OPENERS.get(self._close().kind) != first:
                     pass
                 continue
             elif first == "}":
                 if self._frames and self._frames[-1].kind in ("{", "function"):
-                    self._frames.pop()
+                    self._close()
                 continue
             elif first == "function":
                 self._open(_Frame("function", self._line(command.line)))
@@ -512,6 +546,11 @@ class _Reader:
     def _open(self, frame: _Frame) -> None:
         self._frames.append(frame)
         del self._frames[:-DEPTH_AT_MOST]
+        self._surroundings = None
+
+    def _close(self) -> _Frame:
+        self._surroundings = None
+        return self._frames.pop()
 
     def _is_in(self, kind: str) -> bool:
         return any(frame.kind == kind for frame in self._frames)
@@ -521,23 +560,22 @@ class _Reader:
 
     def _condition(self, command: _Command, is_tied: bool) -> str | None:
         """Return the text on which it depends whether *command* runs; None: it always does."""
-        conditions = [frame.text for frame in self._frames if frame.kind != "{"]
+        if self._surroundings is None:
+            texts = [frame.text for frame in self._frames if frame.kind != "{"]
+            self._surroundings = " ".join(texts), bool(texts)
+        text, is_inside = self._surroundings
         if is_tied:
-            conditions.append(self._line(command.line))
-        return " ".join(conditions) if conditions else None
+            return f"{text} {self._line(command.line)}"
+        return text if is_inside else None
 
     def _sh_command(self, words: list[str], command: _Command, is_tied: bool) -> bool:
         """Note what one command does; tell whether it sets variables."""
         first = words[0]
-        condition = self._condition(command, is_tied)
         if first in ("return", "exit"):
-            if (
-                self.early_exit_line is None
-                and condition is not None
-                and not self._is_in("function")
-                and _INTERACTIVE.search(condition)
-            ):
-                self.early_exit_line = command.line
+            if self.early_exit_line is None and not self._is_in("function"):
+                condition = self._condition(command, is_tied)
+                if condition is not None and _INTERACTIVE.search(condition):
+                    self.early_exit_line = command.line
             return False
         if first in ("source", ".") and len(words) > 1:
             self._source(words[1])
@@ -547,12 +585,14 @@ class _Reader:
         mangled = mangled_sh(words)
         if mangled is not None:
             variable, what = mangled
+            condition = self._condition(command, is_tied)
             self._add(command.line, variable, None, condition, mangled=what)
             return True
         words = [word for word in words if word not in ("<", ">", "<<<")]
         is_export = first in _EXPORTERS
         assignments = words[1:] if is_export else words
         is_set = False
+        sets_alone = is_export or all(_ASSIGNMENT.match(word) for word in words)
         for word in assignments:
             found = _ASSIGNMENT.match(word)
             if found is None:
@@ -563,13 +603,18 @@ class _Reader:
                     continue
                 # NAME=value command: the value is that command's alone
                 return is_set and is_export
-            if not is_export and not all(_ASSIGNMENT.match(other) for other in words):
+            if not sets_alone:
                 return False
             is_set = True
             name, plus, value = found.groups()
             if is_export:
                 self._exported.add(name)
-            self._assign(command.line, name, f"${{{name}}}{value}" if plus else value, condition)
+            self._assign(
+                command.line,
+                name,
+                f"${{{name}}}{value}" if plus else value,
+                self._condition(command, is_tied),
+            )
         return is_set
 
     def _source(self, word: str) -> None:
@@ -582,6 +627,9 @@ class _Reader:
 
     def _assign(self, line: int, name: str, word: str, condition: str | None) -> None:
         self._scope.used.clear()
+        self._scope.failures = 0
+        if name in OTHERS:
+            self.others.append(VariableLine(variable=name, line=line))
         value: str | Unknown
         try:
             value = expand(word, self._scope, itself=name)
@@ -660,7 +708,9 @@ class _Reader:
 
     def read_environment(self) -> None:
         for number, line in enumerate(self.lines, 1):
-            found = _ASSIGNMENT.match(line.strip().removeprefix("export "))
+            found = _ASSIGNMENT.match(line.removeprefix("export "))
+            if found is not None and found[1] in OTHERS:
+                self.others.append(VariableLine(variable=found[1], line=number))
             if found is None or found[1] not in OURS:
                 continue
             value = found[3].strip()
@@ -704,6 +754,8 @@ class _Reader:
         if not rest:
             return
         name, is_joined, value = rest[0].partition("=")
+        if name in OTHERS and not {"-e", "--erase", "-q", "-S"}.intersection(options):
+            self.others.append(VariableLine(variable=name, line=number))
         if name not in OURS or any(option in ("-e", "--erase", "-q", "-S") for option in options):
             return
         self._exported.add(name)
@@ -725,6 +777,9 @@ class _Reader:
         self._scope.values[name] = joined
 
     def _csh_line(self, number: int, line: str, condition: str | None) -> None:
+        other = re.search(r"\bsetenv\s+([A-Za-z_][A-Za-z0-9_]*)\b", line)
+        if other is not None and other[1] in OTHERS:
+            self.others.append(VariableLine(variable=other[1], line=number))
         found = re.search(r"\b(setenv|export)\s+(CUDA_HOME|LD_LIBRARY_PATH|PATH)\b(.*)", line)
         if found is None:
             return

@@ -11,10 +11,10 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
+from gpucheck.knowledge.shells import Dialect
 from gpucheck.probes.startup_files import (
     BLOCK_BEGINS,
     BLOCK_ENDS,
-    Dialect,
     parse,
     split,
     without_block,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucheck.probes import environment
+from gpucheck.probes import calling_shell, environment
 from gpucheck.snapshot import Unknown
 
 
@@ -233,7 +233,7 @@ def test_a_bare_name_is_looked_for_in_the_library_path(tmp_path):
 
 
 def test_the_name_of_a_process_may_hold_anything():
-    assert environment.parse_stat("12 (a ) (b) S 7 12 12 0") == ("a ) (b", 7)
+    assert calling_shell.parse_stat("12 (a ) (b) S 7 12 12 0") == ("a ) (b", 7)
 
 
 @pytest.mark.shells
@@ -284,7 +284,7 @@ def test_version_parsers_take_any_text(text):
         environment.parse_version_txt,
         environment.parse_runtime_header,
         environment.parse_wrapper,
-        environment.parse_stat,
+        calling_shell.parse_stat,
     ):
         parse(text)
 

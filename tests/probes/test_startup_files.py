@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,9 @@ def test_gpuchecks_own_block_is_noted_and_passed_over():
 
     file = parse(text, "/home/u/.bashrc")
 
-    assert file.has_block
+    assert file.block is not None
+    assert (file.block.line, file.block.last_line, file.block.cuda_home) == (2, 4, "/x")
+    assert file.block.exists is False
     assert [(s.variable, s.line) for s in file.settings] == [("PATH", 5)]
 
 
@@ -461,3 +464,55 @@ def test_a_setting_is_after_the_early_exit_where_bash_does_not_reach_it(start, t
         check=False,
     ).stdout
     assert reported.after_early_exit == (shown == "")
+
+
+GROWING = {
+    "a value that doubles with each line": "export PATH=$PATH:/opt/x/bin:$PATH\n",
+    "substitutions that never end": "$(a ",
+    "substitutions that never end, in quotes": 'export PATH="$(a $(b ${c:-',
+    "functions that never end": "f() { (",
+    "parentheses": "(",
+    "conditions that never end": "if [ -t 0 ]; then exit;",
+    "assignments in one line": "A=1 ",
+    "here-documents": "cat <<E\n",
+    "quotes": "'\"\\",
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+@pytest.mark.parametrize("dialect", ["sh", "fish", "csh"])
+def test_a_file_of_any_shape_is_read_in_time_that_grows_with_it(name, dialect):
+    piece = GROWING[name]
+    text = piece * (200_000 // len(piece))
+
+    started = time.process_time()
+    parse(text, "/home/u/.bashrc", dialect, "/home/u")
+
+    assert time.process_time() - started < 10  # 2 s where it is slowest; hours before
+
+
+def test_a_value_that_no_variable_could_hold_is_unknown():
+    file = parse("export PATH=/x\n" + "export PATH=$PATH:/opt/x/bin:$PATH\n" * 40, "/x")
+
+    assert isinstance(file.settings, tuple)
+    assert isinstance(file.settings[5].value, str)
+    assert isinstance(file.settings[-1].value, Unknown)
+
+
+def test_a_file_that_is_too_large_is_unknown(tmp_path: Path):
+    (tmp_path / ".bashrc").write_bytes(b"a" * (startup_files.LIMIT_BYTES + 1))
+
+    [file] = startup_files.probe(tmp_path, tmp_path / "no root").files or [None]
+
+    assert isinstance(file.settings, Unknown)
+
+
+def test_under_sudo_the_callers_files_are_read_too(tmp_path: Path):
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "ada/.bashrc").write_text("export PATH=/usr/local/cuda/bin:$PATH\n")
+
+    found = startup_files.probe(None, tmp_path / "root", invoking_home=tmp_path / "ada")
+
+    [file] = found.invoking_user
+    assert file.settings[0].variable == "PATH"
+    assert startup_files.probe(None, tmp_path / "root").invoking_user is None

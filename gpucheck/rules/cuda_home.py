@@ -33,12 +33,12 @@ def why_no_home(machine: Snapshot) -> NotChecked | NotApplicable:
     """Say why there is no good CUDA_HOME to compare with."""
     home = machine.environment.cuda_home
     if isinstance(home, Unknown):
-        return NotChecked(why=home.why)
+        return NotChecked.because(home)
     if home is None:
         return NotApplicable(why=_UNSET)
     for fact in (home.resolved, home.has_nvcc, home.has_cudart):
         if isinstance(fact, Unknown):
-            return NotChecked(why=fact.why)
+            return NotChecked.because(fact)
     return NotApplicable(why="CUDA_HOME is no toolkit")
 
 
@@ -71,7 +71,7 @@ def home_is_unset(machine: Snapshot) -> Answers:
     """
     home = machine.environment.cuda_home
     if isinstance(home, Unknown):
-        yield NotChecked(why=home.why)
+        yield NotChecked.because(home)
         return
     if home is not None or (yield from known(machine.toolkits.installed)) is None:
         return
@@ -205,7 +205,7 @@ def home_is_no_toolkit(machine: Snapshot) -> Answers:
         return
     for fact in (home.resolved, home.has_nvcc, home.has_cudart):
         if isinstance(fact, Unknown):
-            yield NotChecked(why=fact.why, subject="CUDA_HOME")
+            yield NotChecked.because(fact, "CUDA_HOME")
             return
     yield Symptom(
         saw=f"CUDA_HOME is {named(home)}, which has neither bin/nvcc nor libcudart",
@@ -244,7 +244,7 @@ def home_is_not_the_compilers(machine: Snapshot) -> Answers:
         yield NotApplicable(why="no nvcc is on PATH")
         return
     if isinstance(first.toolkit, Unknown):
-        yield NotChecked(why=first.toolkit.why, subject=first.text)
+        yield NotChecked.because(first.toolkit, first.text)
         return
     folder = value(first.resolved) or ""
     if home.resolved in (first.toolkit, os.path.dirname(folder)):  # noqa: PTH120
@@ -287,7 +287,7 @@ def homes_disagree(machine: Snapshot) -> Answers:
     ):
         fact = home.resolved if isinstance(home, HomeVariable) else home
         if isinstance(fact, Unknown):
-            yield NotChecked(why=fact.why, subject=name)
+            yield NotChecked.because(fact, name)
             return
         if isinstance(home, HomeVariable):
             homes[name] = home
@@ -331,13 +331,13 @@ def compiler_is_not_on_path(machine: Snapshot) -> Answers:
         return
     entries = machine.environment.path
     if isinstance(entries, Unknown):
-        yield NotChecked(why=entries.why, subject="PATH")
+        yield NotChecked.because(entries, "PATH")
         return
     if any(entry.has_nvcc is True for entry in entries or ()):
         return
     for entry in entries or ():
         if isinstance(entry.has_nvcc, Unknown):
-            yield NotChecked(why=entry.has_nvcc.why, subject="PATH")
+            yield NotChecked.because(entry.has_nvcc, "PATH")
             return
     folder = f"{home.value.rstrip('/')}/bin"
     yield Symptom(

@@ -129,7 +129,7 @@ def selected_file_is_missing(machine: Snapshot) -> Answers:
     for each in selected or ():
         does, readers, severity = _SELECTING[each.variable]
         if isinstance(each.exists, Unknown):
-            yield NotChecked(why=each.exists.why, subject=each.variable)
+            yield NotChecked.because(each.exists, each.variable)
         elif not each.exists and _has_any(machine, readers):
             yield Symptom(
                 saw=f"{_selection(machine, each)}, which does not exist: {does}",

@@ -179,7 +179,7 @@ def compat_does_not_fit(machine: Snapshot) -> Answers:
         return  # seen to work
     reason = _why_refused(machine, compat, code if isinstance(code, int) else None)
     if isinstance(reason, Unknown):
-        yield NotChecked(why=reason.why, subject=compat.path)
+        yield NotChecked.because(reason, compat.path)
     elif reason is not None:
         yield Symptom(
             saw=f"the libcuda that is loaded is {compat.path}, which {reason}",

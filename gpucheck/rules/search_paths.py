@@ -91,7 +91,7 @@ def several_compilers(machine: Snapshot) -> Answers:
             unknown = entry.toolkit
     if len(homes) < 2:
         if unknown is not None and len(compilers) > 1:
-            yield NotChecked(why=unknown.why, subject="PATH")
+            yield NotChecked.because(unknown, "PATH")
         return
     reported = [f"{entry.text} ({_version(entry)})" for entry in homes.values()]
     yield Symptom(
@@ -147,7 +147,7 @@ def relative_element(machine: Snapshot) -> Answers:
     """
     for name, entries in _lists(machine):
         if isinstance(entries, Unknown):
-            yield NotChecked(why=entries.why, subject=name)
+            yield NotChecked.because(entries, name)
             continue
         relative = [entry.text for entry in entries or () if _is_relative(name, entry.text)]
         if not relative:
@@ -187,7 +187,7 @@ def element_is_writable(machine: Snapshot) -> Answers:
     seen: set[str] = set()
     for name, entries in _lists(machine):
         if isinstance(entries, Unknown):
-            yield NotChecked(why=entries.why, subject=name)
+            yield NotChecked.because(entries, name)
             continue
         for entry in entries or ():
             if not entry.text.startswith("/") or entry.text in seen or entry.joined:
@@ -196,7 +196,7 @@ def element_is_writable(machine: Snapshot) -> Answers:
             if machine.host.is_wsl is True and entry.text.startswith("/mnt/"):
                 continue  # Windows' drives show rights that nobody has
             if isinstance(entry.is_world_writable, Unknown):
-                yield NotChecked(why=entry.is_world_writable.why, subject=entry.text)
+                yield NotChecked.because(entry.is_world_writable, entry.text)
             elif entry.is_world_writable:
                 is_there = entry.resolved is not None
                 remove = variables.set_list(
@@ -234,7 +234,7 @@ def wrong_separator(machine: Snapshot) -> Answers:
     """
     for name, entries in _lists(machine):
         if isinstance(entries, Unknown):
-            yield NotChecked(why=entries.why, subject=name)
+            yield NotChecked.because(entries, name)
             continue
         wrong = [entry for entry in entries or () if entry.joined]
         if not wrong:

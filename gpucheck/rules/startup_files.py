@@ -27,7 +27,7 @@ from gpucheck.startup_lines import (
 def _unreadable(files: Iterable[StartupFile]) -> Iterator[NotChecked]:
     for file in files:
         if isinstance(file.settings, Unknown):
-            yield NotChecked(why=file.settings.why, subject=file.path)
+            yield NotChecked.because(file.settings, file.path)
 
 
 def _rewritten(machine: Snapshot, text: str, file: StartupFile, setting: StartupSetting) -> Remedy:
@@ -144,7 +144,7 @@ def shell_is_stale(machine: Snapshot) -> Answers:
     for variable in VARIABLES if files is not None else ():
         found = stale(machine, variable)
         if isinstance(found, Unknown):
-            yield NotChecked(why=found.why, subject=variable)
+            yield NotChecked.because(found, variable)
         elif found is not None:
             yield Symptom(
                 saw=_what_is_stale(machine, variable, found),

@@ -130,7 +130,7 @@ def _reading(machine: Snapshot) -> Reading | Obstacle:
     """Return CUDA_VISIBLE_DEVICES as it is read here; else why there is no question."""
     text = machine.environment.variable(_NAME)
     if isinstance(text, Unknown):
-        return NotChecked(why=text.why, subject=_NAME)
+        return NotChecked.because(text, _NAME)
     if text is None:
         return NotApplicable(why=f"{_NAME} is not set")
     gpus = machine.nvml.gpus
@@ -138,7 +138,7 @@ def _reading(machine: Snapshot) -> Reading | Obstacle:
         # With no NVML there is nothing to count; with no GPU at all there is nothing to hide.
         if machine.host.pci_gpus == () and machine.host.is_wsl is not True:
             return NotApplicable(why="no NVIDIA GPU here")
-        return NotChecked(why=gpus.why, subject=_NAME)
+        return NotChecked.because(gpus, _NAME)
     if not gpus:
         return NotApplicable(why="no NVIDIA GPU here")
     return read(text, gpus)
@@ -335,7 +335,7 @@ def numbers_differ(machine: Snapshot) -> Answers:
         return
     order = machine.environment.variable("CUDA_DEVICE_ORDER")
     if isinstance(order, Unknown):
-        yield NotChecked(why=order.why)
+        yield NotChecked.because(order)
     elif order != "PCI_BUS_ID":
         how = "not set" if order is None else repr(order)
         yield Symptom(
@@ -374,11 +374,11 @@ def container_asked_for_nothing(machine: Snapshot) -> Answers:
         return
     devices = machine.environment.variable("NVIDIA_VISIBLE_DEVICES")
     if isinstance(devices, Unknown):
-        yield NotChecked(why=devices.why)
+        yield NotChecked.because(devices)
         return
     if devices in ("", "none", "void") and not _has_nodes(machine):
         if isinstance(nvml.count, Unknown) and isinstance(driver.device_nodes, Unknown):
-            yield NotChecked(why=driver.device_nodes.why, subject="NVIDIA_VISIBLE_DEVICES")
+            yield NotChecked.because(driver.device_nodes, "NVIDIA_VISIBLE_DEVICES")
         elif not value(nvml.count):
             yield Symptom(
                 saw=f"NVIDIA_VISIBLE_DEVICES is {devices!r}, and no GPU is here",

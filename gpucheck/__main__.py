@@ -68,6 +68,11 @@ _SAME_EXAMINATION = {"-v", "--verbose", "--json", "--strict"}
 
 
 def _run() -> int:
+    if sys.flags.optimize >= 2:  # rules and commands are explained by their docstrings
+        raise UsageError(
+            "Python's -OO (PYTHONOPTIMIZE=2) removes the texts that gpucheck prints; run it "
+            "without: env -u PYTHONOPTIMIZE gpucheck ..."
+        )
     arguments = sys.argv[1:]
     if arguments[:1] == ["doctor"] and _SAME_EXAMINATION.issuperset(arguments[1:]):
         # The plain doctor: CUDA is asked while the command line is still being read. cuInit takes

@@ -1,11 +1,13 @@
 """The commands: each collects, judges, prints and leaves. Heavy imports stand inside them."""
 
 import enum
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from gpucheck import __version__, env_cli
 from gpucheck.render import Format
@@ -176,29 +178,44 @@ def doctor(
     raise typer.Exit(report.exit_code)
 
 
-@app.command()
+class PastedText(TyperCommand):
+    """A command whose words are somebody's text, which may begin with "-" ("-lcuda …")."""
+
+    def parse_args(  # type: ignore[override] # typer's own name for the context's class moves
+        self, ctx: typer.Context, args: list[str]
+    ) -> list[str]:
+        own = {name for option in self.get_params(ctx) for name in option.opts}
+        at = next((at for at, word in enumerate(args) if word not in own), len(args))
+        return super().parse_args(ctx, [*args[:at], "--", *args[at:]] if args[at:] else args)
+
+
+@app.command(cls=PastedText)
 def explain(
     what: Annotated[
         list[str] | None,
         typer.Argument(
             metavar='CODE | "ERROR TEXT"',
-            help="A rule such as DRV006, a family such as DRV, or a pasted error message "
-            "(- reads it from stdin).",
+            help="A rule (DRV006), a family of rules (DRV), an Xid (Xid 79), an error code "
+            "(error 802), or a pasted error message; - reads it from stdin.",
         ),
     ] = None,
     list_all: Annotated[bool, typer.Option("--list", help="List every rule.")] = False,
 ) -> None:
-    """Say what a rule means and how to mend it, or what an error message means."""
-    from gpucheck.explain import explanation, rule_list
+    """Explain a rule, an Xid, an error code or a pasted error message."""
+    from gpucheck.explain import USAGE, explanation, rule_list
     from gpucheck.render.style import of_standard_output
 
-    if bool(what) == list_all:
-        raise UsageError("name either a rule, an error message, or --list")
+    if what and list_all:
+        raise UsageError("--list lists the rules, and takes no text")
+    style = of_standard_output()
     if list_all:
         text = rule_list()
+    elif not what and (sys.stdin is None or sys.stdin.isatty()):
+        text = USAGE
     else:
-        text = explanation(_pasted() if what == ["-"] else " ".join(what or ()))
-    write(of_standard_output().finish(text))
+        pasted = _pasted() if what in (None, [], ["-"]) else " ".join(what or ())
+        text = explanation(pasted, width=style.width, as_root=os.geteuid() == 0)
+    write(style.finish(text))
 
 
 @app.command()
@@ -397,8 +414,8 @@ def _stored(file: str, scope: Scope) -> "Snapshot":
 
 
 def _pasted() -> str:
-    """Return the start of stdin, whatever bytes it holds."""
-    return sys.stdin.buffer.read(1 << 20).decode("utf-8", "replace") if sys.stdin else ""
+    """Return what stdin holds, whatever bytes they are; of an endless one, the start."""
+    return sys.stdin.buffer.read(1 << 25).decode("utf-8", "replace") if sys.stdin else ""
 
 
 def write(text: str) -> None:

@@ -231,10 +231,10 @@ def test_expecting_another_number_of_gpus_is_an_error(healthy: str):
         (["doctor", "--from", "/dev/zero"], "is a device"),
         (["doctor", "--from", "-"], "stdin: is empty"),
         (["doctor", "--from", "\x1b[31mred"], "red: no such file"),
-        (["explain"], "name either"),
-        (["explain", "--list", "GPU001"], "name either"),
+        (["explain"], "there is no text to explain"),
+        (["explain", "--list", "GPU001"], "--list lists the rules"),
         (["explain", "GPU9"], "no rule is called GPU9"),
-        (["explain", "hello world"], "no error that gpucheck knows"),
+        (["explain", "hello world"], "gpucheck knows no error in this text"),
         (["snapshot", "--quick", "-o", "/absent/file"], "/absent/file: cannot be written"),
     ],
 )

@@ -20,7 +20,7 @@ ACTIONS = {
     "contact_support": "Contact the vendor of the machine.",
     "decode_nvlink": "Reset all GPUs together, or reboot; keep the log line for the vendor.",
     "follow_xid_154": "Do what the line itself says.",
-    "follow_other_xid": "Follow the Xid that stands next to it in the log.",
+    "follow_other_xid": "Follow the Xid next to it in the log.",
 }
 
 #: Whose fault an Xid is.
@@ -57,6 +57,7 @@ class XidMeaning(msgspec.Struct, frozen=True):
     """One Xid: `severity` is info, warning, critical, or follow (the cause is another Xid).
 
     `advice` says what to do in one imperative sentence; where it is empty, ACTIONS says it.
+    *codes* are the rules that report it, or that look for what it means.
     """
 
     number: int
@@ -65,6 +66,7 @@ class XidMeaning(msgspec.Struct, frozen=True):
     action: str
     severity: str
     causes: tuple[str, ...]
+    codes: tuple[str, ...]
     source: tuple[str, ...]
     confidence: str
     advice: str = ""

@@ -172,4 +172,3 @@ def _of_switch(number: int, match: "re.Match[str]") -> Page:
         link=FABRIC_PAGE,
         codes=("LNK013", "LNK006", "DRV010"),
     )
-

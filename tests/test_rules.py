@@ -1,6 +1,8 @@
 """What holds for every rule, whatever it judges."""
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from gpucheck.rule import Rule
 from gpucheck.rules import RULES
 from gpucheck.snapshot import Snapshot
 
+PACKAGE = Path(__file__).parent.parent / "gpucheck"
 every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
 
 
@@ -54,3 +57,18 @@ def test_causes_lead_to_codes_that_exist_and_never_in_a_circle():
 
     for code in roots:
         above(code, ())
+
+
+def test_no_command_is_a_sentence_put_together_from_facts():
+    """Words from outside are quoted by `command` alone, so its template is a plain string."""
+    built: list[str] = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+                continue
+            of_constant = bool(call.args) and isinstance(call.args[0], ast.Constant)
+            if call.func.id == "command" and not of_constant:
+                built.append(f"{path.name}:{call.lineno}")
+            if call.func.id == "Command" and path.name not in ("rule.py", "remedy.py"):
+                built.append(f"{path.name}:{call.lineno}")
+    assert not built

@@ -114,7 +114,7 @@ class Adviser:
     def _block(self, step: Command) -> Block | None:
         """Return the block of one *step*; None where it can be run nowhere that we can name."""
         text, lasts = step.text, _LASTS[step.lasts]
-        place = self._place(step)
+        place = self.place(step)
         if place == "host" and self.machine.host.is_wsl is True:
             if not _reboots(step):
                 return None  # a Linux command does nothing in Windows
@@ -143,7 +143,7 @@ class Adviser:
         container = self.machine.host.container
         return container if isinstance(container, str) else ""
 
-    def _place(self, step: Command) -> str:
+    def place(self, step: Command) -> str:
         """Say where *step* has to be run: the host's kernel is no container's to change."""
         if step.on == "host" and not self._container and self.machine.host.is_wsl is not True:
             return "here"
@@ -164,7 +164,7 @@ class Adviser:
     # -------------------------------------------------------------------------------------- notes
 
     def _notes(self, steps: Sequence[Command]) -> Iterator[str]:
-        here = [step for step in steps if self._place(step) == "here"]
+        here = [step for step in steps if self.place(step) == "here"]
         for step in dict.fromkeys(here):
             if (missing := self._missing(step.program)) is not None:
                 yield missing

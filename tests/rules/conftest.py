@@ -1,0 +1,27 @@
+"""Takes every symptom that a test of a rule produces through the matrix of remedies."""
+
+from collections.abc import Iterator
+
+import pytest
+from remedy_matrix import complaints
+
+from gpucheck.rule import Rule, Symptom
+from gpucheck.snapshot import Snapshot
+
+
+@pytest.fixture(autouse=True)
+def remedies_that_can_be_obeyed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    judged: list[tuple[Rule, Snapshot]] = []
+    judge = Rule.__call__
+
+    def recording(rule: Rule, machine: Snapshot) -> Iterator[object]:
+        for answer in judge(rule, machine):
+            if isinstance(answer, Symptom) and (rule, machine) not in judged:
+                judged.append((rule, machine))
+            yield answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Rule, "__call__", recording)
+        yield
+    wrong = [text for rule, machine in judged[:4] for text in complaints(rule, machine)]
+    assert not wrong, "\n".join(wrong)

@@ -81,14 +81,13 @@ PYTHONS = {
     },
 }
 #: What every Linux has (coreutils, sed, grep, findutils) or the shell does itself.
-EVERYWHERE = frozenset(
-    """
-    [ awk bash cat cd chgrp chmod chown command cp curl dd df du echo env eval exec export
-    false find for grep head hostname id kill ln ls mkdir mknod mount mv nano printf pwd
-    readlink rm sed set setenv sh sleep sort source stat sysctl tail tee test touch true type
-    ulimit umask umount uname unalias unset unsetenv xargs . $EDITOR module ml
-    """.split()
-)
+_EVERYWHERE_TEXT = """
+[ awk bash cat cd chgrp chmod chown command cp curl dd df du echo env eval exec export
+false find for grep head hostname id kill ln ls mkdir mknod mount mv nano printf pwd
+readlink rm sed set setenv sh sleep sort source stat sysctl tail tee test touch true type
+ulimit umask umount uname unalias unset unsetenv xargs . $EDITOR module ml
+"""
+EVERYWHERE = frozenset(_EVERYWHERE_TEXT.split())
 _BARE_PIP = re.compile(r"(?:^|[;&|(]\s*|\bsudo\s+)pip[23]?(?:\.\d+)?\s")
 _SUDO = re.compile(r"\bsudo\b")
 

@@ -88,6 +88,8 @@ readlink rm sed set setenv sh sleep sort source stat sysctl tail tee test touch 
 ulimit umask umount uname unalias unset unsetenv xargs . $EDITOR module ml
 """
 EVERYWHERE = frozenset(_EVERYWHERE_TEXT.split())
+#: Rules that are about what sudo does.
+ABOUT_SUDO = ("ENV033",)
 _BARE_PIP = re.compile(r"(?:^|[;&|(]\s*|\bsudo\s+)pip[23]?(?:\.\d+)?\s")
 _SUDO = re.compile(r"\bsudo\b")
 
@@ -117,14 +119,16 @@ def complaints(rule: Rule, machine: Snapshot) -> list[str]:
         for symptom in rule(variant):
             if not isinstance(symptom, Symptom) or symptom.remedy is None:
                 continue
-            for problem in _problems(symptom.what_to_do, variant, scripts):
+            problems = _problems(symptom.what_to_do, variant, scripts)
+            if rule.code not in ABOUT_SUDO:
+                problems = itertools.chain(_text_problems(symptom.what_to_do), problems)
+            for problem in problems:
                 found.setdefault(problem, name)
     found |= _unparsable(scripts)
     return [f"{rule.code}, {name}: {problem}" for problem, name in found.items()]
 
 
 def _problems(remedy: Remedy, machine: Snapshot, scripts: dict[str, str]) -> Iterator[str]:
-    yield from _text_problems(remedy)
     adviser = Adviser(machine)
     ways = adviser.ways(remedy)
     if remedy.alternatives and any(way.blocks for way in ways if not way.lead):

@@ -575,6 +575,7 @@ class PackageLibrary(Fact, frozen=True, kw_only=True):
     wheel_path: Maybe[str] = None  # the copy that a wheel brings
     wheel_version: Maybe[str] = None
     elsewhere: tuple[str, ...] = ()  # copies in this environment, off its search path
+    is_loaded_by_torch: bool = False  # … that it gets where torch is imported before it
     other_majors: tuple[str, ...] = ()  # the same library under another number, at hand
 
 

@@ -90,7 +90,9 @@ class Surroundings:
     def torch_symbols(self) -> tuple[Symbols, ...]:
         """Return the symbols of torch's own libraries in the process after `import torch`."""
         if self._torch_symbols is None:
-            self._torch_symbols = tuple(_opened(self._torch_libraries()))
+            opened = tuple(_opened(self._torch_libraries()))
+            is_readable = any(symbols.has_hash for symbols in opened)
+            self._torch_symbols = opened if is_readable else ()
         return self._torch_symbols
 
     def torch_key(self) -> str:
@@ -135,7 +137,7 @@ class Surroundings:
                 for each in site.distributions:
                     for file in each.files:
                         name = file.path.rpartition("/")[2]
-                        if CUDA_LIBRARY.match(name):
+                        if CUDA_LIBRARY.match(name) and site.notes(file.path) is not None:
                             _put(index, name, f"{site.path}/{file.path}")
             for folder in (f"{self.prefix}/lib", f"{self.prefix}/nvvm/lib64"):
                 self._list(index, folder)
@@ -165,6 +167,13 @@ class Surroundings:
         if path not in self._versions:
             self._versions[path] = loader.version_of(path)
         return self._versions[path]
+
+    def is_loaded_by_torch(self, name: str) -> bool:
+        """Whether a program that imports torch first has the library *name* by then."""
+        if not self.torch_location:
+            return False
+        process = self.with_torch()
+        return isinstance(process, Process) and process.loaded(name) is not None
 
     def at_hand(self, soname: str) -> Iterator[str]:
         """Yield the paths of the library of *soname* under whatever number, best known first."""
@@ -519,6 +528,7 @@ class _Look:
             is_on_demand=on_demand,
             path=None,
             version=None,
+            is_loaded_by_torch=bool(elsewhere) and self.around.is_loaded_by_torch(name),
             elsewhere=tuple(map(loader.readable, elsewhere[:_SHOWN_PATHS])),
             other_majors=tuple(
                 loader.readable(path)

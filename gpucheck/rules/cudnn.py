@@ -101,8 +101,9 @@ def no_cudnn(machine: Snapshot) -> Answers:
     missing when somebody removes that wheel, or a failed upgrade leaves its folder empty. The
     number matters: libcudnn.so.8 does not stand in for libcudnn.so.9.
 
-    Without any torch here this is a warning: C++ programs and other frameworks that use cuDNN
-    would not start. A torch that has cuDNN linked into itself needs none.
+    Without any torch here this is a warning: C++ programs that use cuDNN would not start; what
+    another framework gets is a question of its own (PKG003). A torch that has cuDNN linked into
+    itself needs none.
     """
     needs = machine.cudnn.torch_needs
     if isinstance(needs, Unknown):
@@ -119,6 +120,9 @@ def no_cudnn(machine: Snapshot) -> Answers:
             return
         if not here:
             yield NotApplicable(why="no NVIDIA GPU is here")
+            return
+        if others := derived.other_frameworks(machine):
+            yield NotApplicable(why=f"no torch; what {others[0]} gets is asked under PKG003")
             return
         found = yield from known(machine.cudnn.selected_for_builds)
         if found is None and not isinstance(machine.cudnn.selected_for_builds, Unknown):

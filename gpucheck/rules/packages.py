@@ -203,7 +203,8 @@ def not_on_its_path(machine: Snapshot) -> Answers:
     libraries by name while they run. Some look into the folders of NVIDIA's wheels, others only
     where the loader looks: their own paths, LD_LIBRARY_PATH, the loader's cache. A library that a
     wheel brought is then here, and off the path; or it is here in another major, which does not
-    count: libcudnn.so.9 does not stand in for libcudnn.so.8.
+    count: libcudnn.so.9 does not stand in for libcudnn.so.8. It is worth a note only where torch
+    brings all of them into the process, for a program that imports torch first.
 
     Take the release of the package that fits what is here, or name the folders in LD_LIBRARY_PATH
     for that one program. In a start-up file the same line would give other environments the wrong
@@ -220,7 +221,10 @@ def not_on_its_path(machine: Snapshot) -> Answers:
         yield Symptom(
             subject=package.name,
             saw=_absent(package, nowhere, hidden),
-            severity=Severity.INFO if search == "on call" and not nowhere else None,
+            severity=Severity.INFO
+            if not nowhere
+            and (search == "on call" or all(each.is_loaded_by_torch for each in hidden))
+            else None,
             remedy=make_findable(machine, package, row, nowhere, hidden),
             explained_by=(
                 *(("PKG004",) if _is_overwritten(machine, package) else ()),

@@ -121,8 +121,8 @@ def no_cudnn(machine: Snapshot) -> Answers:
         if not here:
             yield NotApplicable(why="no NVIDIA GPU is here")
             return
-        if others := derived.other_frameworks(machine):
-            yield NotApplicable(why=f"no torch; what {others[0]} gets is asked under PKG003")
+        if frameworks := derived.other_frameworks(machine):
+            yield NotApplicable(why=f"no torch; what {frameworks[0]} gets is asked under PKG003")
             return
         found = yield from known(machine.cudnn.selected_for_builds)
         if found is None and not isinstance(machine.cudnn.selected_for_builds, Unknown):

@@ -176,9 +176,8 @@ def test_a_package_for_cuda_beside_a_cpu_only_torch_is_explained_by_that_torch(
     machine.write(
         f"{SITE}/torch/version.py", "__version__ = '2.11.0+cpu'\ncuda = None\nhip = None\n"
     )
-    for folder in ("cuda_runtime", "cublas"):
-        for each in (machine.root / f"{SITE}/nvidia/{folder}/lib".lstrip("/")).iterdir():
-            each.unlink()
+    machine.remove(f"{SITE}/nvidia/cuda_runtime")
+    machine.remove(f"{SITE}/nvidia_cuda_runtime_cu12-12.6.127.dist-info")
 
     report = machine.doctor()
 

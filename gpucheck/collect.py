@@ -3,9 +3,9 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gpucheck import __version__
 from gpucheck.scope import Scope
@@ -31,6 +31,7 @@ from gpucheck.snapshot import (
 )
 
 if TYPE_CHECKING:
+    from gpucheck.probes.apart import ProbeProcess
     from gpucheck.probes.child import Child
 
 #: What the second reading itself may take while the GPUs are kept under load for it.
@@ -70,6 +71,33 @@ class _ProbeThread(Generic[Section]):
         if self._facts is None:
             return unknown_section(self._section, f"the {self.name} probe did not end in time")
         return self._facts
+
+
+class _Apart(Generic[Section]):
+    """One section that a process of its own gives, with the interface of a probe's thread."""
+
+    def __init__(
+        self, name: str, section: type[Section], process: "ProbeProcess[Any]", number: int
+    ) -> None:
+        self.name = name
+        self._section = section
+        self._process = process
+        self._number = number
+
+    @property
+    def elapsed_ms(self) -> float | None:
+        times = self._process.elapsed_ms
+        return times[self._number] if self._number < len(times) else None
+
+    def facts(self, until: float) -> Section:
+        """Wait for the facts to *until*; where the process gave none, they are unknown."""
+        from gpucheck.probes.apart import ProbeError
+
+        try:
+            facts: Section = self._process.facts(self._number, until)
+        except ProbeError as error:
+            return unknown_section(self._section, str(error))
+        return facts
 
 
 class _Load:
@@ -115,20 +143,36 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
 
     if cuda_child is None and not quick:
         cuda_child = cuda_init.start(left())
-    looks: list[_ProbeThread[Fact]] = []
+    # What reads files that anybody wrote runs apart, and starts before any thread does.
+    from gpucheck.probes.apart import ProbeProcess
+
+    python_process = ProbeProcess[Any](
+        "Python environment", lambda: _python_environment(scope.python, variables, left())
+    )
+    driver_process = ProbeProcess[Any](
+        "driver", lambda: iter((_driver(variables), _kernel_log(left())))
+    )
+    startup_process = ProbeProcess[Any]("startup files", lambda: iter((_startup_files(variables),)))
+    pytorch = _Apart("pytorch", PyTorch, python_process, 0)
+    libraries = _Apart("libraries", Libraries, python_process, 1)
+    packages = _Apart("packages", Packages, python_process, 2)
+    driver = _Apart("driver", Driver, driver_process, 0)
+    kernel_log = _Apart("kernel log", KernelLog, driver_process, 1)
+    startup_files = _Apart("startup files", StartupFiles, startup_process, 0)
+    looks: list[_ProbeThread[Any] | _Apart[Any]] = [
+        *(pytorch, libraries, packages, driver, kernel_log, startup_files)
+    ]
 
     def look(
         name: str, section: type[Section], probe: Callable[[], Section]
     ) -> _ProbeThread[Section]:
         started_look = _ProbeThread(name, section, probe)
-        looks.append(started_look)  # type: ignore[arg-type]
+        looks.append(started_look)
         return started_look
 
     load = _Load(load_seconds=max(watch_seconds, 1.0) + SAMPLING_SECONDS) if deep else None
     nvml = look("nvml", Nvml, lambda: _nvml(deep, quick, left(), watch_seconds, load))
-    pytorch = look("pytorch", PyTorch, lambda: _pytorch(scope.python, variables, left()))
     toolkits = look("toolkits", Toolkits, lambda: _toolkits(variables, left(), not quick))
-    libraries = look("libraries", Libraries, lambda: _libraries(pytorch.facts(early), variables))
     cudnn = look(
         "cudnn",
         Cudnn,
@@ -136,12 +180,8 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
             pytorch.facts(early), libraries.facts(early), toolkits.facts(early), variables, left()
         ),
     )
-    packages = look("packages", Packages, lambda: _packages(pytorch.facts(early), variables))
     host = look("host", Host, _host)
-    driver = look("driver", Driver, lambda: _driver(variables))
     environment = look("environment", Environment, lambda: _environment(variables))
-    startup_files = look("startup files", StartupFiles, lambda: _startup_files(variables))
-    kernel_log = look("kernel log", KernelLog, lambda: _kernel_log(left()))
 
     worked = None if load is None else _deep(pytorch.facts(early), left(), load)
     driver_facts = driver.facts(until)
@@ -152,7 +192,7 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
     libraries_facts = libraries.facts(until)
     if worked is not None:
         libraries_facts = replace(libraries_facts, mapped=worked[1])
-    return Snapshot(
+    machine = Snapshot(
         gpucheck=__version__,
         taken_at=taken_at,
         host=host.facts(until),
@@ -173,6 +213,9 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
             "total": round((time.monotonic() - started) * 1000, 1),
         },
     )
+    for process in (python_process, driver_process, startup_process):
+        process.end()
+    return machine
 
 
 # Each probe is imported in its own thread: reading one module's bytecode overlaps another's wait.
@@ -218,6 +261,25 @@ def _pytorch(python: str | None, variables: dict[str, str], deadline_seconds: fl
     from gpucheck.probes import pytorch
 
     return pytorch.probe(python, variables, deadline_seconds=deadline_seconds)
+
+
+def _python_environment(
+    python: str | None, variables: dict[str, str], deadline_seconds: float
+) -> Iterator[Fact]:
+    """Give the Python, the libraries that its torch would load, and its other GPU packages."""
+    from gpucheck.probes.apart import ProbeError, ProbeProcess
+
+    until = time.monotonic() + deadline_seconds
+    facts = _pytorch(python, variables, deadline_seconds)
+    yield facts
+    process = ProbeProcess[Packages]("packages", lambda: iter((_packages(facts, variables),)))
+    yield _libraries(facts, variables)
+    try:
+        yield process.facts(0, until)
+    except ProbeError as error:
+        yield unknown_section(Packages, str(error))
+    finally:
+        process.end()
 
 
 def _libraries(pytorch: PyTorch, variables: dict[str, str]) -> Libraries:

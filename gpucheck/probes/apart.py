@@ -12,8 +12,9 @@ import resource
 import select
 import signal
 import struct
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, NoReturn, TypeVar
 
 from gpucheck.probes.child import die_with, kill_all
@@ -29,15 +30,16 @@ class ProbeError(Exception):
 
 
 class ProbeProcess(Generic[T]):
-    """One probe at work in a process of its own."""
+    """Probes at work in a process of their own, which gives their facts one after another."""
 
-    def __init__(self, name: str, probe: Callable[[], T]) -> None:
+    def __init__(self, name: str, probe: Callable[[], Iterator[T]]) -> None:
         """Start it. Where no process can be started, `facts` says so."""
         self.name = name
-        self.elapsed_ms: float | None = None
-        self._started = time.monotonic()
-        self._given: T | None = None
+        self.elapsed_ms: list[float] = []
+        self._given: list[T] = []
         self._why = ""
+        self._received = bytearray()
+        self._reading = threading.Lock()
         self._pid = 0
         parent = os.getpid()
         try:
@@ -57,49 +59,29 @@ class ProbeProcess(Generic[T]):
             _work(sending, parent, probe)
         os.close(sending)
 
-    def facts(self, until: float) -> T:
-        """Wait for the facts to *until* (of the monotonic clock). ProbeError: there are none."""
-        if self._given is None and not self._why:
-            self._receive(until)
-        if self._given is None:
+    def facts(self, number: int, until: float) -> T:
+        """Wait for the facts of that *number* to *until*. ProbeError: there are none.
+
+        Any thread may ask; *until* is of the monotonic clock.
+        """
+        with self._reading:
+            while len(self._given) <= number and not self._why:
+                self._take(until)
+        if len(self._given) <= number:
             raise ProbeError(self._why)
-        return self._given
+        return self._given[number]
 
-    def _receive(self, until: float) -> None:
-        received = bytearray()
-        while len(received) < _SIZE.size or len(received) < self._size(received):
-            left = until - time.monotonic()
-            if left <= 0 or not select.select([self._pipe], [], [], left)[0]:
-                self._why = f"the {self.name} probe did not end in time"
-                break
-            chunk = os.read(self._pipe, 1 << 20)
-            if not chunk:
-                break
-            received += chunk
-        else:
-            status, facts, elapsed_ms = pickle.loads(received[_SIZE.size :])  # noqa: S301 - our fork's
-            self.elapsed_ms = elapsed_ms
-            if status:
-                self._why = status
-            else:
-                self._given = facts
-        os.close(self._pipe)
-        ended = self._end()
-        if self._given is None and not self._why:
-            self._why = f"the {self.name} probe {ended}"
-
-    @staticmethod
-    def _size(received: bytearray) -> int:
-        (size,) = _SIZE.unpack_from(received)
-        return _SIZE.size + int(size)
-
-    def _end(self) -> str:
+    def end(self) -> str:
         """Say how the process ended; end it where it has not, and leave it where it is stuck."""
+        if not self._pid:
+            return "did not start"
+        pid, self._pid = self._pid, 0
+        os.close(self._pipe)
         until = time.monotonic() + _GRACE_SECONDS
         killed = False
         while True:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            if pid:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
                 code = os.waitstatus_to_exitcode(status)
                 if code >= 0:
                     return f"ended with status {code}"
@@ -108,32 +90,64 @@ class ProbeProcess(Generic[T]):
                 if killed:
                     return "does not end"
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._pid, signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
                 killed, until = True, time.monotonic() + _GRACE_SECONDS
             time.sleep(0.001)
 
+    def _take(self, until: float) -> None:
+        """Take one message, or learn why there is none."""
+        received = self._received
+        while len(received) < _SIZE.size or len(received) < self._end_of_message():
+            left = until - time.monotonic()
+            if left <= 0 or not select.select([self._pipe], [], [], left)[0]:
+                self._why = f"the {self.name} probe did not end in time"
+                self.end()
+                return
+            chunk = os.read(self._pipe, 1 << 20)
+            if not chunk:
+                self._why = f"the {self.name} probe {self.end()}"
+                return
+            received += chunk
+        size = self._end_of_message()
+        why, facts, elapsed_ms = pickle.loads(received[_SIZE.size : size])  # noqa: S301 - our fork's
+        del received[:size]
+        if why:
+            self._why = why
+            self.end()
+            return
+        self._given.append(facts)
+        self.elapsed_ms.append(elapsed_ms)
 
-def _work(sending: int, parent: int, probe: Callable[[], T]) -> NoReturn:
+    def _end_of_message(self) -> int:
+        (size,) = _SIZE.unpack_from(self._received)
+        return _SIZE.size + int(size)
+
+
+def _work(sending: int, parent: int, probe: Callable[[], Iterator[T]]) -> NoReturn:
     """Be the process that looks; it never returns into its parent's code."""
     began = time.monotonic()
+
+    def give(why: str, facts: object = None) -> None:
+        data = pickle.dumps((why, facts, (time.monotonic() - began) * 1000))
+        pipe.write(_SIZE.pack(len(data)) + data)
+        pipe.flush()
+
     try:
         die_with(parent)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         bound = MEMORY_LIMIT_BYTES if hard == resource.RLIM_INFINITY else hard
         resource.setrlimit(resource.RLIMIT_AS, (min(bound, MEMORY_LIMIT_BYTES), hard))
-        why, facts = "", None
-        try:
-            facts = probe()
-        except MemoryError:
-            why = f"more than {MEMORY_LIMIT_BYTES >> 30} GiB of memory was needed"
-        except RecursionError:
-            why = "it is nested too deeply"
-        except Exception as error:  # noqa: BLE001 - a probe that fails must not cost the report
-            why = f"gpucheck's own probe failed: {error!r}"
-        data = pickle.dumps((why, facts, (time.monotonic() - began) * 1000))
         with os.fdopen(sending, "wb") as pipe:
-            pipe.write(_SIZE.pack(len(data)) + data)
+            try:
+                for facts in probe():
+                    give("", facts)
+            except MemoryError:
+                give(f"more than {MEMORY_LIMIT_BYTES >> 30} GiB of memory was needed")
+            except RecursionError:
+                give("it is nested too deeply")
+            except Exception as error:  # noqa: BLE001 - a probe must not cost the report
+                give(f"gpucheck's own probe failed: {error!r}")
     finally:
         kill_all()
         os._exit(0)

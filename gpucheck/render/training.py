@@ -15,6 +15,7 @@ from gpucheck.snapshot import (
     Unknown,
     WatchedGpu,
 )
+from gpucheck.wording import ranges
 
 REHEARSAL = "A REHEARSAL ON THE CPU: NO GPU WAS PROVEN."
 
@@ -143,11 +144,12 @@ def line(machine: Snapshot) -> str:
     strategy = "DDP" if training.strategy == "ddp" else "DataParallel"
     replicas = _known(training.replicas)
     where = "the CPU, a rehearsal" if training.device == "cpu" else _where(training)
-    parts = f" in {len(replicas)} parts" if replicas else ""
+    gpus = {replica.gpu for replica in replicas or ()}
+    parts = f" in {len(replicas)} parts" if replicas and len(replicas) != len(gpus) else ""
     accuracy = _known(training.accuracy)
     failure = _known(training.failure)
     if accuracy is not None:
-        end = f"{accuracy:.1%} of the test images recognised"
+        end = f"test accuracy {accuracy:.1%}"
     elif failure is not None and failure.kind == "blocked":
         end = f"not begun, {failure.message}"
     else:
@@ -156,10 +158,12 @@ def line(machine: Snapshot) -> str:
 
 
 def _where(training: Training) -> str:
-    gpus = _known(training.gpus)
-    if not gpus:
+    replicas = _known(training.replicas) or ()
+    numbers = sorted({replica.gpu for replica in replicas if isinstance(replica.gpu, int)})
+    numbers = numbers or [gpu.index for gpu in _known(training.gpus) or ()]
+    if not numbers:
         return f"--gpus {training.gpus_wanted}"
-    return f"gpu {', '.join(str(gpu.index) for gpu in gpus)}"
+    return f"GPU{'s' if len(numbers) > 1 else ''} {ranges(numbers)}"
 
 
 def details(training: Training) -> Iterator[str]:

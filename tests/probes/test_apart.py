@@ -3,10 +3,20 @@
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from gpucheck.probes.apart import ProbeError, ProbeProcess
+
+
+def probe_of(look: Callable[[], object]) -> ProbeProcess[object]:
+    """A process that gives what *look* returns, and nothing more."""
+
+    def probe() -> Iterator[object]:
+        yield look()
+
+    return ProbeProcess("test", probe)
 
 
 def soon(seconds: float = 5.0) -> float:
@@ -14,35 +24,49 @@ def soon(seconds: float = 5.0) -> float:
 
 
 def test_its_facts_come_over_with_every_byte():
-    probe = ProbeProcess("test", lambda: ("/opt/caf\udce9", 3))
+    probe = probe_of(lambda: ("/opt/caf\udce9", 3))
 
-    assert probe.facts(soon()) == ("/opt/caf\udce9", 3)
-    assert probe.facts(soon()) == ("/opt/caf\udce9", 3)
-    assert probe.elapsed_ms is not None
+    assert probe.facts(0, soon()) == ("/opt/caf\udce9", 3)
+    assert probe.facts(0, soon()) == ("/opt/caf\udce9", 3)
+    assert len(probe.elapsed_ms) == 1
+
+
+def test_facts_come_one_after_another():
+    def probe() -> Iterator[str]:
+        yield "first"
+        os.kill(os.getpid(), signal.SIGBUS)
+        yield "second"
+
+    process = ProbeProcess("test", probe)
+
+    assert process.facts(0, soon()) == "first"
+    with pytest.raises(ProbeError, match="SIGBUS"):
+        process.facts(1, soon())
+    assert process.facts(0, soon()) == "first"
 
 
 @pytest.mark.parametrize("number", [signal.SIGBUS, signal.SIGSEGV, signal.SIGKILL])
 def test_one_that_dies_says_of_what(number: signal.Signals):
-    probe = ProbeProcess("test", lambda: os.kill(os.getpid(), number))
+    probe = probe_of(lambda: os.kill(os.getpid(), number))
 
     with pytest.raises(ProbeError, match=f"the test probe was ended by {number.name}"):
-        probe.facts(soon())
+        probe.facts(0, soon())
 
 
 def test_one_that_never_ends_is_ended():
-    probe = ProbeProcess("test", lambda: time.sleep(60))
+    probe = probe_of(lambda: time.sleep(60))
 
     began = time.monotonic()
     with pytest.raises(ProbeError, match="did not end in time"):
-        probe.facts(soon(0.2))
+        probe.facts(0, soon(0.2))
     assert time.monotonic() - began < 2
 
 
 def test_one_that_needs_too_much_memory_says_so():
-    probe = ProbeProcess("test", lambda: len(bytearray(8 << 30)))
+    probe = probe_of(lambda: len(bytearray(8 << 30)))
 
     with pytest.raises(ProbeError, match="GiB of memory"):
-        probe.facts(soon())
+        probe.facts(0, soon())
 
 
 def nested(depth: int) -> int:
@@ -51,12 +75,12 @@ def nested(depth: int) -> int:
 
 def test_one_that_fails_says_how():
     with pytest.raises(ProbeError, match="nested too deeply"):
-        ProbeProcess("test", lambda: nested(0)).facts(soon())
+        probe_of(lambda: nested(0)).facts(0, soon())
     with pytest.raises(ProbeError, match="ZeroDivisionError"):
-        ProbeProcess("test", lambda: 1 // 0).facts(soon())
+        probe_of(lambda: 1 // 0).facts(0, soon())
 
 
 def test_large_facts_come_whole():
-    probe = ProbeProcess("test", lambda: "x" * (8 << 20))
+    probe = probe_of(lambda: "x" * (8 << 20))
 
-    assert len(probe.facts(soon())) == 8 << 20
+    assert len(probe.facts(0, soon())) == 8 << 20

@@ -8,6 +8,7 @@ from gpucheck.snapshot import (
     Framework,
     Gpu,
     Known,
+    Maybe,
     PciGpu,
     Snapshot,
     Toolkit,
@@ -89,6 +90,73 @@ def other_frameworks(machine: Snapshot) -> tuple[str, ...]:
         if not each.uses_torch and each.name.replace("-pjrt", "-plugin") not in known
     ]
     return tuple(dict.fromkeys([*named, *packages]))
+
+
+def home_for_builds(machine: Snapshot) -> tuple[str, Maybe[str]]:
+    """Return what leads builds to their toolkit, and the home it leads to, in torch's own order.
+
+    That is CUDA_HOME, CUDA_PATH, the first nvcc on PATH, /usr/local/cuda (torch's
+    torch/utils/cpp_extension.py, _find_cuda_home). None: it leads to nothing.
+    """
+    for name, variable in (
+        ("CUDA_HOME", machine.environment.cuda_home),
+        ("CUDA_PATH", machine.environment.cuda_path),
+    ):
+        if variable is not None:
+            return name, variable if isinstance(variable, Unknown) else variable.resolved
+    nvcc = machine.toolkits.first_nvcc
+    if nvcc is not None:
+        name = "nvcc" if isinstance(nvcc, Unknown) else nvcc
+        return name, nvcc if isinstance(nvcc, Unknown) else machine.toolkits.first_nvcc_home
+    return "/usr/local/cuda", machine.toolkits.default
+
+
+def toolkit_for_builds(machine: Snapshot) -> Maybe[Toolkit]:
+    """Return the toolkit that builds would use; None where nothing leads to one."""
+    installed = machine.toolkits.installed
+    _, home = home_for_builds(machine)
+    if isinstance(installed, Unknown):
+        return installed
+    if isinstance(home, Unknown):
+        return home
+    return next((toolkit for toolkit in installed if toolkit.home == home), None)
+
+
+def is_torch_wanted(machine: Snapshot) -> bool:
+    """Tell whether somebody means the examined Python for GPU work with torch.
+
+    One that was named or activated is meant, unless another framework is in it; the Python that is
+    merely first on PATH is not.
+    """
+    python = value(machine.pytorch.python)
+    return (
+        python is not None
+        and python.chosen_by in ("--python", "VIRTUAL_ENV", "CONDA_PREFIX")
+        and not other_frameworks(machine)
+        and has_gpu(machine) is not False
+    )
+
+
+def works_on_gpus(machine: Snapshot) -> bool:
+    """Tell whether --deep saw torch imported, and every step of its work pass on every GPU."""
+    deep = machine.deep
+    if deep is None or deep.import_error is not None:
+        return False
+    works = value(deep.gpus)
+    return bool(works) and all(
+        work.kernel is None and work.matrix_product is None and work.convolution is None
+        for work in works or ()
+    )
+
+
+def cudnn_is_of_one_version(machine: Snapshot) -> bool:
+    """Tell whether all parts of the cuDNN that torch gets are there, and of one version.
+
+    The front is not asked: it is a shim that any of them serves.
+    """
+    parts = value(machine.cudnn.sublibraries_for_torch) or ()
+    versions = {value(part.version) for part in parts}
+    return len(versions) == 1 and None not in versions
 
 
 def torch_distribution(machine: Snapshot) -> Distribution | None:

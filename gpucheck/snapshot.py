@@ -433,6 +433,7 @@ class Library(Fact, frozen=True, kw_only=True):
     directory: str = ""  # the search-path entry, as written, that gave it
     wheel_path: Maybe[str] = None  # the copy that a wheel brings for torch
     wheel_version: Maybe[str] = None
+    package: Maybe[str] = None  # of the system's, that owns a part of cuDNN that is not torch's own
     system_path: Maybe[str] = None  # what a program without torch's paths would get
     system_version: Maybe[str] = None
 
@@ -444,12 +445,34 @@ class MappedLibrary(Fact, frozen=True, kw_only=True):
     path: str
 
 
+class LoaderFolder(Fact, frozen=True, kw_only=True):
+    """A folder that feeds ld.so.cache, and the configuration file that names it."""
+
+    directory: str  # links followed
+    file: str  # "/etc/ld.so.conf.d/000-cuda.conf"
+    has_cudart: bool = False  # a CUDA runtime lies in it
+
+
+class CxxLibrary(Fact, frozen=True, kw_only=True):
+    """The C++ library, libstdc++.so.6, that torch's process gets."""
+
+    path: str
+    real_path: str = ""
+    found_via: str = ""
+    directory: str = ""  # the search-path entry, as written, that gave it
+    newest: str = ""  # of the versions that it defines: "GLIBCXX_3.4.30"
+    missing: tuple[str, ...] = ()  # versions that torch's libraries need and it lacks, oldest first
+    needed_by: str = ""  # a file that needs the first of them
+    newer: tuple[str, ...] = ()  # copies here that have what is missing
+
+
 class Libraries(Fact, frozen=True, kw_only=True):
     """Which shared libraries would be loaded for torch, by the dynamic loader's own order."""
 
     resolved: Maybe[tuple[Library, ...]] = NOT_EXAMINED  # None: no torch to resolve for
     not_found: Known[tuple[str, ...]] = NOT_EXAMINED  # SONAMEs of any kind that nothing gives
-    ld_so_conf: Known[tuple[str, ...]] = NOT_EXAMINED  # toolkit directories that feed ld.so.cache
+    cxx: Maybe[CxxLibrary] = NOT_EXAMINED  # None: nothing asks for one
+    ld_so_conf: Known[tuple[LoaderFolder, ...]] = NOT_EXAMINED
     mapped: Maybe[tuple[MappedLibrary, ...]] = None  # None: --deep was not asked for
 
 
@@ -480,7 +503,8 @@ class Cudnn(Fact, frozen=True, kw_only=True):
 
     installs: Known[tuple[CudnnInstall, ...]] = NOT_EXAMINED
     torch_needs: Maybe[str] = NOT_EXAMINED  # "libcudnn.so.9"; None: linked in, or no torch
-    for_torch: Maybe[str] = NOT_EXAMINED  # path torch would load; None: none would
+    for_torch: Maybe[Library] = NOT_EXAMINED  # with its best known version; None: none would load
+    cuda_major_for_torch: Maybe[int] = NOT_EXAMINED  # the CUDA that this one was built for
     selected_for_builds: Maybe[str] = NOT_EXAMINED  # path a C++ build and the plain loader get
     sublibraries_for_torch: Maybe[tuple[Library, ...]] = NOT_EXAMINED
     opened: Maybe[CudnnOpened] = NOT_EXAMINED  # the one for torch, else for builds

@@ -12,8 +12,10 @@ from gpucheck.knowledge import cudnn as table
 from gpucheck.probes.child import Child, Ended, payload_command
 from gpucheck.probes.files import names_in, read_text
 from gpucheck.probes.ld_so import Elf, ElfError, Process, read_elf
-from gpucheck.probes.loader import header_version, origin_of, readable, this_loader, version_of
+from gpucheck.probes.loader import header_version, origin_of, this_loader, version_of
 from gpucheck.probes.messages import CudnnAnswer, MessageError, decode_all
+from gpucheck.probes.package_owner import owner_of
+from gpucheck.probes.readable import readable
 from gpucheck.snapshot import (
     Cudnn,
     CudnnInstall,
@@ -25,7 +27,10 @@ from gpucheck.snapshot import (
     PyTorch,
     Toolkits,
     Unknown,
+    replace,
+    value,
 )
+from gpucheck.versions import version_tuple
 
 _FRONT = re.compile(r"libcudnn\.so\.(\d{1,3})(\.[\d.]+)?")
 _PART = re.compile(r"libcudnn_\w+\.so\.\d{1,3}")
@@ -48,9 +53,10 @@ def probe(
     The one for torch, else the plain one, is opened in a child that has *deadline_seconds*.
     *libraries* is what `loader.probe` found; *root* is where the system's own files are.
     """
-    needs, for_torch, parts = _for_torch(libraries)
+    needs, front, parts = _for_torch(libraries)
     selected_for_builds = _selected_for_builds(needs, variables, root)
-    path = for_torch if isinstance(for_torch, str) else selected_for_builds
+    torchs = front.path if isinstance(front, Library) else front
+    path = torchs if isinstance(torchs, str) else selected_for_builds
     if isinstance(path, str) and "\N{REPLACEMENT CHARACTER}" in path:
         path = Unknown("its path cannot be written as text")
     child = start(path, variables, deadline_seconds) if isinstance(path, str) else None
@@ -60,19 +66,24 @@ def probe(
         opened = read_answer(path, child.end())
     elif isinstance(path, Unknown):
         opened = path
+    own = _install_of(front, installs) if isinstance(front, Library) else None
+    answer = opened if isinstance(opened, CudnnOpened) and opened.path == torchs else None
     return Cudnn(
         installs=installs,
         torch_needs=needs,
-        for_torch=for_torch,
+        for_torch=_with_best_version(front, own, answer) if isinstance(front, Library) else front,
+        cuda_major_for_torch=_best_cuda_major(front, own, answer)
+        if isinstance(front, Library)
+        else front,
         selected_for_builds=selected_for_builds,
-        sublibraries_for_torch=parts,
+        sublibraries_for_torch=_with_owners(front, parts, root),
         opened=opened,
     )
 
 
 def _for_torch(
     libraries: Libraries,
-) -> tuple[Maybe[str], Maybe[str], Maybe[tuple[Library, ...]]]:
+) -> tuple[Maybe[str], Maybe[Library], Maybe[tuple[Library, ...]]]:
     """Return the SONAME that torch needs, the file it would get, and the parts that go with it."""
     resolved = libraries.resolved
     if isinstance(resolved, Unknown):
@@ -81,7 +92,62 @@ def _for_torch(
     if front is None:
         return None, None, None
     parts = tuple(lib for lib in resolved or () if lib.soname.startswith("libcudnn_"))
-    return front.soname, front.path, parts
+    if isinstance(front.path, Unknown):
+        return front.soname, front.path, parts
+    return front.soname, front if front.path is not None else None, parts
+
+
+def _install_of(front: Library, installs: Sequence[CudnnInstall]) -> CudnnInstall | None:
+    """Return the install that *front* belongs to, by its directory with links followed."""
+    path = front.real_path if isinstance(front.real_path, str) else front.path
+    folder = os.path.dirname(path) if isinstance(path, str) else ""
+    own = (each for each in installs if (each.directory, each.soname) == (folder, front.soname))
+    return next(own, None)
+
+
+def _with_best_version(
+    front: Library, install: CudnnInstall | None, opened: CudnnOpened | None
+) -> Library:
+    """Return the cuDNN that torch gets with its version by the best witness.
+
+    What cuDNN itself answered comes first: its front hands the question on to its parts, so that
+    the answer is that of the parts that it really gets. Then what lies beside it says, in the
+    order of trust of `version_of`; then its header.
+    """
+    for witness in (opened, front, install):
+        if witness is not None and isinstance(witness.version, str):
+            return replace(front, version=witness.version)
+    return front
+
+
+def _best_cuda_major(
+    front: Library, install: CudnnInstall | None, opened: CudnnOpened | None
+) -> int | Unknown:
+    """Return the CUDA major of the cuDNN that torch gets: by its package, else by its own word."""
+    if install is not None and isinstance(install.cuda_major, int):
+        return install.cuda_major
+    asked = value(opened.cuda) if opened is not None else None
+    parts = version_tuple(asked) if asked is not None else ()
+    if parts:
+        return parts[0]
+    if install is not None and isinstance(install.cuda_major, Unknown):
+        return install.cuda_major
+    return Unknown(f"{front.path} does not tell which CUDA it was built for")
+
+
+def _with_owners(
+    front: Maybe[Library], parts: Maybe[tuple[Library, ...]], root: Path
+) -> Maybe[tuple[Library, ...]]:
+    """Name the system's packages that own parts from another folder than the front's."""
+    if not isinstance(front, Library) or not isinstance(parts, tuple):
+        return parts
+    own = {os.path.dirname(path) for path in (front.path, front.real_path) if isinstance(path, str)}
+    return tuple(
+        replace(part, package=owner_of(str(part.real_path or part.path), root))
+        if isinstance(part.path, str) and os.path.dirname(part.path) not in own
+        else part
+        for part in parts
+    )
 
 
 def _selected_for_builds(needs: Maybe[str], variables: Mapping[str, str], root: Path) -> Maybe[str]:

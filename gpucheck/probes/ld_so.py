@@ -758,8 +758,10 @@ class _RefusedError(Exception):
 
 # ------------------------------------------------------------------- what this machine's loader is
 
-_SYSTEM_DIRECTORIES = re.compile(rb"(?:/[A-Za-z0-9_./+-]*lib[A-Za-z0-9_./+-]*/\0){2,}")
-_VERSION = re.compile(rb"(?:GLIBC|GNU libc|GNU C Library)[^\n\0]*?version (\d+)\.(\d+)")
+_VERSION = re.compile(
+    rb"(?:GLIBC|GNU libc|GNU C Library)[^\n\0]{0,100}?version (\d{1,3})\.(\d{1,3})"
+)
+_MOST_PATH_BYTES = 4096
 _MOST_INTERPRETER_BYTES = 4 << 20
 
 
@@ -769,16 +771,38 @@ def read_interpreter(data: bytes) -> tuple[tuple[str, ...], tuple[int, int] | No
     They stand in its read-only data. Nothing found gives `()` and `None`; before 2.33 the file
     did not tell its version, and did not know the glibc-hwcaps subfolders: (2, 32) stands for all.
     """
-    match = _SYSTEM_DIRECTORIES.search(data)
-    directories = (
-        ()
-        if match is None
-        else tuple(part.decode().rstrip("/") for part in match[0].split(b"\0") if part)
-    )
+    directories = _system_directories(data)
     version = _VERSION.search(data)
     if version is not None:
         return directories, (int(version[1]), int(version[2]))
-    return directories, (2, 32) if match is not None and b"glibc-hwcaps" not in data else None
+    return directories, (2, 32) if directories and b"glibc-hwcaps" not in data else None
+
+
+def _system_directories(data: bytes) -> tuple[str, ...]:
+    """Return the first two or more strings in a row that are folders of libraries.
+
+    String by string: one pattern over all of them would search hostile data without end.
+    """
+    run: list[str] = []
+    for string in data.split(b"\0"):
+        start = string.find(b"/")
+        folder = string[start:] if start >= 0 and not run else string
+        if (
+            2 < len(folder) < _MOST_PATH_BYTES
+            and folder.startswith(b"/")
+            and folder.endswith(b"/")
+            and b"lib" in folder
+            and not folder.translate(None, _PATH_BYTES)
+        ):
+            run.append(folder.decode("ascii").rstrip("/"))
+        elif len(run) > 1:
+            return tuple(run)
+        else:
+            run = []
+    return tuple(run) if len(run) > 1 else ()
+
+
+_PATH_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./+-"
 
 
 def hwcaps_of(flags: Iterable[str]) -> tuple[str, ...]:

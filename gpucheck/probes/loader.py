@@ -4,7 +4,6 @@
 
 import fnmatch
 import functools
-import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucheck.knowledge import cudnn as cudnn_table
+from gpucheck.probes import cxx_library, loader_conf
 from gpucheck.probes.files import names_in, read_bytes, read_text
 from gpucheck.probes.ld_so import (
     Cache,
@@ -27,11 +27,13 @@ from gpucheck.probes.ld_so import (
     read_elf,
     read_interpreter,
 )
+from gpucheck.probes.readable import readable
 from gpucheck.snapshot import (
     Libraries,
     Library,
     Maybe,
     Origin,
+    Python,
     PyTorch,
     Torch,
     Unknown,
@@ -56,24 +58,31 @@ def probe(pytorch: PyTorch, variables: Mapping[str, str], root: Path = Path("/")
     """
     _wheels_in.cache_clear()
     _conda_prefix.cache_clear()
-    toolkits = toolkits_in_ld_so_conf(root)
+    conf = loader_conf.folders(root)
     if isinstance(pytorch.torch, Unknown):
         return Libraries(
             resolved=Unknown(pytorch.torch.why),
             not_found=Unknown(pytorch.torch.why),
-            ld_so_conf=toolkits,
+            cxx=Unknown(pytorch.torch.why),
+            ld_so_conf=conf,
         )
     if pytorch.torch is None or not pytorch.torch.location:
-        return Libraries(resolved=None, not_found=(), ld_so_conf=toolkits)
+        return Libraries(resolved=None, not_found=(), cxx=None, ld_so_conf=conf)
     process = start(pytorch, variables, root)
     if isinstance(process, Unknown):
-        return Libraries(resolved=process, not_found=Unknown(process.why), ld_so_conf=toolkits)
+        return Libraries(
+            resolved=process,
+            not_found=Unknown(process.why),
+            cxx=Unknown(process.why),
+            ld_so_conf=conf,
+        )
     found = _Import(process, pytorch, pytorch.torch)
     found.run()
     return Libraries(
         resolved=tuple(found.libraries()),
         not_found=tuple(dict.fromkeys(readable(missing.name) for missing in found.missing)),
-        ld_so_conf=toolkits,
+        cxx=cxx_library.look(process, found.prefix),
+        ld_so_conf=conf,
     )
 
 
@@ -272,11 +281,13 @@ class _Import:
         self.sys_path: Sequence[str] = (
             python.sys_path if python is not None and not isinstance(python, Unknown) else ()
         )
+        self.prefix = python.prefix if isinstance(python, Python) else ""
         self.missing: list[Missing] = []
-        self.wheels = wheel_libraries(
-            [*dict.fromkeys([os.path.dirname(self.package), *self.sys_path])],
-            cuda_major(torch),
-        )
+        sites = [*dict.fromkeys([os.path.dirname(self.package), *self.sys_path])]
+        self.wheels = {
+            **conda_libraries(self.prefix),
+            **wheel_libraries(sites, cuda_major(torch)),
+        }
         self.preloaded: set[int] = set()
         self.parts: list[Library] = []
 
@@ -466,13 +477,6 @@ class _Import:
         return origin_of(path, real, via, self.process.loader.system_directories, self.sys_path)
 
 
-def readable(text: str) -> str:
-    """Return a path as text that can be written as JSON: bytes that are not UTF-8 become "?"."""
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 _FRONT = re.compile(r"libcudnn\.so\.\d+")
 
 
@@ -547,6 +551,16 @@ def wheel_libraries(sites: Sequence[str], major: int | None) -> dict[str, str]:
                 if CUDA_LIBRARY.match(name):
                     found.setdefault(name, f"{site}/nvidia/{folder}/lib/{name}")
     return found
+
+
+def conda_libraries(prefix: str) -> dict[str, str]:
+    """Return the CUDA libraries of the conda environment at *prefix*: path by SONAME."""
+    names = names_in(f"{prefix}/lib") if os.path.isdir(f"{prefix}/conda-meta") else None
+    return {
+        name: f"{prefix}/lib/{name}"
+        for name in (names if isinstance(names, tuple) else ())
+        if CUDA_LIBRARY.match(name)
+    }
 
 
 def version_of(path: str) -> str | Unknown:
@@ -656,48 +670,3 @@ def _conda_prefix(folder: str) -> str | None:
             return folder
         folder = os.path.dirname(folder)
     return None
-
-
-# ------------------------------------------------------------------------------- /etc/ld.so.conf
-
-
-def toolkits_in_ld_so_conf(root: Path = Path("/")) -> tuple[str, ...] | Unknown:
-    """Return the directories of /etc/ld.so.conf and what it includes that hold a CUDA runtime.
-
-    Links are followed: what comes back is where the libraries really lie.
-    """
-    conf = root / "etc/ld.so.conf"
-    text = read_text(conf)
-    if isinstance(text, Unknown):
-        return text
-    found: list[str] = []
-    for directory in _conf_directories(text or "", conf.parent, root, depth=0):
-        folder = f"{'' if root == Path('/') else root}{directory}"
-        names = names_in(folder)
-        if isinstance(names, tuple) and any(name.startswith("libcudart.so") for name in names):
-            found.append(readable(os.path.realpath(folder)))
-    return tuple(dict.fromkeys(found))
-
-
-def _conf_directories(text: str, folder: Path, root: Path, depth: int) -> Iterator[str]:
-    for line in text.splitlines():
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        if words[0] == "include" and depth < 4:
-            for pattern in words[1:]:
-                for path in _matching(pattern, folder, root):
-                    included = read_text(path)
-                    if isinstance(included, str):
-                        yield from _conf_directories(included, path.parent, root, depth + 1)
-        elif words[0].startswith("/"):
-            yield words[0].partition("=")[0].rstrip("/") or "/"
-
-
-def _matching(pattern: str, folder: Path, root: Path) -> list[Path]:
-    start, relative = (root, pattern.lstrip("/")) if pattern.startswith("/") else (folder, pattern)
-    try:
-        # Path.glob stumbles over patterns such as "./".
-        return sorted(start / name for name in glob.glob(relative, root_dir=start))  # noqa: PTH207
-    except (ValueError, OSError):
-        return []

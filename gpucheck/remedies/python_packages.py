@@ -60,13 +60,28 @@ def install(
     match manager(machine, _name(requirements[0])):
         case "conda" | "pixi":
             return Remedy(text, _conda_install(python, requirements), verify=verify)
-        case "project" if project is not None and not again:
+        case "project" if project is not None and not again and _is_direct(requirements):
             return _in_project(machine, project, requirements, text, index, verify)
         case "new environment":
             return _in_new_environment(python, requirements, text, index)
         case _:
             steps = _pip_install(python, requirements, index, again=again)
             return Remedy(text, steps, verify=verify)
+
+
+def wheels(
+    machine: Snapshot, requirements: Sequence[str], *, text: str, again: bool = False
+) -> Remedy:
+    """Return how to bring back wheels that torch depends on: no project asks for them by name."""
+    python = _python(machine)
+    project = value(python.project) if python is not None else None
+    names = [_name(each) for each in requirements]
+    if project is None or project.tool != "uv" or not all(map(_REQUIREMENT.fullmatch, names)):
+        return install(machine, requirements, text=text, again=again, verify=check(machine))
+    packages = [word for name in names for word in ("--reinstall-package", name)]
+    sync = "uv sync --project {folder} {packages}"
+    step = command(sync, folder=project.folder, packages=packages, lasts="permanent")
+    return Remedy(f"{text} {project.file} says which.", (step,), verify=check(machine))
 
 
 def uninstall(machine: Snapshot, names: Sequence[str]) -> tuple[Command, ...]:
@@ -157,8 +172,11 @@ def match_companions(machine: Snapshot) -> Remedy:
     )
 
 
-def reinstall_torch(machine: Snapshot) -> Remedy:
-    """Return how to write the files of the torch that is here anew, at the version that it has."""
+def reinstall_torch(machine: Snapshot, *, with_dependencies: bool = False) -> Remedy:
+    """Return how to write the files of the torch that is here anew, at the version that it has.
+
+    *with_dependencies* brings back the wheels that it asks for too, where they are gone.
+    """
     torch = value(machine.pytorch.torch)
     copies = [each.version for each in _copies(machine, "torch") if each.installer != "conda"]
     version = value(torch.version) if torch is not None else None
@@ -168,9 +186,10 @@ def reinstall_torch(machine: Snapshot) -> Remedy:
     return install(
         machine,
         [f"torch=={copies[0]}"],
-        text=f"Install torch {version} again: that writes its files anew.",
+        text=f"Install torch {version} again"
+        + (", with the libraries that it asks for." if with_dependencies else ": its files anew."),
         index=f"{torch_cuda.INDEX}/{local}" if local.startswith(("cu", "cpu")) else "",
-        again=True,
+        again=not with_dependencies,
         verify=verify_torch(machine),
     )
 
@@ -188,7 +207,7 @@ def wanted_wheels(machine: Snapshot, *prefixes: str, again: bool = False, text: 
     said = text or f"Install {listed([_name(each) for each in wanted])} as torch asks for it."
     if not wanted:
         return Remedy(text or "Install torch again with the libraries that it asks for.")
-    return install(machine, wanted, text=said, again=again, verify=check(machine))
+    return wheels(machine, wanted, text=said, again=again)
 
 
 def verify_torch(machine: Snapshot) -> Command | None:
@@ -367,6 +386,11 @@ def _project_steps(
 
 
 # ------------------------------------------------------------------------------------ asked often
+
+
+def _is_direct(requirements: Sequence[str]) -> bool:
+    """Tell whether a project would name these itself; NVIDIA's wheels come with torch."""
+    return not all(each.startswith(("nvidia-", "triton")) for each in requirements)
 
 
 def _python(machine: Snapshot) -> Python | None:

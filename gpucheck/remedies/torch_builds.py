@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpucheck import derived
-from gpucheck.knowledge import driver_cuda, torch_cuda
+from gpucheck.knowledge import cudnn, driver_cuda, torch_cuda
 from gpucheck.requirements import satisfies
 from gpucheck.snapshot import Distribution, Snapshot, Torch, value
 from gpucheck.versions import version_tuple
@@ -105,8 +105,16 @@ def _rows(machine: Snapshot) -> Iterator[torch_cuda.Variant]:
     for row in torch_cuda.table().variant:
         if is_arm and (version_tuple(row.torch) < _ARM_SINCE or version_tuple(row.cuda) < (13,)):
             continue
-        if all(torch_cuda.has_kernels(row.architectures, each) for each in capabilities):
+        if all(
+            torch_cuda.has_kernels(row.architectures, each) and _cudnn_serves(row, each)
+            for each in capabilities
+        ):
             yield row
+
+
+def _cudnn_serves(row: torch_cuda.Variant, capability: str) -> bool:
+    served = cudnn.capabilities_of(row.cudnn, version_tuple(row.cuda)[0])
+    return served is None or version_tuple(served[0]) <= version_tuple(capability)
 
 
 def _nearest(

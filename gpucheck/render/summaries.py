@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from posixpath import dirname
 
+from gpucheck import derived
 from gpucheck.snapshot import (
     CudaInit,
     Deep,
@@ -17,6 +18,7 @@ from gpucheck.snapshot import (
     Toolkit,
     Torch,
     Unknown,
+    value,
 )
 
 GIB = 1 << 30
@@ -131,7 +133,10 @@ def cudnn(machine: Snapshot) -> str:
             case Torch(build="cuda"):
                 parts.append("linked into torch")
     selected_for_builds = machine.cudnn.selected_for_builds
-    if isinstance(selected_for_builds, str) and selected_for_builds != machine.cudnn.for_torch:
+    torchs = value(machine.cudnn.for_torch)
+    if isinstance(selected_for_builds, str) and (
+        torchs is None or selected_for_builds != torchs.path
+    ):
         version = _installed_version(machine, selected_for_builds)
         parts.append(f"{version or selected_for_builds} is the system's")
     if parts:
@@ -323,26 +328,14 @@ def driver_cuda(machine: Snapshot) -> str | None:
 
 
 def default_toolkit(machine: Snapshot) -> Toolkit | None:
-    """The toolkit that builds would use: CUDA_HOME's, else the first nvcc's, else the default."""
-    installed = machine.toolkits.installed
-    if not isinstance(installed, tuple) or not installed:
-        return None
-    by_home = {toolkit.home: toolkit for toolkit in installed}
-    home = machine.environment.cuda_home
-    for fact in (
-        home.resolved if isinstance(home, HomeVariable) else None,
-        machine.toolkits.first_nvcc_home,
-        machine.toolkits.default,
-    ):
-        if isinstance(fact, str) and fact in by_home:
-            return by_home[fact]
-    return installed[0]
+    """The toolkit that builds would use."""
+    return value(derived.toolkit_for_builds(machine))
 
 
 def cudnn_for_torch(machine: Snapshot) -> str | None:
     """The version of the cuDNN that torch would load."""
-    path = machine.cudnn.for_torch
-    return _installed_version(machine, path) if isinstance(path, str) else None
+    torchs = value(machine.cudnn.for_torch)
+    return value(torchs.version) if torchs is not None else None
 
 
 def _installed_version(machine: Snapshot, path: str) -> str | None:
@@ -369,12 +362,10 @@ def _versions_of(machine: Snapshot, path: str) -> Iterator[object]:
 
 
 def _cudnn_origin(machine: Snapshot) -> str:
-    path = machine.cudnn.for_torch
-    resolved = machine.libraries.resolved
-    for library in resolved if isinstance(resolved, tuple) else ():
-        if library.path == path:
-            return "its wheel" if library.origin == "wheel" else _from(library.origin)
-    return dirname(path) if isinstance(path, str) else ""
+    torchs = value(machine.cudnn.for_torch)
+    if torchs is None:
+        return ""
+    return "its wheel" if torchs.origin == "wheel" else _from(torchs.origin)
 
 
 def _from(origin: str) -> str:

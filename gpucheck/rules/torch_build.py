@@ -21,9 +21,6 @@ from gpucheck.snapshot import Gpu, Snapshot, Unknown, value
 from gpucheck.versions import version_tuple
 from gpucheck.wording import count, listed
 
-#: A Python that somebody chose is meant to have torch; one that is merely first on PATH is not.
-_CHOSEN = ("--python", "VIRTUAL_ENV", "CONDA_PREFIX")
-
 
 @rule("TOR001", Severity.INFO, "This Python has no torch", caused_by=("DRV001",))
 def no_torch(machine: Snapshot) -> Answers:
@@ -56,7 +53,7 @@ def no_torch(machine: Snapshot) -> Answers:
             remedy=Remedy("Nothing, unless you want torch in this Python as well."),
         )
         return
-    is_wanted = python.chosen_by in _CHOSEN and derived.has_gpu(machine) is not False
+    is_wanted = derived.is_torch_wanted(machine)
     elsewhere = _elsewhere(machine, python.path)
     yield Symptom(
         subject=python.path,

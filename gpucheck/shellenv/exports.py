@@ -207,7 +207,7 @@ def _library_path(
     if isinstance(configured, Unknown):
         return False, f"out: what the loader finds anyway could not be told ({configured.why})"
     known_as = {directory, *(posixpath.join(name, "lib64") for name in _names(toolkit))}
-    if known_as & {entry.rstrip("/") for entry in configured}:
+    if known_as & {entry.directory for entry in configured if entry.has_cudart}:
         return False, "out: the loader finds these libraries anyway, by /etc/ld.so.conf"
     return True, "in: the loader does not find these libraries otherwise"
 

@@ -155,7 +155,7 @@ def cudnn_is_of_one_version(machine: Snapshot) -> bool:
     The front is not asked: it is a shim that any of them serves.
     """
     parts = value(machine.cudnn.sublibraries_for_torch) or ()
-    versions = {value(part.version) for part in parts}
+    versions = {value(part.version) if isinstance(part.path, str) else None for part in parts}
     return len(versions) == 1 and None not in versions
 
 

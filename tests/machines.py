@@ -17,6 +17,7 @@ from gpucheck.snapshot import (
     Cudnn,
     CudnnInstall,
     CudnnOpened,
+    CxxLibrary,
     DeviceNode,
     Distribution,
     Driver,
@@ -31,6 +32,7 @@ from gpucheck.snapshot import (
     KernelLog,
     Libraries,
     Library,
+    LoaderFolder,
     Memory,
     NvLink,
     Nvml,
@@ -390,7 +392,20 @@ HEALTHY = Snapshot(
             ),
         ),
         not_found=(),
-        ld_so_conf=("/usr/local/cuda-13.0/targets/x86_64-linux/lib",),
+        cxx=CxxLibrary(
+            path="/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
+            real_path="/usr/lib/x86_64-linux-gnu/libstdc++.so.6.0.33",
+            found_via="ld.so.cache",
+            directory="/usr/lib/x86_64-linux-gnu",
+            newest="GLIBCXX_3.4.33",
+        ),
+        ld_so_conf=(
+            LoaderFolder(
+                directory="/usr/local/cuda-13.0/targets/x86_64-linux/lib",
+                file="/etc/ld.so.conf.d/000-cuda.conf",
+                has_cudart=True,
+            ),
+        ),
         mapped=None,
     ),
     cudnn=Cudnn(
@@ -417,7 +432,14 @@ HEALTHY = Snapshot(
             ),
         ),
         torch_needs="libcudnn.so.9",
-        for_torch=f"{_CUDNN}/libcudnn.so.9",
+        for_torch=library(
+            "libcudnn.so.9",
+            f"{_CUDNN}/libcudnn.so.9",
+            "9.19.0",
+            system_path="/lib/x86_64-linux-gnu/libcudnn.so.9",
+            system_version="9.14.0",
+        ),
+        cuda_major_for_torch=13,
         selected_for_builds="/lib/x86_64-linux-gnu/libcudnn.so.9",
         sublibraries_for_torch=tuple(
             library(soname, f"{_CUDNN}/{soname}", "9.19.0") for soname in CUDNN_PARTS

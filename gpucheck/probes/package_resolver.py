@@ -18,6 +18,7 @@ from gpucheck.probes.elf_symbols import SymbolError, Symbols
 from gpucheck.probes.files import names_in, read_bytes, read_text
 from gpucheck.probes.ld_so import Loaded, Missing, Process, Rehearsal
 from gpucheck.probes.package_files import ElfNotes, Installed, Site
+from gpucheck.probes.readable import readable
 from gpucheck.snapshot import (
     Framework,
     GpuPackage,
@@ -492,13 +493,13 @@ class _Look:
         wheel = self.around.wheels().get(name)
         self.libraries[name] = PackageLibrary(
             soname=name,
-            needed_by=loader.readable(by),
+            needed_by=readable(by),
             is_opened=is_opened,
-            path=loader.readable(path),
+            path=readable(path),
             version=self.around.version(path),
-            found_via=loader.readable(thing.found_via),
-            directory=loader.readable(thing.directory),
-            wheel_path=None if wheel is None else loader.readable(wheel),
+            found_via=readable(thing.found_via),
+            directory=readable(thing.directory),
+            wheel_path=None if wheel is None else readable(wheel),
             wheel_version=None if wheel is None else self.around.version(wheel),
         )
 
@@ -523,15 +524,15 @@ class _Look:
         others = dict.fromkeys(map(os.path.normpath, self.around.at_hand(name)))
         self.libraries[name] = PackageLibrary(
             soname=name,
-            needed_by=loader.readable(by),
+            needed_by=readable(by),
             is_opened=is_opened,
             is_on_demand=on_demand,
             path=None,
             version=None,
             is_loaded_by_torch=bool(elsewhere) and self.around.is_loaded_by_torch(name),
-            elsewhere=tuple(map(loader.readable, elsewhere[:_SHOWN_PATHS])),
+            elsewhere=tuple(map(readable, elsewhere[:_SHOWN_PATHS])),
             other_majors=tuple(
-                loader.readable(path)
+                readable(path)
                 for path in list(others)[:_SHOWN_PATHS]
                 if not _is_same_number(path, name)
             ),

@@ -194,7 +194,7 @@ def torn_cudnn(machine: Snapshot) -> Answers:
     strangers: list[Library] = []
     for part in there:
         if not isinstance(part.version, str) or version is None:
-            if _folder(part) != _folder(library):
+            if not _folders(part) & _folders(library):
                 yield NotChecked(
                     why=f"{part.path} comes from another directory than {library.path}, and not "
                     "both tell their version"
@@ -212,9 +212,10 @@ def torn_cudnn(machine: Snapshot) -> Answers:
     )
 
 
-def _folder(library: Library) -> str:
-    path = library.real_path if isinstance(library.real_path, str) else library.path
-    return path.rpartition("/")[0] if isinstance(path, str) else ""
+def _folders(library: Library) -> frozenset[str]:
+    """Return where a library lies, as found and with links followed."""
+    paths = (library.path, library.real_path)
+    return frozenset(path.rpartition("/")[0] for path in paths if isinstance(path, str))
 
 
 def _version_of_parts(front: Library, parts: Sequence[Library]) -> str | None:

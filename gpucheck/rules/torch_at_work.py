@@ -35,7 +35,7 @@ _NO_CUDA = (
     "TOR007",
     Severity.ERROR,
     "torch cannot be imported",
-    caused_by=("LIB002", "LIB003", "DNN001", "DNN003", "TOR010", "LIB001"),
+    caused_by=("LIB002", "LIB003", "DNN001", "DNN003", "TOR010", "LIB001", "LIB006"),
     when=all_of(has_torch, was_put_to_work),
 )
 def import_fails(machine: Snapshot) -> Answers:

@@ -13,7 +13,7 @@ from wheel_tree import CU13, plant_libraries, plant_system_cudnn, plant_torch
 
 from gpucheck.probes import cudnn, loader
 from gpucheck.probes.child import Ended
-from gpucheck.snapshot import Cudnn, CudnnOpened, PyTorch, Toolkit, Toolkits, Unknown
+from gpucheck.snapshot import Cudnn, CudnnOpened, Library, PyTorch, Toolkit, Toolkits, Unknown
 
 pytestmark = pytest.mark.skipif(
     sysconfig.get_platform() != "linux-x86_64", reason="the trees are of x86-64 ELF files"
@@ -76,7 +76,10 @@ def test_a_wheel_beside_a_system_package_are_two_installs(tmp_path: Path):
     assert (system.header, system.header_version) == (str(header), "9.14.0")
     assert len(wheel.sublibraries) == len(system.sublibraries) == 7
     assert found.torch_needs == "libcudnn.so.9"
-    assert found.for_torch == wheel.directory + "/libcudnn.so.9"
+    assert isinstance(found.for_torch, Library)
+    assert found.for_torch.path == wheel.directory + "/libcudnn.so.9"
+    assert found.for_torch.version == "9.19.0"
+    assert found.cuda_major_for_torch == 13
     assert [part.version for part in found.sublibraries_for_torch] == ["9.19.0"] * 7  # type: ignore[union-attr]
 
 
@@ -199,6 +202,7 @@ def test_nothing_to_open_opens_nothing(tmp_path: Path):
     assert found == Cudnn(
         installs=(),
         torch_needs=None,
+        cuda_major_for_torch=None,
         for_torch=None,
         selected_for_builds=None,
         sublibraries_for_torch=None,

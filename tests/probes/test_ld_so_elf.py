@@ -3,6 +3,7 @@
 import os
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,15 @@ def test_subfolders_of_old_glibc_are_those_its_own_debug_output_shows():
     )
     assert platform == "x86_64"
     assert legacy_subfolders_of("x86_64", "AuthenticAMD", (), (2, 37)) == ((), "x86_64")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"/lib/lib" * 50_000, b"/lib/\0" * 50_000 + b"x", b"GLIBC" * 80_000, b"/" * 400_000],
+)
+def test_hostile_interpreters_take_no_time(data: bytes):
+    started = time.monotonic()
+
+    read_interpreter(data)
+
+    assert time.monotonic() - started < 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from elf_files import elf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from wheel_tree import PRELOADING, plant_libraries, plant_system_cudnn, plant_torch, remove
 
@@ -24,7 +24,6 @@ from gpucheck.probes.loader import (
     probe,
     read_preloading,
     start,
-    toolkits_in_ld_so_conf,
     version_of,
 )
 from gpucheck.snapshot import Libraries, Library, Python, PyTorch, Torch, Unknown, replace
@@ -418,35 +417,3 @@ def test_two_wheels_in_one_folder_leave_it_to_the_header(tmp_path: Path):
 def test_no_header_raises(text: str):
     header_version(text)
     header_version("#define CUDNN_MAJOR " + text)
-
-
-def test_toolkits_of_ld_so_conf_are_found_through_includes_and_links(tmp_path: Path):
-    conf = tmp_path / "etc/ld.so.conf.d"
-    conf.mkdir(parents=True)
-    (tmp_path / "etc/ld.so.conf").write_text("include /etc/ld.so.conf.d/*.conf\n/opt/other\n")
-    (conf / "000_cuda.conf").write_text("# CUDA\n/usr/local/cuda/lib64\n/usr/local/gone/lib64\n")
-    library = tmp_path / "usr/local/cuda-13.0/lib64"
-    library.mkdir(parents=True)
-    (library / "libcudart.so.13").write_bytes(b"")
-    (tmp_path / "usr/local/cuda").symlink_to("cuda-13.0")
-
-    assert toolkits_in_ld_so_conf(tmp_path) == (str(library),)
-
-
-def test_an_ld_so_conf_that_includes_itself_comes_to_an_end(tmp_path: Path):
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/ld.so.conf").write_text("include ld.so.conf\ninclude /etc/ld.so.conf\n")
-
-    assert toolkits_in_ld_so_conf(tmp_path) == ()
-
-
-@given(
-    st.text(),
-    st.sampled_from(["", ".", "./", "..", "/", "**", "***", "[", "*/*", "etc/x.conf", "x\0y"]),
-)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-def test_no_ld_so_conf_raises(tmp_path: Path, text: str, pattern: str):
-    (tmp_path / "etc").mkdir(exist_ok=True)
-    (tmp_path / "etc/ld.so.conf").write_text(f"include {pattern}\n{text}", encoding="utf-8")
-
-    assert toolkits_in_ld_so_conf(tmp_path) == ()

@@ -6,22 +6,23 @@ import msgspec
 import pytest
 
 from gpucheck.report import examine
+from gpucheck.rule import Severity
 from gpucheck.rules.cudnn import (
     foreign_cuda,
     no_cudnn,
     older_cudnn,
-    several_cudnns,
-    stale_header,
     torn_cudnn,
     unloadable_cudnn,
     unsupported_gpu,
 )
+from gpucheck.rules.cudnn_installs import several_cudnns, stale_header
 from gpucheck.snapshot import (
     CudnnInstall,
     CudnnOpened,
     Deep,
     GpuWork,
     Library,
+    LoaderFolder,
     Snapshot,
     Unknown,
     replace,
@@ -30,6 +31,8 @@ from machines import (
     CUDNN_PARTS,
     HEALTHY,
     SITE,
+    advice,
+    commands,
     gpu,
     is_applicable,
     library,
@@ -54,7 +57,7 @@ def getting(version: Any, path: str = FRONT, base: Snapshot = HEALTHY, **changes
     return machine(
         base,
         libraries={"resolved": (*others, found)},
-        cudnn={"for_torch": found.path, "opened": None},
+        cudnn={"for_torch": None if found.path is None else found, "opened": None},
     )
 
 
@@ -128,7 +131,7 @@ def test_a_cudnn_that_torch_needs_and_nothing_gives_is_an_error():
         f"{SITE}/torch/lib/libtorch_cuda.so needs libcudnn.so.9, which is in none of the places "
         "where the loader looks; there is /usr/lib/x86_64-linux-gnu/libcudnn.so.9"
     )
-    assert symptom.commands == (AGAIN,)
+    assert commands(symptom) == (AGAIN,)
 
 
 def test_without_torch_no_cudnn_at_all_is_a_warning():
@@ -136,6 +139,13 @@ def test_without_torch_no_cudnn_at_all_is_a_warning():
 
     assert symptom.severity is not None
     assert symptom.severity.value == "warning"
+
+
+def test_where_nobody_asked_for_torch_nothing_asks_for_cudnn():
+    python = replace(HEALTHY.pytorch.python, chosen_by="PATH")  # type: ignore[type-var]
+    found = machine(without_torch(selected_for_builds=None), pytorch={"python": python})
+
+    assert not is_applicable(no_cudnn, found)
 
 
 def test_without_torch_a_system_cudnn_is_enough():
@@ -160,14 +170,21 @@ def test_a_cudnn_that_loads_is_fine():
 # ------------------------------------------------------------------------------------------ DNN002
 
 
-@pytest.mark.parametrize("version", ["9.14.0", "8.9.7", "10.0.0"])
-def test_an_older_cudnn_or_another_major_is_an_error(version: str):
-    [symptom] = symptoms(older_cudnn, getting(version, found_via="LD_LIBRARY_PATH"))
+def test_an_older_cudnn_of_the_same_major_is_a_warning():
+    [symptom] = symptoms(older_cudnn, getting("9.14.0", found_via="LD_LIBRARY_PATH"))
 
+    assert symptom.severity is Severity.WARNING
     assert symptom.saw == (
-        f"torch 2.11.0+cu130 was built with cuDNN 9.19.0.56; {FRONT} is {version} "
-        "(found by LD_LIBRARY_PATH)"
+        f"torch 2.11.0+cu130 was built with cuDNN 9.19.0.56; {FRONT} is 9.14.0 "
+        "(found by LD_LIBRARY_PATH): torch.backends.cudnn.version() raises"
     )
+
+
+@pytest.mark.parametrize("version", ["8.9.7", "10.0.0"])
+def test_a_cudnn_of_another_major_is_an_error(version: str):
+    [symptom] = symptoms(older_cudnn, getting(version))
+
+    assert symptom.severity is None
 
 
 @pytest.mark.parametrize("version", ["9.19.0", "9.19.1", "9.26.0"])
@@ -176,21 +193,9 @@ def test_the_same_or_a_newer_minor_is_fine(version: str):
 
 
 def test_a_version_that_nobody_tells_is_not_checked():
-    found = machine(
-        getting(Unknown("its name gives none")),
-        cudnn={"installs": (), "opened": None, "for_torch": FRONT},
-    )
+    found = getting(Unknown("its name gives none"))
 
     assert [answer.why for answer in not_checked(older_cudnn, found)] == ["its name gives none"]
-
-
-def test_cudnns_own_answer_stands_in_for_a_name_without_version():
-    found = machine(
-        getting(Unknown("its name gives none")),
-        cudnn={"installs": (), "opened": CudnnOpened(path=FRONT, version="9.1.0")},
-    )
-
-    assert symptoms(older_cudnn, found)
 
 
 def test_a_torch_that_does_not_say_what_it_was_built_with_is_not_checked():
@@ -215,7 +220,7 @@ def test_missing_parts_are_named():
         f"{FRONT} is 9.19.0; libcudnn_heuristic.so.9 is missing; "
         "libcudnn_adv.so.9 will not load (file too short)"
     )
-    assert symptom.commands == (AGAIN,)
+    assert commands(symptom) == (AGAIN,)
 
 
 def test_parts_of_another_version_are_an_error():
@@ -233,6 +238,67 @@ def test_parts_of_another_version_are_an_error():
     )
 
 
+def test_parts_that_all_come_from_one_other_version_work_with_any_front():
+    parts = [
+        part(stem, path=f"/opt/old/libcudnn_{stem}.so.9", version="9.14.0")
+        for stem in ("graph", "ops", "adv")
+    ]
+
+    assert passes(torn_cudnn, with_parts(*parts))
+
+
+def test_a_part_that_torch_does_not_call_is_only_a_warning():
+    unused = part("cnn", path="/usr/lib/x86_64-linux-gnu/libcudnn_cnn.so.9", version="9.14.0")
+
+    [symptom] = symptoms(torn_cudnn, with_parts(part("ops"), part("graph"), unused))
+
+    assert symptom.severity is Severity.WARNING
+
+
+def system_part(**changes: Any) -> Library:
+    """A part that only the system's newer cuDNN has: it mixes in."""
+    path = "/usr/lib/x86_64-linux-gnu/libcudnn_engines_tensor_ir.so.9"
+    fields = {"real_path": f"{path}.23.0", "found_via": "default directory", **changes}
+    return part("engines_tensor_ir", path=path, version="9.23.0", **fields)
+
+
+def test_a_part_from_the_systems_own_folder_names_the_package_that_owns_it():
+    stranger = system_part(package="libcudnn9-cuda-13")
+
+    [symptom] = symptoms(torn_cudnn, with_parts(part("ops"), part("graph"), stranger))
+
+    assert "of the package libcudnn9-cuda-13" in symptom.saw
+    assert commands(symptom) == ("apt remove libcudnn9-cuda-13",)
+    assert symptom.remedy is not None
+    assert symptom.remedy.steps[0].root
+
+
+def test_a_part_by_ld_so_conf_names_the_file_that_brings_it():
+    stranger = system_part(
+        real_path="/opt/cudnn/lib/libcudnn_engines_tensor_ir.so.9.23.0", found_via="ld.so.cache"
+    )
+    conf = LoaderFolder(directory="/opt/cudnn/lib", file="/etc/ld.so.conf.d/cudnn.conf")
+    found = machine(
+        with_parts(part("ops"), part("graph"), stranger), libraries={"ld_so_conf": (conf,)}
+    )
+
+    [symptom] = symptoms(torn_cudnn, found)
+
+    assert "/etc/ld.so.conf.d/cudnn.conf" in advice(symptom)
+    assert commands(symptom) == ("ldconfig",)
+
+
+def test_without_dpkgs_lists_the_package_manager_is_asked():
+    found = machine(
+        with_parts(part("ops"), part("graph"), system_part()),
+        host={"distribution": "Rocky Linux 9.4 (Blue Onyx)"},
+    )
+
+    [symptom] = symptoms(torn_cudnn, found)
+
+    assert commands(symptom)[0].startswith("rpm -qf /usr/lib/x86_64-linux-gnu/libcudnn_engines")
+
+
 def test_parts_of_one_version_from_two_directories_are_fine():
     twin = part("graph", path="/usr/lib/x86_64-linux-gnu/libcudnn_graph.so.9.19.0")
 
@@ -240,7 +306,8 @@ def test_parts_of_one_version_from_two_directories_are_fine():
 
 
 def test_a_part_from_elsewhere_of_unknown_version_is_not_checked():
-    stranger = part("graph", path="/opt/old/libcudnn_graph.so.9", version=Unknown("no name"))
+    path = "/opt/old/libcudnn_graph.so.9"
+    stranger = part("graph", path=path, real_path=path, version=Unknown("no name"))
 
     assert not_checked(torn_cudnn, with_parts(stranger))
     assert not symptoms(torn_cudnn, with_parts(stranger))
@@ -277,29 +344,18 @@ def test_one_install_is_not_worth_a_word(installs: tuple[CudnnInstall, ...]):
 
 
 def test_a_cudnn_for_another_cuda_is_an_error():
-    found = machine(cudnn={"installs": (replace(WHEEL, cuda_major=12), SYSTEM)})
-
-    [symptom] = symptoms(foreign_cuda, found)
+    [symptom] = symptoms(foreign_cuda, machine(cudnn={"cuda_major_for_torch": 12}))
 
     assert symptom.saw == f"{FRONT} is built for CUDA 12; torch is built for CUDA 13.0"
-    assert symptom.commands == (AGAIN,)
+    assert commands(symptom) == (AGAIN,)
 
 
 def test_a_cudnn_for_torchs_cuda_is_fine():
     assert passes(foreign_cuda, HEALTHY)
 
 
-def test_what_cudnn_says_of_itself_stands_in_for_its_package():
-    nameless = replace(WHEEL, cuda_major=Unknown("no package"))
-    said = CudnnOpened(path=FRONT, version="9.19.0", cuda="12.9")
-
-    assert symptoms(foreign_cuda, machine(cudnn={"installs": (nameless,), "opened": said}))
-
-
 def test_a_cudnn_that_does_not_tell_its_cuda_is_not_checked():
-    nameless = replace(WHEEL, cuda_major=Unknown("no package"))
-
-    found = machine(cudnn={"installs": (nameless,), "opened": None})
+    found = machine(cudnn={"cuda_major_for_torch": Unknown("no package")})
 
     assert [answer.why for answer in not_checked(foreign_cuda, found)] == ["no package"]
 
@@ -313,14 +369,15 @@ def test_the_loaders_message_is_shown():
     [symptom] = symptoms(unloadable_cudnn, machine(cudnn={"opened": opened}))
 
     assert symptom.saw == f"{FRONT} does not open: libz.so.1: cannot open shared object file"
-    assert symptom.commands == (AGAIN,)
+    assert commands(symptom) == (AGAIN,)
 
 
-def test_an_answer_unlike_the_name_is_an_error():
+def test_an_answer_unlike_the_name_is_a_warning_within_a_major():
     opened = CudnnOpened(path=FRONT, version="9.14.0")
 
     [symptom] = symptoms(unloadable_cudnn, machine(cudnn={"opened": opened}))
 
+    assert symptom.severity is Severity.WARNING
     assert symptom.saw == f"{FRONT} is 9.19.0 by its name, and answers cudnnGetVersion with 9.14.0"
 
 
@@ -392,7 +449,7 @@ def test_a_gpu_that_cudnn_dropped_is_an_error():
 def test_a_gpu_that_cudnn_does_not_know_yet_is_an_error():
     older = machine(
         with_capability("10.0", "9.5.1"),
-        cudnn={"installs": (replace(WHEEL, version="9.5.1", cuda_major=12),)},
+        cudnn={"cuda_major_for_torch": 12},
     )
 
     [symptom] = symptoms(unsupported_gpu, older)
@@ -456,7 +513,8 @@ def test_an_older_cudnn_on_ld_library_path_is_one_complaint():
     found = machine(
         libraries={"resolved": parts},
         cudnn={
-            "for_torch": parts[0].path,
+            "for_torch": parts[0],
+            "cuda_major_for_torch": 12,
             "sublibraries_for_torch": (parts[1], replace(parts[1], path=None, soname="libx.so.9")),
             "installs": (
                 replace(WHEEL, directory=old, version="9.1.0", cuda_major=12),
@@ -468,6 +526,8 @@ def test_an_older_cudnn_on_ld_library_path_is_one_complaint():
 
     report = examine(found)
 
-    errors = [f for f in report.findings if f.severity.value == "error"]
-    assert {f.code for f in errors} == {"LIB001", "DNN002", "DNN003", "DNN005", "DNN006"}
-    assert {f.code for f in errors if f.explained_by is None} == {"LIB001"}
+    found_here = [f for f in report.findings if f.code[:3] in ("LIB", "DNN")]
+    assert {f.code for f in found_here if f.explained_by == "LIB001"} == {
+        *("DNN002", "DNN003", "DNN005", "DNN006"),
+    }
+    assert {f.code for f in report.roots if f.severity is Severity.ERROR} == {"LIB001"}

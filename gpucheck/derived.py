@@ -119,6 +119,8 @@ def toolkit_for_builds(machine: Snapshot) -> Maybe[Toolkit]:
         return installed
     if isinstance(home, Unknown):
         return home
+    if home == "/usr":  # a distribution's toolkit: its headers and libraries lie there
+        home = DISTRIBUTION_HOME
     return next((toolkit for toolkit in installed if toolkit.home == home), None)
 
 
@@ -352,32 +354,4 @@ def recommended_home(machine: Snapshot) -> str | None:
     for toolkit in toolkits_by_preference(machine)[:1]:
         if isinstance(toolkit.nvcc, str) and fits_torch(machine, toolkit) is not False:
             return home_name(toolkit)
-    return None
-
-
-def toolkit_for_builds(machine: Snapshot) -> Toolkit | Unknown | None:
-    """Return the toolkit that torch's extension builder takes; None: none, or it is not listed.
-
-    Source: torch.utils.cpp_extension._find_cuda_home: CUDA_HOME, else CUDA_PATH, else the first
-    nvcc on PATH, else /usr/local/cuda.
-    """
-    installed, environment = machine.toolkits.installed, machine.environment
-    if isinstance(installed, Unknown):
-        return installed
-    home: str | Unknown | None = None
-    for variable in (environment.cuda_home, environment.cuda_path):
-        if isinstance(variable, Unknown):
-            return variable
-        if variable is not None:
-            home = variable.resolved
-            break
-    else:
-        home = machine.toolkits.first_nvcc_home
-        if home is None:
-            home = machine.toolkits.default
-    if isinstance(home, Unknown):
-        return home
-    for toolkit in installed:
-        if home == toolkit.home or (home == "/usr" and toolkit.home == DISTRIBUTION_HOME):
-            return toolkit
     return None

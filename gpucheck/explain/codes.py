@@ -22,10 +22,14 @@ _NAME = re.compile(r"\b(?:CUDA_ERROR_[A-Z0-9_]+|cudaError[A-Z]\w+|NVML_ERROR_[A-
 #: A number inside a longer text, where the words before it say that it is CUDA's.
 _NUMBER = re.compile(
     r"(?:cuda|cuinit|cudagetdevicecount|cuda runtime|driver)\w*[^\n\d]{0,80}?"
-    r"\berror(?: code)?[\s:=#(]{1,3}(?P<number>\d{1,4})\b",
+    r"\b(?:error(?: code)?|err|failed|code|returned)[\s:=#(]{1,3}(?:with )?(?P<number>\d{1,4})\b",
     re.IGNORECASE,
 )
-_SPELLED = re.compile(r"cuda (?:runtime )?error:? ?(?P<text>[^\n]{4,200})", re.IGNORECASE)
+_SPELLED = re.compile(
+    r"(?:cuda (?:runtime |driver )?error|triton error \[cuda\]|cuda failure)[:\s'\d]{0,8}"
+    r"(?P<text>[^\n]{4,200})",
+    re.IGNORECASE,
+)
 _NVML_ROWS = {row.code: row for row in cuda_errors.table().nvml}
 _TEXT_PAGE_STEPS = (Step("CUDA_LAUNCH_BLOCKING=1 python your_program.py"), Step("gpucheck doctor"))
 

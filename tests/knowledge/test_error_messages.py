@@ -13,7 +13,9 @@ from gpucheck.knowledge import error_messages
 from gpucheck.rules import RULES
 
 #: Texts as programs print them, with the paths and numbers of some machine, and the page that is
-#: right for each. "given" ones came with the task; "collected" ones are from public threads.
+#: right for each. "given" ones came with the task, "written" ones with a pattern of their own.
+#: "collected" ones are from public threads; 50 were collected before the patterns were written,
+#: and 55 after, before a pattern was made for any of them: 27 of the 55 were then answered rightly.
 CORPUS = json.loads(Path(__file__).with_name("error_texts.json").read_text(encoding="utf-8"))
 #: Rules that are named before they are written.
 TO_COME = {

@@ -974,10 +974,10 @@ class GpuWork(Fact, frozen=True, kw_only=True):
 class PeerCopy(Fact, frozen=True, kw_only=True):
     """A copy from GPU `source` to GPU `target`, compared bit by bit; under DDP they are ranks."""
 
-    source: int  # CUDA's number
+    source: int
     target: int
     error: Maybe[str] = NOT_EXAMINED  # None: came back the same
-    gpus: tuple[int, ...] = ()  # NVML's indexes of the two, source first; () where not known
+    gpus: tuple[int, ...] = ()  # NVML's indexes of those of the two that are in this machine
 
 
 class Deep(Fact, frozen=True, kw_only=True):

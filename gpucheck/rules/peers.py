@@ -212,16 +212,8 @@ def copy_differs(machine: Snapshot) -> Answers:
         yield from _judge_copies(machine.deep.copies, "gpu", ends, seen)
     training = machine.training
     if training is not None and training.device == "cuda":
-        ends = _nvml_indexes(training.gpus, machine)
-        if training.strategy == "ddp":  # copies go from rank to rank
-            ranks = {
-                one.position: ends[gpu]
-                for one in value(training.replicas) or ()
-                if (gpu := value(one.gpu)) is not None and gpu in ends
-            }
-            yield from _judge_copies(training.copies, "rank", ranks, seen)
-        else:
-            yield from _judge_copies(training.copies, "gpu", ends, seen)
+        name = "rank" if training.strategy == "ddp" else "gpu"
+        yield from _judge_copies(training.copies, name, {}, seen)
     elif training is not None:
         yield NotApplicable(why="the training ran on the CPU")
 
@@ -245,7 +237,9 @@ def _judge_copies(
         target = numbers.get(one.target, one.target)
         subject = f"{name} {source} → {name} {target}"
         error = yield from known(one.error, subject)
-        gpus = tuple(sorted({ends[end] for end in (one.source, one.target) if end in ends}))
+        gpus = tuple(sorted(one.gpus)) or tuple(
+            sorted({ends[end] for end in (one.source, one.target) if end in ends})
+        )
         if error is None or (gpus and (source, target) in seen):
             continue
         seen.add((source, target))

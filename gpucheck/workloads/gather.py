@@ -154,7 +154,7 @@ class Gathered:
     def _is_here(replica: messages.ReplicaWork) -> bool:
         return replica.host in (None, socket.gethostname())
 
-    def number(self, cuda: int | None) -> int | None:
+    def number(self, cuda: int) -> int:
         """Return NVML's index of a GPU by its number in one of the processes of this host."""
         device = next((gpu for gpu in self._devices if gpu.index == cuda), None)
         return cuda if device is None else self._number_of(device)
@@ -166,20 +166,22 @@ class Gathered:
     def _number_of_replica(self, replica: messages.ReplicaWork) -> int | None:
         if replica.device is not None and self._is_here(replica):
             return self._number_of(replica.device)
-        return replica.gpu if replica.device is not None else self.number(replica.gpu)
+        if replica.gpu is None or replica.device is not None:
+            return replica.gpu
+        return self.number(replica.gpu)
 
-    def _gpus_of_copy(self, copy: messages.Copied) -> tuple[int, ...]:
-        if self._plan.device == "cpu":
-            return ()
-        ends = (copy.source, copy.target)
-        if self._plan.strategy == "dp":
-            numbers = [self.number(end) for end in ends]
-        else:
-            by_rank = {one.position: one for one in self._replicas if self._is_here(one)}
+    def _copy(self, copy: messages.Copied) -> PeerCopy:
+        source, target = copy.source, copy.target
+        gpus: tuple[int, ...] = ()
+        if self._plan.strategy == "ddp":
+            here = {one.position: one for one in self._replicas if self._is_here(one)}
             numbers = [
-                self._number_of_replica(by_rank[end]) if end in by_rank else None for end in ends
+                self._number_of_replica(here[end]) for end in (source, target) if end in here
             ]
-        return tuple(number for number in numbers if number is not None)
+            gpus = tuple(number for number in numbers if number is not None)
+        elif self._plan.device == "cuda":
+            source, target = gpus = self.number(source), self.number(target)
+        return PeerCopy(source=source, target=target, error=copy.error, gpus=gpus)
 
     # ----------------------------------------------------------------------------------- facts
 
@@ -194,15 +196,7 @@ class Gathered:
         if self._replicas:
             facts["replicas"] = tuple(self._replica(one) for one in self._replicas)
         if "copies" in facts:
-            facts["copies"] = tuple(
-                PeerCopy(
-                    source=copy.source,
-                    target=copy.target,
-                    error=copy.error,
-                    gpus=self._gpus_of_copy(copy),
-                )
-                for copy in self._copies
-            )
+            facts["copies"] = tuple(self._copy(copy) for copy in self._copies)
         if self._devices or "gpus_visible" in facts:
             gpus = {self._number_of(device): device for device in self._devices}
             facts["gpus"] = tuple(self._gpu(at, gpus[at]) for at in sorted(gpus))
@@ -211,8 +205,7 @@ class Gathered:
                 facts[field.name] = Unknown(self._why_unknown())
         failure = self.failure
         if failure is not None and self._plan.device == "cuda":
-            numbers = [self.number(gpu) for gpu in failure.gpus]
-            failure = replace(failure, gpus=tuple(each for each in numbers if each is not None))
+            failure = replace(failure, gpus=tuple(self.number(gpu) for gpu in failure.gpus))
         facts |= {"failure": failure, "new_xids": self.new_xids}
         wanted = str(self._place.world) if self._place.joined else plan.gpus or DEFAULT_GPUS
         return Training(

@@ -14,9 +14,7 @@ from gpucheck.snapshot import (
     GpuWork,
     PciGpu,
     PeerCopy,
-    Replica,
     Training,
-    TrainingGpu,
     Unknown,
 )
 from machines import BUS_IDS, gpu, is_applicable, machine, not_checked, passes, symptoms
@@ -136,10 +134,7 @@ def test_a_copy_that_came_back_the_same_passes():
 
 
 def test_a_pair_that_two_looks_found_is_one_finding():
-    training = Training(
-        copies=(BAD,),
-        gpus=tuple(TrainingGpu(index=n, bus_id=one.bus_id) for n, one in enumerate(WORKED)),
-    )
+    training = Training(copies=(PeerCopy(source=1, target=0, error="differs", gpus=(1, 0)),))
 
     found = symptoms(
         rules.copy_differs, machine(deep=Deep(copies=(BAD,), gpus=WORKED), training=training)
@@ -151,9 +146,7 @@ def test_a_pair_that_two_looks_found_is_one_finding():
 def test_ranks_are_named_as_ranks_and_still_lead_to_their_gpus():
     training = Training(
         strategy="ddp",
-        copies=(PeerCopy(source=0, target=1, error="differs"),),
-        gpus=tuple(TrainingGpu(index=n, bus_id=bus_id) for n, bus_id in enumerate(BUS_IDS)),
-        replicas=(Replica(position=0, gpu=1), Replica(position=1, gpu=0)),
+        copies=(PeerCopy(source=0, target=1, error="differs", gpus=(1, 0)),),
     )
 
     [symptom] = symptoms(rules.copy_differs, machine(training=training))

@@ -223,9 +223,9 @@ def smoke(
     gpus: Annotated[
         str | None,
         typer.Option(
-            metavar="4|0,2,5|all",
+            metavar="all|4|0,2,5",
             help="A count, or CUDA's numbers: one replica each, a number may come twice; 3, is "
-            "GPU 3 alone. Default: 4, or what the job of torchrun or srun gives.",
+            "GPU 3 alone. Default: all, or what the job of torchrun or srun gives.",
         ),
     ] = None,
     strategy: Annotated[

@@ -58,3 +58,15 @@ def uses_cuda(machine: Snapshot) -> Obstacle | None:
     if derived.uses_cuda(machine):
         return None
     return NotApplicable(why="no NVIDIA GPU, no CUDA toolkit and no CUDA variable here")
+
+
+def was_trained(machine: Snapshot) -> Obstacle | None:
+    """A smoke training was run."""
+    return NotApplicable(why="no smoke training was run") if machine.training is None else None
+
+
+def was_trained_on_gpus(machine: Snapshot) -> Obstacle | None:
+    """A smoke training was run, and not on the CPU."""
+    if machine.training is not None and machine.training.device == "cpu":
+        return NotApplicable(why="a rehearsal on the CPU")
+    return was_trained(machine)

@@ -6,9 +6,19 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from gpucheck.payload import mnist
+from gpucheck.remedies import python_packages
 from gpucheck.report import Report, examine
-from gpucheck.rule import Severity
-from gpucheck.snapshot import Maybe, Snapshot, Training, TrainingFailure, replace
+from gpucheck.rule import Remedy, Severity
+from gpucheck.snapshot import (
+    Maybe,
+    Python,
+    Snapshot,
+    Training,
+    TrainingFailure,
+    replace,
+    value,
+)
 from gpucheck.usage_error import UsageError
 from gpucheck.workloads.plan import Plan, PlanError
 from gpucheck.workloads.smoke import Listener, Smoke
@@ -25,7 +35,6 @@ BLOCKERS = (
     "DRV007",
     "DRV008",
     "DRV012",
-    "TOR001",
     "TOR002",
     "TOR003",
     "TOR004",
@@ -37,14 +46,14 @@ def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]
 
     The machine is examined while the children import torch. A rehearsal on the CPU is judged by
     the training's own rules alone: it asks nothing of a GPU. While it trains, progress is shown,
-    unless *quiet*. Beside the report comes whether to print it: of the processes of a job rank 0
-    alone speaks. Raises Refusal where the plan makes no sense.
+    unless *quiet*. With the report comes whether to print it: of the processes of a job rank 0
+    alone speaks. Raises UsageError where the plan makes no sense, or where the Python that is to
+    train has no torch.
     """
     from gpucheck.forked_collector import ForkedCollector
     from gpucheck.scope import Scope
 
-    if plan.data not in (None, "download", "synthetic"):
-        plan = dataclasses.replace(plan, data=str(Path(str(plan.data)).absolute()))
+    plan = _with_data(plan)
     scope = Scope(python=python, quick=True)
     with ExitStack() as stack:
         relay = _Relay()
@@ -58,12 +67,19 @@ def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]
         if speaks:
             relay.listener = _progress(plan.epochs, quiet, workload, stack)
         stack.enter_context(workload)
-        machine = forked_collector.facts()
-        blockers = _blockers(machine) if plan.device == "cuda" else ()
-        if blockers:
-            training = workload.give_up(f"see {', '.join(blockers)}")
-        else:
-            training = workload.finish(machine.kernel_log)
+        try:
+            machine = forked_collector.facts()
+            blockers = _blockers(machine) if plan.device == "cuda" else ()
+            if blockers:
+                training = workload.give_up(f"see {', '.join(blockers)}")
+            else:
+                training = workload.finish(machine.kernel_log)
+        except KeyboardInterrupt:
+            stack.close()
+            if speaks:
+                _say("stopped by Ctrl-C: the training was ended, and no verdict is given")
+            raise
+    _refuse_what_is_missing(plan, machine, training)
     if not speaks:
         _say_what_failed(training)
     machine = replace(
@@ -103,7 +119,59 @@ def _say_what_failed(training: Training) -> None:
     """Let a rank that is not the first say in a line on stderr why it failed."""
     report = examine(Snapshot(training=training), select=("TRN",))
     for finding in report.roots:
-        sys.stderr.write(f"gpucheck: {finding.code} {finding.subject}: {finding.saw}\n")
+        _say(f"{finding.code} {finding.subject}: {finding.saw}")
+
+
+def _say(text: str) -> None:
+    """Write one line to stderr, without the control sequences of whatever it cites."""
+    from gpucheck.render.sanitize import clean
+
+    sys.stderr.write(f"gpucheck: {clean(text)}\n")
+
+
+def _with_data(plan: Plan) -> Plan:
+    """Return *plan* with the folder of its data as a whole path; UsageError where it has none."""
+    if plan.data in (None, "download", "synthetic"):
+        return plan
+    folder = Path(str(plan.data)).absolute()
+    if mnist.find(folder) is None:
+        problem = "no MNIST there" if folder.is_dir() else "no such directory"
+        raise UsageError(
+            f"--data {plan.data}: {problem}. Expected: {mnist.TRAIN_IMAGES.name} and the other "
+            "three files, gzipped or not, in it, in its raw/, or in its MNIST/raw/. "
+            "--data synthetic needs no files"
+        )
+    return dataclasses.replace(plan, data=str(folder))
+
+
+def _refuse_what_is_missing(plan: Plan, machine: Snapshot, training: Training) -> None:
+    """Raise UsageError where torch, or the torchvision that is to download, is not installed.
+
+    Nothing is known then of any GPU: that is no verdict on the machine.
+    """
+    python = machine.pytorch.python
+    if not isinstance(python, Python):
+        return
+    failure, fault = value(training.failure), value(training.data_fault)
+    missing = "No module named"
+    if failure is not None and f"{missing} 'torch'" in str(failure.message):
+        remedy = python_packages.replace_torch(machine)
+        if not remedy.steps:
+            remedy = python_packages.install(machine, ("torch", "torchvision"), text="")
+        raise UsageError(
+            f"{python.path} has no torch, which trains. Install it: {_line(remedy)} "
+            "(or name another Python: --python)"
+        )
+    if plan.data == "download" and fault and f"{missing} 'torchvision" in fault.problem:
+        remedy = python_packages.install(machine, ("torchvision",), text="")
+        raise UsageError(
+            f"{python.path} has no torchvision, which downloads MNIST. Install it: {_line(remedy)} "
+            "(or choose --data synthetic)"
+        )
+
+
+def _line(remedy: Remedy) -> str:
+    return " && ".join(step.text for step in remedy.steps)
 
 
 def without_names(machine: Snapshot) -> Snapshot:

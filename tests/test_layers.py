@@ -25,7 +25,7 @@ LAYERS = (
     ("gpucheck.workloads",),
     ("gpucheck.collect",),
     ("gpucheck.forked_collector",),
-    ("gpucheck.derived",),
+    ("gpucheck.derived", "gpucheck.training_evidence"),
     ("gpucheck.startup_lines",),
     ("gpucheck.rule", "gpucheck.families"),
     ("gpucheck.conditions", "gpucheck.remedies"),

@@ -7,23 +7,13 @@ from typing import TYPE_CHECKING
 
 from gpucheck.probes.messages import Downloading, Drawing, GpuReading, Loss, Message, Notice, Phase
 from gpucheck.render.sanitize import clean
+from gpucheck.training_evidence import PHASES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 #: Returns what NVML said last of each GPU.
 Gpus = Callable[[], Sequence[GpuReading]]
-
-#: What goes on in each phase of the training.
-PHASES = {
-    "import": "importing torch",
-    "CUDA start": "starting CUDA",
-    "rendezvous": "waiting for all ranks",
-    "data": "reading the images",
-    "copies": "checking copies between GPUs",
-    "training": "training",
-    "parity": "training on one GPU alone, to compare",
-}
 
 
 def log_line(loss: Loss) -> str:

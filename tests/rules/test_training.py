@@ -7,6 +7,7 @@ import machines
 from gpucheck.report import examine
 from gpucheck.rule import Rule
 from gpucheck.rules import training as rules
+from gpucheck.rules import training_failures as failures
 from gpucheck.snapshot import (
     NOT_SUPPORTED,
     DataFault,
@@ -88,7 +89,9 @@ SOUND = Training(
     new_xids=(),
     failure=None,
 )
-EVERY_RULE = [value for value in vars(rules).values() if isinstance(value, Rule)]
+EVERY_RULE = [
+    each for where in (rules, failures) for each in vars(where).values() if isinstance(each, Rule)
+]
 
 
 def after(base: Snapshot = machines.HEALTHY, **changes: Any) -> Snapshot:
@@ -196,7 +199,7 @@ def test_a_far_larger_learning_rate_is_named_before_any_gpu():
         rules.not_finite, after(not_finite=NotFinite(step=3, what="the loss"), learning_rate=10.0)
     )
 
-    assert symptom.commands == ("gpucheck smoke --lr 0.01",)
+    assert [step.text for step in symptom.what_to_do.steps] == ["gpucheck smoke --lr 0.01"]
 
 
 # --------------------------------------------------------------------------------------- parity
@@ -279,23 +282,23 @@ def test_a_gpu_that_nvml_never_read_is_not_checked():
 
 def test_fewer_gpus_than_asked_for_is_an_error_with_the_way_out():
     [symptom] = symptoms(
-        rules.too_few_gpus, after(gpus_wanted="4", gpus_missing=(2, 3), gpus_visible=2)
+        failures.too_few_gpus, after(gpus_wanted="4", gpus_missing=(2, 3), gpus_visible=2)
     )
 
     assert "torch sees 2 GPUs" in symptom.saw
-    assert "--gpus 0,1,0,1" in symptom.fix
-    assert symptom.commands == ("gpucheck smoke --gpus all",)
+    ways = [way.steps[0].text for way in symptom.what_to_do.alternatives]
+    assert ways == ["gpucheck smoke --gpus all", "gpucheck smoke --gpus 0,1,0,1"]
 
 
 def test_hidden_gpus_are_told_with_the_variable_that_hides_them():
     base = machines.with_variables(CUDA_VISIBLE_DEVICES="0")
-    [symptom] = symptoms(rules.too_few_gpus, after(base, gpus_missing=(1,), gpus_visible=1))
+    [symptom] = symptoms(failures.too_few_gpus, after(base, gpus_missing=(1,), gpus_visible=1))
 
     assert "CUDA_VISIBLE_DEVICES=0" in symptom.saw
 
 
 def test_no_gpu_at_all_is_too_few_even_for_all():
-    assert symptoms(rules.too_few_gpus, after(gpus_wanted="all", gpus_visible=0))
+    assert symptoms(failures.too_few_gpus, after(gpus_wanted="all", gpus_visible=0))
 
 
 def test_missing_gpus_are_explained_by_a_torch_without_cuda():
@@ -314,8 +317,8 @@ def test_missing_gpus_are_explained_by_a_torch_without_cuda():
 def test_a_rehearsal_on_the_cpu_asks_for_no_gpu():
     snapshot = after(device="cpu", gpus=(), gpus_visible=0)
 
-    assert not machines.is_applicable(rules.too_few_gpus, snapshot)
-    assert not machines.is_applicable(rules.trouble_under_load, snapshot)
+    assert not machines.is_applicable(failures.too_few_gpus, snapshot)
+    assert not machines.is_applicable(failures.errors_under_load, snapshot)
 
 
 # -------------------------------------------------------------------------------- what stopped it
@@ -323,7 +326,7 @@ def test_a_rehearsal_on_the_cpu_asks_for_no_gpu():
 
 def test_a_hang_names_the_batch_the_gpu_and_the_place():
     [symptom] = symptoms(
-        rules.stood_still,
+        failures.hung,
         failed("hang", after_seconds=60.0, gpus=(1,), stack=("training.py:1 run", "x.py:2 wait")),
     )
 
@@ -333,7 +336,7 @@ def test_a_hang_names_the_batch_the_gpu_and_the_place():
 
 
 def test_a_lost_rank_is_named_with_its_host():
-    [symptom] = symptoms(rules.stood_still, failed("lost", after_seconds=9.0, rank=3, host="node7"))
+    [symptom] = symptoms(failures.hung, failed("lost", after_seconds=9.0, rank=3, host="node7"))
 
     assert symptom.subject == "rank 3 on node7"
 
@@ -347,7 +350,7 @@ def test_a_hang_is_explained_by_a_gpu_that_is_lost():
 
 def test_a_crash_names_its_signal_and_the_last_line():
     [symptom] = symptoms(
-        rules.crashed, failed("crash", signal="SIGSEGV", last_lines=("Fatal Python error",))
+        failures.crashed, failed("crash", signal="SIGSEGV", last_lines=("Fatal Python error",))
     )
 
     assert "SIGSEGV in batch 50" in symptom.saw
@@ -355,14 +358,14 @@ def test_a_crash_names_its_signal_and_the_last_line():
 
 
 def test_a_killed_child_points_to_the_out_of_memory_killer():
-    [symptom] = symptoms(rules.crashed, failed("crash", signal="SIGKILL"))
+    [symptom] = symptoms(failures.crashed, failed("crash", signal="SIGKILL"))
 
-    assert "out-of-memory killer" in symptom.fix
+    assert "out-of-memory killer" in symptom.what_to_do.text
 
 
 def test_a_cuda_error_names_its_gpu():
     [symptom] = symptoms(
-        rules.crashed, failed("error", gpus=(1,), message="RuntimeError: CUDA error: misaligned")
+        failures.crashed, failed("error", gpus=(1,), message="RuntimeError: CUDA error: misaligned")
     )
 
     assert symptom.subject == "gpu 1"
@@ -374,16 +377,16 @@ def test_out_of_memory_names_who_holds_it():
     failure = TrainingFailure(
         kind="out of memory", gpus=(1,), message="GPU 1 has 100 MiB free of 143,771"
     )
-    [symptom] = symptoms(rules.out_of_memory, after(base, failure=failure))
+    [symptom] = symptoms(failures.out_of_memory, after(base, failure=failure))
 
     assert symptom.subject == "gpu 1"
     assert "python (pid 4711, 122,880 MiB)" in symptom.saw
 
 
 def test_a_stop_of_one_kind_is_no_finding_of_the_others():
-    assert passes(rules.crashed, failed("hang"))
-    assert passes(rules.stood_still, failed("crash", signal="SIGSEGV"))
-    assert passes(rules.out_of_memory, failed("crash", signal="SIGSEGV"))
+    assert passes(failures.crashed, failed("hang"))
+    assert passes(failures.hung, failed("crash", signal="SIGSEGV"))
+    assert passes(failures.out_of_memory, failed("crash", signal="SIGSEGV"))
 
 
 def test_an_unreadable_file_is_named_with_what_was_expected():
@@ -407,25 +410,25 @@ def test_an_unreadable_file_is_named_with_what_was_expected():
     ],
 )
 def test_trouble_under_load_is_a_warning_on_its_gpu(changes: dict[str, int], said: str):
-    [symptom] = symptoms(rules.trouble_under_load, after(gpus=(gpu(0), gpu(1, **changes))))
+    [symptom] = symptoms(failures.errors_under_load, after(gpus=(gpu(0), gpu(1, **changes))))
 
     assert symptom.subject == "gpu 1"
     assert said in symptom.saw
 
 
 def test_idle_clocks_and_a_power_cap_are_no_trouble():
-    assert passes(rules.trouble_under_load, after(gpus=(gpu(0, clocks_event_reasons=0x05),)))
+    assert passes(failures.errors_under_load, after(gpus=(gpu(0, clocks_event_reasons=0x05),)))
 
 
 def test_counters_that_a_gpu_lacks_are_no_trouble():
     quiet = gpu(0, corrected_ecc_added=NOT_SUPPORTED, clocks_event_reasons=NOT_SUPPORTED)
 
-    assert not symptoms(rules.trouble_under_load, after(gpus=(quiet,)))
+    assert not symptoms(failures.errors_under_load, after(gpus=(quiet,)))
 
 
 def test_an_xid_during_the_training_is_a_warning():
     xid = Xid(bus_id="0000:00:07.0", number=31, count=1, text="MMU Fault")
-    [symptom] = symptoms(rules.trouble_under_load, after(new_xids=(xid,)))
+    [symptom] = symptoms(failures.errors_under_load, after(new_xids=(xid,)))
 
     assert "Xid 31" in symptom.saw
 
@@ -433,5 +436,5 @@ def test_an_xid_during_the_training_is_a_warning():
 def test_a_kernel_log_that_may_not_be_read_is_not_checked():
     snapshot = after(new_xids=Unknown("permission denied"))
 
-    assert not symptoms(rules.trouble_under_load, snapshot)
-    assert not_checked(rules.trouble_under_load, snapshot)
+    assert not symptoms(failures.errors_under_load, snapshot)
+    assert not_checked(failures.errors_under_load, snapshot)

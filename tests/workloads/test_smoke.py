@@ -329,6 +329,7 @@ def test_whoever_ends_it_no_process_is_left(digits: Path, tmp_path: Path, how: s
     _, errors = process.communicate(timeout=60)
 
     assert process.returncode == (130 if how is signal.SIGINT else -how)
+    assert ("gpucheck: stopped by Ctrl-C" in errors) == (how is signal.SIGINT)
     assert "Traceback" not in errors
     assert below
     until = time.monotonic() + 20
@@ -354,3 +355,66 @@ def test_a_wrong_call_is_refused_in_one_line(digits: Path, tmp_path: Path, optio
     assert process.returncode == 2
     assert not output
     assert len(errors.splitlines()) == 1
+
+
+def test_a_python_without_torch_is_refused_with_the_line_that_installs_it(
+    digits: Path, tmp_path: Path
+):
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True
+    )
+
+    process = start(digits, tmp_path, "--python", str(tmp_path / "bare/bin/python"))
+    output, errors = process.communicate(timeout=100)
+
+    assert process.returncode == 2
+    assert not output
+    [line] = errors.splitlines()
+    assert "bare/bin/python has no torch, which trains. Install it: " in line
+    assert "pip" in line
+    assert "torch" in line.partition("Install it: ")[2]
+
+
+def test_a_download_without_torchvision_is_refused_with_the_line_that_installs_it(tmp_path: Path):
+    python = patched_python(
+        tmp_path / "bin", "smoke", "import sys\nsys.modules['torchvision'] = None\n"
+    )
+
+    process = start(Path("download"), tmp_path, "--python", python)
+    output, errors = process.communicate(timeout=100)
+
+    assert process.returncode == 2, output
+    assert errors.splitlines()[-1].startswith(f"gpucheck: {python} has no torchvision")
+
+
+def test_a_folder_without_mnist_is_refused_before_anything_starts(tmp_path: Path):
+    process = start(tmp_path / "nowhere", tmp_path)
+    output, errors = process.communicate(timeout=100)
+
+    assert process.returncode == 2
+    assert not output
+    [line] = errors.splitlines()
+    assert f"--data {tmp_path / 'nowhere'}: no such directory" in line
+    assert "--data synthetic" in line
+
+
+def test_synthetic_digits_are_announced_with_the_reason(tmp_path: Path):
+    python = patched_python(
+        tmp_path / "bin",
+        "mnist",
+        "def download(directory):\n    raise OSError('the network is\x1b[2J down')\n",
+    )
+    command = [sys.executable, "-m", "gpucheck", "smoke", "--device", "cpu", "--python", python]
+
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "synthetic digits" in ended.stderr
+    assert "the network is" in ended.stderr
+    assert "\x1b" not in ended.stderr

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gpucheck import __version__
+from gpucheck.probes.sampling import Sampling
 from gpucheck.scope import Scope
 from gpucheck.snapshot import (
     Cudnn,
@@ -171,7 +172,9 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
         return started_look
 
     load = _Load(load_seconds=max(watch_seconds, 1.0) + SAMPLING_SECONDS) if deep else None
-    nvml = look("nvml", Nvml, lambda: _nvml(deep, quick, left(), watch_seconds, load))
+    sampling = None if cuda_child is None else Sampling()
+    host = look("host", Host, _host)
+    nvml = look("nvml", Nvml, lambda: _nvml(scope, left(), load, sampling, host, early))
     toolkits = look("toolkits", Toolkits, lambda: _toolkits(variables, left(), not quick))
     cudnn = look(
         "cudnn",
@@ -180,7 +183,6 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
             pytorch.facts(early), libraries.facts(early), toolkits.facts(early), variables, left()
         ),
     )
-    host = look("host", Host, _host)
     environment = look("environment", Environment, lambda: _environment(variables))
 
     worked = None if load is None else _deep(pytorch.facts(early), left(), load)
@@ -189,6 +191,8 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
         driver_facts = replace(driver_facts, cuda_init=None)
     else:
         driver_facts = replace(driver_facts, cuda_init=cuda_init.finish(cuda_child))
+    if sampling is not None:
+        sampling.end()  # the counters are read again for as long as cuInit is awaited, no longer
     libraries_facts = libraries.facts(until)
     if worked is not None:
         libraries_facts = replace(libraries_facts, mapped=worked[1])
@@ -307,20 +311,27 @@ def _cudnn(
 
 
 def _nvml(
-    deep: bool,
-    quick: bool,
+    scope: Scope,
     deadline_seconds: float,
-    watch_seconds: float,
     load: "_Load | None",
+    sampling: Sampling | None,
+    host: _ProbeThread[Host],
+    until: float,
 ) -> Nvml:
     from gpucheck.probes import nvml
 
+    def sees_all_processes() -> bool:
+        facts = host.facts(until)
+        return facts.container is None and facts.is_wsl is False
+
     return nvml.probe(
-        deep=deep,
-        quick=quick,
+        deep=scope.deep,
+        quick=scope.quick,
         deadline_seconds=deadline_seconds,
-        watch_seconds=watch_seconds,
+        watch_seconds=scope.watch_seconds,
         before_later_sample=None if load is None else load.wait,
+        sampling=sampling,
+        sees_all_processes=sees_all_processes,
     )
 
 

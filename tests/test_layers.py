@@ -18,6 +18,7 @@ LAYERS = (
         "gpucheck.requirements",
         "gpucheck.wording",
         "gpucheck.snapshot",
+        "gpucheck.held_memory",
         "gpucheck.scope",
     ),
     ("gpucheck.knowledge",),

@@ -58,6 +58,7 @@ PROVOKED = [
     ("GPU003", "warning", GPU, h200(recovery_action=3)),
     ("GPU004", "error", GPU, h200(uncorrected_volatile=2)),
     ("GPU005", "warning", GPU, h200(remapped_rows="0 1 1 0")),
+    ("GPU005", "warning", GPU, h200(repair_status="1 0")),
     ("GPU006", "error", GPU, h200(remapped_rows="0 9 0 1")),
     ("GPU007", "warning", GPU, h200(remap_histogram="3000 0 70 1 1")),
     (
@@ -90,7 +91,9 @@ PROVOKED = [
     ("GPU017", "error", GPU, mig(mig_devices=(Error(6), Error(6)))),
     ("GPU017", "warning", GPU, h200(mig_mode="0 1")),
     ("GPU019", "warning", GPU, h200(memory="150754820096 644939776 148962396160 1147483648")),
-    ("GPU021", "warning", None, a100_pcie()),
+    ("GPU021", "info", None, a100_pcie()),
+    ("GPU021", "warning", None, h200(power_limit_milliwatts=600_000)),
+    ("GPU025", "error", GPU, h200(virtualization=2, license="1 2 0 0")),
     ("GPU023", "error", GPU, h200(unrepairable_memory=1)),
     ("GPU024", "warning", None, h200(vbios="96.00.A5.00.02")),
     ("LNK001", "warning", GPU, h200(pcie_width=8)),
@@ -101,7 +104,6 @@ PROVOKED = [
     ("LNK005", "warning", GPU, h200(replay=[0, 3])),
     ("LNK006", "error", GPU, h200(fabric="3 999 0 0")),
     ("LNK006", "error", GPU, h200(fabric="1 0 0 0")),
-    ("LNK009", "info", GPU, h200(bar1="268435456 266731520 1703936")),
 ]
 
 

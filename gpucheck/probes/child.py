@@ -177,6 +177,20 @@ class Child:
             pass
         self._wait(time.monotonic() + GRACE_SECONDS)
 
+    def send_kill(self) -> None:
+        """End the child, from whatever thread, without waiting until it is gone."""
+        if self._process is not None and self._process.returncode is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+
+    def leave(self) -> None:
+        """End the child and forget it: nobody waits until the kernel has taken it down."""
+        self.send_kill()
+        self._close()
+        self._process = None
+
     def _is_undisturbed(self) -> bool:
         return self._late is None and self._trouble is None
 

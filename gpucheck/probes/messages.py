@@ -375,6 +375,26 @@ class NvmlFailed(Message, frozen=True, kw_only=True, tag="nvml error"):
     text: str
 
 
+# ------------------------------------------------------------------------------------------- nvml
+
+
+class NvmlAnswer(Message, frozen=True, kw_only=True, tag="nvml answer"):
+    """What became of a query; *text* is NVML's own of an error, or the name of what is missing."""
+
+    gpu: int | None  # NVML's index; None: it belongs to no single GPU
+    other: int | None = None  # of a query about the way between two GPUs
+    query: str  # a key of the tables in payload/nvml_queries.py
+    outcome: Literal["value", "not supported", "missing", "lost", "error"]
+    value: Any = None
+    code: int | None = None
+    text: str = ""
+    sample: int = 0  # 0 is the first reading
+
+
+class NvmlRound(Message, frozen=True, kw_only=True, tag="nvml round"):
+    """The first reading of all GPUs is complete."""
+
+
 def types() -> tuple[type[Message], ...]:
     """Return every type of message."""
 

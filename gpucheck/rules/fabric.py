@@ -38,6 +38,7 @@ _CONFIGURATION = {
     5: "too few NVLinks",
     6: "incompatible GPU firmware",
     7: "an invalid location",
+    8: "an invalid state of the GPU",
 }
 #: nvml.h, NVML_GPU_FABRIC_HEALTH_SUMMARY_*
 _SUMMARIES = {2: "an unhealthy fabric", 3: "limited capacity"}

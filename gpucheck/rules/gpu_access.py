@@ -1,6 +1,7 @@
 """Rules about what keeps programs off a GPU: its mode, MIG, its license, memory that stays used."""
 
 from gpucheck.derived import mps_is_running
+from gpucheck.held_memory import NOBODY, SECOND_LOOK_SECONDS, held_by, other_holder
 from gpucheck.remedies import gpus as remedies
 from gpucheck.rule import (
     Answers,
@@ -20,17 +21,11 @@ from gpucheck.snapshot import (
     Gpu,
     GpuProcess,
     Memory,
-    NotSupported,
     Snapshot,
     Unknown,
     VgpuLicense,
     value,
 )
-from gpucheck.wording import listed
-
-HELD_MEMORY_BYTES = 64 << 20
-#: Two looks at a process that ends must not be one: a zombie is collected within a second.
-SECOND_LOOK_SECONDS = 1.0
 
 
 @gpu_rule("GPU016", Severity.ERROR, "A GPU's compute mode keeps programs out")
@@ -146,11 +141,11 @@ def memory_held(gpu: Gpu, machine: Snapshot) -> Answers:
     processes = yield from known(gpu.processes)
     if not isinstance(memory, Memory) or processes is None:
         return
-    by_whom = _held_by(memory, processes)
+    by_whom = held_by(memory, processes)
     if by_whom is None:
         return
     zombies = [process for process in processes if process.is_zombie]
-    if not zombies and (why := _may_hold_memory(gpu, memory)) is not None:
+    if not zombies and (why := other_holder(gpu, memory)) is not None:
         yield NotChecked(why=why)
     elif isinstance(machine.host.container, str) or machine.host.is_wsl is True:
         yield NotChecked(why="processes outside are not shown here", kind="by design")
@@ -169,19 +164,6 @@ def memory_held(gpu: Gpu, machine: Snapshot) -> Answers:
         )
 
 
-def _held_by(memory: Memory, processes: tuple[GpuProcess, ...]) -> str | None:
-    """Say who uses memory that is nobody's; None where its owners live, or it is too little."""
-    zombies = [process for process in processes if process.is_zombie]
-    if zombies:
-        names = [f"{value(each.name) or '?'} ({each.pid})" for each in zombies]
-        return f"by a zombie: {listed(names)}"
-    if memory.used_bytes <= HELD_MEMORY_BYTES:
-        return None
-    if all(process.name is None for process in processes):
-        return "by no living process"
-    return None
-
-
 def _held_twice(gpu: Gpu, zombies: list[GpuProcess]) -> bool | None:
     """Return whether a second look, at least a second later, showed the same; None: there is none.
 
@@ -196,34 +178,7 @@ def _held_twice(gpu: Gpu, zombies: list[GpuProcess]) -> bool | None:
     if zombies:
         left = {process.pid for process in processes if process.is_zombie}
         return any(process.pid in left for process in zombies)
-    return _held_by(memory, processes) == "by no living process"
-
-
-#: A console, a login screen or a compositor without a process of its own stays under this.
-DISPLAY_BYTES = 1 << 30
-#: how the names of virtual GPUs end: memory in GB, and the kind of license
-_VIRTUAL = tuple(f"{digit}{kind}" for digit in "0123456789" for kind in "QCBA")
-
-
-def _may_hold_memory(gpu: Gpu, memory: Memory) -> str | None:
-    """Say who but a process may hold memory of this GPU; None where nobody may."""
-    if isinstance(memory.reserved_bytes, Unknown | NotSupported):
-        return "this driver counts its own share as used"
-    if gpu.mig_is_on is True:
-        return "MIG is on"
-    if isinstance(gpu.numa_node, int):
-        return "the kernel uses this GPU's memory as its own (a NUMA node)"
-    if gpu.virtualization == "vgpu" or _is_virtual(gpu):
-        return "a virtual GPU holds memory for its host"
-    if gpu.display_active is True and memory.used_bytes < DISPLAY_BYTES:
-        return "it drives a display, which holds memory too"
-    return None
-
-
-def _is_virtual(gpu: Gpu) -> bool:
-    """Tell a vGPU by its name: "NVIDIA A40-48Q", "GRID T4-16Q", "NVIDIA A100-4-20C"."""
-    name = value(gpu.name) or ""
-    return name.startswith("GRID ") or ("-" in name and name.endswith(_VIRTUAL))
+    return held_by(memory, processes) == NOBODY
 
 
 def _find_owner(gpu: Gpu, zombies: list[GpuProcess]) -> Remedy:

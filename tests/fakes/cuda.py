@@ -1,7 +1,7 @@
 """A fake libcuda.so.1 for tests: built with gcc, and told by the environment what to answer.
 
 `FAKE_CODE=803` is what cuInit returns; `FAKE_CUDA=cuInit=hang` (or crash, exit, flood) is what it
-does instead; `FAKE_COUNT=2` is the number of devices.
+does instead (`sleep` answers after FAKE_SECONDS); `FAKE_COUNT=2` is the number of devices.
 """
 
 import os
@@ -19,6 +19,7 @@ static void act(const char *call) {
     if (!strcmp(wish, "hang")) for (;;) pause();
     if (!strcmp(wish, "crash")) *(volatile int *)0 = 1;
     if (!strcmp(wish, "exit")) _exit(3);
+    if (!strcmp(wish, "sleep")) usleep((unsigned)(1e6 * atof(getenv("FAKE_SECONDS"))));
     if (!strcmp(wish, "flood")) {
         char block[65536];
         memset(block, 'x', sizeof block);

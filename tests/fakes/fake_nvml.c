@@ -259,6 +259,17 @@ int nvmlSystemGetCudaDriverVersion_v2(int *to)
 { return system_number("nvmlSystemGetCudaDriverVersion", to); }
 int nvmlDeviceGetCount_v2(int *to) { return system_number("nvmlDeviceGetCount", to); }
 
+/* "environment feature developer": numbers */
+int nvmlSystemGetConfComputeState(uint *to)
+{
+    int code;
+    const char *value = ask(SYSTEM, "nvmlSystemGetConfComputeState", &code, NULL);
+    if (value) sscanf(value, "%u %u %u", &to[0], &to[1], &to[2]);
+    return code;
+}
+int nvmlSystemGetConfComputeGpusReadyState(uint *to)
+{ return system_number("nvmlSystemGetConfComputeGpusReadyState", (int *)to); }
+
 int nvmlDeviceGetHandleByIndex_v2(uint index, void **device)
 {
     int code, count = 0;
@@ -682,5 +693,28 @@ static int zeros(void *device, const char *function, void *to, uint size)
 }
 int nvmlDeviceGetDynamicPstatesInfo(void *device, void *to)
 { return zeros(device, "nvmlDeviceGetDynamicPstatesInfo", to, 4 + 8 * 16); }
-int nvmlDeviceGetGridLicensableFeatures_v4(void *device, void *to)
-{ return zeros(device, "nvmlDeviceGetGridLicensableFeatures", to, 8); }
+/* "supported code state enabled [code state enabled ...]" */
+struct license3 { uint code, state; char info[128], product[128]; uint enabled; };
+struct license4 { uint code, state; char info[128], product[128]; uint enabled, year; unsigned short time[5]; unsigned char status; };
+static int licenses(void *device, int *supported, uint *count, char *features, size_t size)
+{
+    ull v[10] = {0};
+    int code;
+    const char *value = ask(gpu_of(device), "nvmlDeviceGetGridLicensableFeatures", &code, NULL);
+    if (!value) return code;
+    parse(value, v, 10);
+    *supported = v[0];
+    *count = 0;
+    for (int i = 0; i < 3 && v[1 + 3 * i]; i++, ++*count) {
+        struct license3 *to = (struct license3 *)(features + i * size);
+        memset(to, 0, size);
+        to->code = v[1 + 3 * i]; to->state = v[2 + 3 * i]; to->enabled = v[3 + 3 * i];
+        snprintf(to->product, sizeof to->product, "NVIDIA RTX Virtual Workstation");
+    }
+    return SUCCESS;
+}
+#define LICENSES(symbol, layout) \
+    int symbol(void *device, void *to) \
+    { return licenses(device, to, (uint *)to + 1, (char *)to + 8, sizeof(layout)); }
+LICENSES(nvmlDeviceGetGridLicensableFeatures_v4, struct license4)
+LICENSES(nvmlDeviceGetGridLicensableFeatures_v3, struct license3)

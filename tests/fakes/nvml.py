@@ -127,11 +127,13 @@ NAMES = {
     "pcie_width": "nvmlDeviceGetCurrPcieLinkWidth",
     "pcie_width_max": "nvmlDeviceGetMaxPcieLinkWidth",
     "pcie_replays": "nvmlDeviceGetPcieReplayCounter",
-    "nvlink_count": "field 91 unsigned",
     "nvlinks_to_switches": "field 147 unsigned",
     "fabric": "nvmlDeviceGetGpuFabricInfo",  # "state status health_mask health_summary"
     "persistence": "nvmlDeviceGetPersistenceMode",
     "display_active": "nvmlDeviceGetDisplayActive",
+    "fan": "nvmlDeviceGetFanSpeed",  # percent
+    "virtualization": "nvmlDeviceGetVirtualizationMode",  # 0 none, 1 passthrough, 2 vGPU
+    "license": "nvmlDeviceGetGridLicensableFeatures",  # "supported code licensed enabled ..."
     "compute_mode": "nvmlDeviceGetComputeMode",
     "mig_mode": "nvmlDeviceGetMigMode",  # "current pending"
     "mig_device_most": "nvmlDeviceGetMaxMigDeviceCount",
@@ -311,11 +313,12 @@ def h200(**changes: Any) -> FakeGpu:
         pcie_width=16,
         pcie_width_max=16,
         pcie_replays=0,
-        nvlink_count=18,
         nvlinks_to_switches=18,
         fabric="3 0 0 0",
         persistence=1,
         display_active=0,
+        virtualization=1,
+        license=0,
         compute_mode=0,
         mig_mode="0 0",
         mig_device_most=0,
@@ -342,7 +345,6 @@ def h200(**changes: Any) -> FakeGpu:
             "nvmlDeviceGetGpcClkMinMaxVfOffset": "0 0",
             "nvmlDeviceGetGpcClkVfOffset": 0,
             "nvmlDeviceGetGpuInstanceId": Error(2),
-            "nvmlDeviceGetGridLicensableFeatures": 0,
             "nvmlDeviceGetJpgUtilization": "0 100000",
             "nvmlDeviceGetLastBBXFlushTime": Error(27),
             "nvmlDeviceGetMemClkMinMaxVfOffset": "0 0",
@@ -380,7 +382,6 @@ def h200(**changes: Any) -> FakeGpu:
             "nvmlDeviceGetPowerState": 0,
             "nvmlDeviceGetSupportedClocksEventReasons": 511,
             "nvmlDeviceGetTotalEnergyConsumption": 7731664,
-            "nvmlDeviceGetVirtualizationMode": 1,
         },
     ).but(**changes)  # fmt: skip
 
@@ -429,7 +430,6 @@ def a100_pcie(**changes: Any) -> FakeGpu:
         pcie_generation=4,
         pcie_generation_max=4,
         pcie_generation_gpu_max=4,
-        nvlink_count=12,
         nvlinks_to_switches=0,
         fabric="0 0 0 0",
         mig_device_most=7,
@@ -486,7 +486,6 @@ def geforce_laptop(**changes: Any) -> FakeGpu:
         pcie_width=8,
         pcie_width_max=8,
         pcie_replays=0,
-        nvlink_count=0,
         persistence=0,
         display_active=1,
         compute_mode=0,
@@ -538,6 +537,9 @@ NEWER_SYMBOLS = (
     "nvmlDeviceGetDefaultEccMode",
     "nvmlDeviceGetMemoryAffinity",
     "nvmlSystemGetCudaDriverVersion_v2",
+    "nvmlSystemGetConfComputeState",
+    "nvmlSystemGetConfComputeGpusReadyState",
+    "nvmlDeviceGetGridLicensableFeatures_v4",
 )
 
 
@@ -560,6 +562,8 @@ class System:
     nvml: str = "13.580.159.04"
     cuda: int | Error = 13000
     count: int | Error | None = None  # None: as many as there are GPUs
+    confidential: str | Error = "2 0 0"  # environment, feature, developer tools
+    gpus_ready: int | Error = 1
     fabric_version: int = 3  # newest struct that nvmlDeviceGetGpuFabricInfoV knows
     fields_up_to: int = 10_000  # later field ids are INVALID_ARGUMENT
     faults: tuple[Fault, ...] = field(default=())
@@ -594,6 +598,8 @@ class FakeNvml:
             ("nvmlSystemGetNVMLVersion", system.nvml),
             ("nvmlSystemGetCudaDriverVersion", system.cuda),
             ("nvmlDeviceGetCount", count),
+            ("nvmlSystemGetConfComputeState", system.confidential),
+            ("nvmlSystemGetConfComputeGpusReadyState", system.gpus_ready),
             ("fabric_version", system.fabric_version),
         ):
             lines.append(_answer_line(-1, query, value))

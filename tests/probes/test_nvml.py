@@ -26,10 +26,18 @@ from fakes.nvml import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucheck.probes import nvml, nvml_child
-from gpucheck.probes.nvml import bus_id, pcie_level, process_name, ranges
+from gpucheck.payload import nvml as nvml_program
+from gpucheck.payload import nvml_queries
+from gpucheck.probes import nvml
+from gpucheck.probes.gpu_processes import process_name
+from gpucheck.probes.messages import NvmlAnswer
+from gpucheck.probes.nvml_links import pcie_level
+from gpucheck.probes.nvml_readings import bus_id, ranges
+from gpucheck.probes.nvml_session import NvmlSession, _decoded
+from gpucheck.probes.sampling import Sampling
 from gpucheck.snapshot import (
     NOT_SUPPORTED,
+    ConfidentialComputing,
     Fabric,
     Gpu,
     GpuProcess,
@@ -43,6 +51,7 @@ from gpucheck.snapshot import (
     RetiredPages,
     ThermalThresholds,
     Unknown,
+    VgpuLicense,
 )
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "h200_nvml.json"
@@ -153,6 +162,7 @@ def test_a_recorded_h200_is_read_whole(tmp_path):
         "processes": (),
         "temperature_celsius": 37,
         "memory_temperature_celsius": 41,
+        "fan_percent": NOT_SUPPORTED,
         "temperature_margin_celsius": 50,
         "slowdown_margin_celsius": -2,
         "thresholds": ThermalThresholds(
@@ -202,11 +212,12 @@ def test_a_recorded_h200_is_read_whole(tmp_path):
         "pcie_width_max": 16,
         "pcie_replays": 0,
         "nvlinks": (),
-        "nvlink_count": 18,
         "fabric": Fabric(state=3, status=0, health=0, health_summary=0),
         "c2c_is_on": False,
         "persistence": True,
         "display_active": False,
+        "virtualization": "passthrough",
+        "vgpu_license": NOT_SUPPORTED,
         "compute_mode": 0,
         "mig_is_on": False,
         "mig_is_on_after_reset": False,
@@ -254,11 +265,11 @@ def test_a_first_reading_leaves_out_what_takes_long(tmp_path):
     found = look(tmp_path, [h200(), h200()], quick=True)
 
     gpu = found.gpus[0]
-    assert gpu.inforom_is_valid == Unknown("read with --deep only")
-    assert gpu.nvlinks[0].crc_data_errors == Unknown("read with --deep or --watch only")
+    assert gpu.inforom_is_valid.why == "read with --deep"
+    assert gpu.nvlinks[0].crc_data_errors.why == "read with --deep or --watch"
     assert gpu.later_sample is None
     assert found.pairs[0].p2p_read == found.pairs[0].p2p_write == "OK"
-    assert found.pairs[0].p2p_nvlink == Unknown("left out by --quick")
+    assert found.pairs[0].p2p_nvlink == Unknown("left out by --quick", "by design")
 
 
 # ------------------------------------------------------------------------------- other machines
@@ -268,7 +279,7 @@ def test_what_a_laptop_has_not_is_not_supported_rather_than_unknown(tmp_path):
     found = look(tmp_path, [geforce_laptop()])
 
     [gpu] = found.gpus
-    assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep only"}
+    assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep"}
     for name in ("ecc_is_on", "nvlinks", "fabric", "mig_is_on", "remapped_rows", "retired_pages"):
         assert isinstance(getattr(gpu, name), NotSupported), name
     assert gpu.bus_id == "0000:01:00.0"
@@ -389,7 +400,7 @@ def test_one_error_costs_one_fact(tmp_path):
         "name": "nvmlDeviceGetName: Unknown Error",
         "serial": "nvmlDeviceGetSerial: Insufficient Permissions",
         "temperature_celsius": "nvmlDeviceGetTemperature: System is not in ready state",
-        "inforom_is_valid": "read with --deep only",
+        "inforom_is_valid": "read with --deep",
     }
 
 
@@ -494,7 +505,7 @@ def test_a_lost_a_hung_and_a_crashing_gpu_leave_five_full_rows_in_time(tmp_path)
     whole = [gpu for gpu in found.gpus if gpu.state == "ok"]
     assert len(whole) == 5
     for gpu in whole:
-        assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep only"}
+        assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep"}
     assert found.gpus[1].error == "GPU_IS_LOST from nvmlDeviceGetHandleByIndex"
     assert found.gpus[3].error.startswith("nvmlDeviceGetUUID did not answer in ")
     assert found.gpus[3].bus_id == "0000:00:09.0"
@@ -594,7 +605,7 @@ def test_a_library_that_prints_megabytes_spoils_nothing(tmp_path):
     found = look(tmp_path, gpus)
 
     for gpu in found.gpus:
-        assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep only"}
+        assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep"}
 
 
 def test_garbage_among_the_answers_costs_at_most_the_answer_it_hit(tmp_path):
@@ -661,29 +672,35 @@ def test_probes_in_threads_do_not_disturb_each_other(tmp_path):
     }
 
 
+def session(**changes) -> NvmlSession:
+    plain = {"deep": False, "watch": False, "later": False, "capabilities": (), "environment": None}
+    return NvmlSession(**{**plain, **changes})
+
+
 @pytest.mark.parametrize(
     "line",
     [
         b"",
         b"nvml: loading",
-        b"[0]",
-        b'[0,"name"]',
-        b'["0","name","is","x"]',
-        b'[99999999999999999999,"name","is","x"]',
-        b'[257,"name","lost","x"]',
-        b'[-5,"name","lost","x"]',
-        b'[0,"pair","is",[1]]',
+        b"gpucheck:",
+        b"gpucheck:[0]",
+        b'gpucheck:{"type": "nvml answer", "at": 1.0}',
+        b'gpucheck:{"type": "nvml answer", "at": 1.0, "gpu": "0", "query": "name"}',
+        b"gpucheck:" + b"[" * 100_000,
         b"\xff\xfe\x00",
-        b"[" * 100_000,
     ],
 )
 def test_a_line_that_makes_no_sense_is_passed_over(line):
-    talk = nvml.NvmlSession(
-        deep=False, watch=False, later_sample=False, capabilities=(), environment=None
-    )
+    assert _decoded(line) is None
 
-    assert talk._take(line) is False
-    assert (talk.gpus, talk.pairs, talk.troubles, talk.error) == ({}, {}, {}, None)
+
+@pytest.mark.parametrize("gpu", [257, -5])
+def test_an_answer_of_a_gpu_that_cannot_be_is_passed_over(gpu):
+    talk = session()
+
+    talk.take(NvmlAnswer(at=1.0, gpu=gpu, query="name", outcome="lost"))
+
+    assert (talk.gpus, talk.pairs, talk.errors, talk.error) == ({}, {}, {}, None)
 
 
 JSON = st.recursive(
@@ -693,30 +710,39 @@ JSON = st.recursive(
     ),
     max_leaves=12,
 )
-KINDS = st.sampled_from(["is", "is", "is", "error", "missing", "not supported", "lost", "?"])
+OUTCOMES = st.sampled_from(["value", "value", "value", "error", "missing", "not supported", "lost"])
+ANSWERS = st.builds(
+    NvmlAnswer,
+    at=st.just(1.0),
+    gpu=st.just(0),
+    query=st.just("any"),
+    outcome=OUTCOMES,
+    value=JSON,
+    code=st.none() | st.integers(0, 999),
+    text=st.text(max_size=5),
+)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_answers_that_make_no_sense_are_unknown_and_never_an_exception(data):
-    talk = nvml.NvmlSession(
-        deep=True, watch=True, later_sample=False, capabilities=(0,), environment=None
-    )
-    answer = st.tuples(KINDS, JSON)
-    talk.system = {"count": ("is", 2), "driver": data.draw(answer), "cuda": data.draw(answer)}
-    said = data.draw(st.lists(answer, min_size=1, max_size=5))
+    talk = session(deep=True, watch=True, capabilities=(0,))
+    count = NvmlAnswer(at=1.0, gpu=None, query="count", outcome="value", value=2)
+    talk.system = {"count": count}
+    talk.system |= {key: data.draw(ANSWERS) for key in ("driver", "cuda", "confidential", "ready")}
+    said = data.draw(st.lists(ANSWERS, min_size=1, max_size=5))
+    keys = [query[0] for query in talk.plan]
     for index in (0, 1):
-        keys = [query[0] for query in talk._plan]
         talk.gpus[index] = {
             key: said[n % len(said)] for n, key in enumerate(keys) if key != "handle"
         }
-    talk.pairs = {(0, 1): {"p2p 0": data.draw(answer), "level": data.draw(answer)}}
+    talk.samples = {1: {0: dict(talk.gpus[0])}}
+    talk.pairs = {(0, 1): {"p2p 0": data.draw(ANSWERS), "level": data.draw(ANSWERS)}}
 
-    found = nvml._nvml(talk, Path("/"))
-    second = nvml._with_sample(found.gpus[0], talk, 1.0, under_load=False)
+    found = nvml._with_samples(nvml._nvml(talk, Path("/")), talk, Path("/"))
 
     assert len(found.gpus) == 2
-    found = msgspec.structs.replace(found, gpus=(second, found.gpus[1]))
+    assert found.gpus[0].later_sample is not None
     assert msgspec.json.decode(msgspec.json.encode(found), type=Nvml) == found
 
 
@@ -801,6 +827,163 @@ def test_links_that_a_gpu_has_not_are_not_supported_in_the_second_reading_too(tm
     found = look(tmp_path, [geforce_laptop()], watch_seconds=0.01)
 
     assert found.gpus[0].later_sample.nvlink_crc_errors == NOT_SUPPORTED
+
+
+# ------------------------------------------------------------- read again while cuInit is awaited
+
+
+GROWING = {"pcie_replays": [3, 503], "crc_data": [15, 90015], "corrected_volatile": [0, 7]}
+
+
+def test_the_counters_are_read_again_while_somebody_waits(tmp_path):
+    found = look(tmp_path, [h200(**GROWING), h200()], sampling=Sampling())
+
+    growing, still = found.gpus
+    assert (growing.pcie_replays, growing.later_sample.pcie_replays) == (3, 503)
+    assert growing.later_sample.corrected_ecc_volatile == 7
+    before = sum(link.crc_data_errors for link in growing.nvlinks)
+    assert growing.later_sample.nvlink_crc_errors - before == 90000
+    assert growing.later_sample.after_seconds >= nvml_program.SAMPLES_AFTER_SECONDS[-1]
+    assert growing.inforom_is_valid is True
+    assert still.later_sample.pcie_replays == 0
+
+
+def test_nobody_waits_for_the_counters(tmp_path):
+    over = Sampling()
+    over.end()
+
+    started = time.monotonic()
+    found = look(tmp_path, [h200(**GROWING)], sampling=over)
+
+    assert time.monotonic() - started < nvml_program.SAMPLES_AFTER_SECONDS[-1]
+    assert found.gpus[0].later_sample is None
+    assert found.gpus[0].state == "ok"
+
+
+def test_a_wait_that_ends_takes_what_came_so_far(tmp_path):
+    slow = [h200().sleeps("nvmlDeviceValidateInforom", 60_000), h200()]
+    sampling = Sampling()
+    ended = []
+    timer = threading.Timer(2.0, lambda: (ended.append(time.monotonic()), sampling.end()))
+
+    timer.start()
+    found = look(tmp_path, slow, sampling=sampling)
+    took = time.monotonic() - ended[0]
+
+    assert took < 0.5
+    assert [gpu.state for gpu in found.gpus] == ["ok", "ok"]
+    assert found.gpus[0].nvlinks[0].crc_data_errors == 15
+    assert found.gpus[0].later_sample is None
+
+
+def test_a_crash_after_all_was_said_costs_only_the_sample(tmp_path):
+    found = look(tmp_path, [h200().crashes("nvmlDeviceValidateInforom")], sampling=Sampling())
+
+    assert found.gpus[0].state == "ok"
+    assert found.gpus[0].later_sample is None
+    assert found.pairs == ()
+
+
+def test_a_corrupt_inforom_is_found_without_deep_on_a_small_machine(tmp_path):
+    found = look(tmp_path, [h200(inforom_check=Error(14)), h200()], sampling=Sampling())
+
+    assert [gpu.inforom_is_valid for gpu in found.gpus] == [False, True]
+
+
+def test_the_inforoms_of_many_gpus_are_left_to_deep(tmp_path):
+    found = look(tmp_path, [h200(inforom_check=Error(14))] * 5, sampling=Sampling())
+
+    assert {gpu.inforom_is_valid.why for gpu in found.gpus} == {"read with --deep"}
+    assert all(gpu.later_sample is not None for gpu in found.gpus)
+
+
+def test_a_gpu_that_is_lost_while_somebody_waits_is_lost(tmp_path):
+    found = look(
+        tmp_path, [h200().fails("nvmlDeviceValidateInforom", 15), h200()], sampling=Sampling()
+    )
+
+    assert [gpu.state for gpu in found.gpus] == ["lost", "ok"]
+
+
+# --------------------------------------------------------------------------- who holds the memory
+
+
+HELD = "150754820096 644939776 148962396160 1147483648"
+FREE = "150754820096 644939776 150109880320 0"
+
+
+def test_memory_that_nobody_owns_is_looked_at_again_a_second_later(tmp_path):
+    found = look(tmp_path, [h200(memory=HELD), h200()], sees_all_processes=lambda: True)
+
+    sample = found.gpus[0].later_sample
+    assert sample.after_seconds >= 1.0
+    assert sample.memory.used_bytes == 1147483648
+    assert sample.processes == ()
+
+
+def test_memory_that_a_process_left_in_the_meantime_is_seen_to_be_free(tmp_path):
+    found = look(tmp_path, [h200(memory=[HELD, FREE])], sees_all_processes=lambda: True)
+
+    assert found.gpus[0].later_sample.memory.used_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("gpu", "sees_all"),
+    [
+        (h200(memory=HELD), False),
+        (h200(), True),
+        (h200(memory=HELD, processes={1: 1 << 30}), True),
+        (h200(memory=HELD, mig_mode="1 1"), True),
+        (geforce_laptop(), True),
+    ],
+    ids=["a container", "free", "owned", "MIG", "a display"],
+)
+def test_other_memory_costs_no_second(tmp_path, gpu, sees_all):
+    found = look(tmp_path, [gpu], sees_all_processes=lambda: sees_all)
+
+    assert found.gpus[0].later_sample is None
+
+
+# ------------------------------------------------------------------------ virtual and confidential
+
+
+@pytest.mark.parametrize("missing", [(), ("nvmlDeviceGetGridLicensableFeatures_v4",)], ids=str)
+@pytest.mark.parametrize(
+    ("answer", "is_licensed"), [("1 2 0 0", False), ("1 1 0 1 2 1 1", True), ("1 2 0 1", False)]
+)
+def test_the_license_of_a_virtual_gpu_is_read(tmp_path, answer, is_licensed, missing):
+    found = look(tmp_path, [h200(virtualization=2, license=answer)], fake={"missing": missing})
+
+    assert found.gpus[0].virtualization == "vgpu"
+    assert found.gpus[0].vgpu_license == VgpuLicense(
+        is_needed=True, is_licensed=is_licensed, product="NVIDIA RTX Virtual Workstation"
+    )
+
+
+def test_a_gpu_that_is_passed_through_is_asked_for_no_license(tmp_path):
+    found = look(tmp_path, [h200(license="1 2 0 0")])
+
+    assert found.gpus[0].vgpu_license == NOT_SUPPORTED
+
+
+def test_confidential_computing_is_read_where_the_driver_knows_it(tmp_path):
+    system = System(confidential="2 1 0", gpus_ready=0)
+    for name in ("old", "off"):
+        (tmp_path / name).mkdir()
+
+    on = look(tmp_path, [h200()], fake={"system": system})
+    off = look(tmp_path / "off", [h200()])
+    old = look(tmp_path / "old", [a100_pcie()], fake=old_driver())
+
+    assert on.confidential_computing == ConfidentialComputing(is_on=True, gpus_are_ready=False)
+    assert off.confidential_computing == ConfidentialComputing(is_on=False, gpus_are_ready=True)
+    assert "driver too old" in old.confidential_computing.why
+
+
+def test_the_fan_is_read_where_there_is_one(tmp_path):
+    found = look(tmp_path, [h200(fan=40), h200()])
+
+    assert [gpu.fan_percent for gpu in found.gpus] == [40, NOT_SUPPORTED]
 
 
 # ------------------------------------------------------------------------------------ processes
@@ -917,7 +1100,7 @@ def test_a_kernel_that_hides_its_devices_gives_no_way(tmp_path):
 
 def test_every_query_has_a_key_of_its_own():
     for second in (False, True):
-        keys = [query[0] for query in nvml_child.plan(deep=True, watch=True, later_sample=second)]
+        keys = [query[0] for query in nvml_queries.plan(deep=True, watch=True, later=second)]
         assert len(keys) == len(set(keys))
 
 

@@ -1,42 +1,29 @@
-"""The child that asks NVML: it writes each answer to stdout as it comes, one line per answer.
+"""The questions that gpucheck asks NVML, each with what it means to ask: one call, or several.
 
-A line is a JSON list `[gpu, key, kind, value]`. *gpu* is NVML's index, or -1 for what belongs to
-no single GPU; *key* is a name out of SYSTEM, GPU or SECOND below, "pair", or "end"; *kind* is
-
-- "is": *value* is NVML's answer, numbers as NVML has them (milliwatts, masks, codes);
-- "not supported";
-- "missing": this driver's library has no such function (*value* is its name);
-- "lost": NVML says GPU_IS_LOST; nothing more comes of this GPU;
-- "error": *value* is `[code, text]`; the code is null where it was not NVML that failed.
-
-The answers of a GPU come in the order of the table, so the first key without an answer is the
-query that is under way. One entry of a table may be several calls.
-
-Its parent imports this file for the tables and runs it as a program; time matters, so it imports
-as little as it can, and pynvml only in `main`.
+A query's answer is numbers, texts and lists of them as NVML has them (milliwatts, masks, codes).
+pynvml is handed in, so that this file is imported without it. Old drivers lack newer functions:
+where an older one answers the same question, it is asked in its place.
 """
 
 # ruff: noqa: ANN401 - pynvml has no types: what it answers is Any, and is handed on as such
 from __future__ import annotations
 
 import os
-import sys
 
 TYPE_CHECKING = False  # typing's own would cost the import of typing
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Tuple, Union
 
     #: key, NVML's function, and how to ask: a function of ours, or its further arguments
-    Query = tuple[str, str, Callable[[Any, Any], Any] | tuple[int, ...]]
-    Say = Callable[[int, str, str, Any], None]
+    Query = Tuple[str, str, Union[Callable[[Any, Any], Any], Tuple[int, ...]]]
 
-NO_GPU = -1
 NOT_SUPPORTED, FUNCTION_NOT_FOUND, GPU_IS_LOST = 3, 13, 15
 INVALID_ARGUMENT, NOT_FOUND, VERSION_MISMATCH = 2, 6, 25
 MOST_GPUS = 256  # a library that lies about their number must not cost us our memory
 MOST_LINKS = 36  # NVML_NVLINK_MAX_LINKS
 SWITCH = 2  # NVML_NVLINK_DEVICE_TYPE_SWITCH
+VGPU = 2  # NVML_GPU_VIRTUALIZATION_MODE_VGPU
 
 # NVML_FI_DEV_*, all asked for in one call
 MEMORY_TEMPERATURE = 82
@@ -54,7 +41,7 @@ FIELDS = (
     HARDWARE_THERMAL,
     POWER_BRAKE,
 )
-SECOND_FIELDS = (SOFTWARE_POWER_CAP, SOFTWARE_THERMAL, HARDWARE_THERMAL, POWER_BRAKE)
+LATER_FIELDS = (SOFTWARE_POWER_CAP, SOFTWARE_THERMAL, HARDWARE_THERMAL, POWER_BRAKE)
 
 #: nvmlValueType_t → member of nvmlValue_t
 VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
@@ -318,9 +305,9 @@ def fields(nvml: Any, handle: Any, numbers: tuple[int, ...] = FIELDS) -> list[li
     return found
 
 
-def second_fields(nvml: Any, handle: Any) -> list[list[Any]]:
+def later_fields(nvml: Any, handle: Any) -> list[list[Any]]:
     """Return the counters among the fields."""
-    return fields(nvml, handle, SECOND_FIELDS)
+    return fields(nvml, handle, LATER_FIELDS)
 
 
 def c2c(nvml: Any, handle: Any) -> int:
@@ -339,7 +326,36 @@ def memory_affinity(nvml: Any, handle: Any) -> list[int]:
     return list(nvml.nvmlDeviceGetMemoryAffinity(handle, 1, 0))
 
 
-SYSTEM = ("open", "init", "driver", "nvml", "cuda", "count")
+def licenses(nvml: Any, handle: Any) -> list[Any]:
+    """Return whether licenses exist here, and for each feature: licensed, enabled, product.
+
+    Asked of virtual GPUs only. The structs of version 3 end before the date of expiry.
+    """
+    if nvml.nvmlDeviceGetVirtualizationMode(handle) != VGPU:
+        raise nvml.NVMLError(NOT_SUPPORTED)
+    try:
+        found = nvml.nvmlDeviceGetGridLicensableFeatures_v4(handle)
+    except nvml.NVMLError as error:
+        if error.value != FUNCTION_NOT_FOUND:
+            raise
+        found = nvml.c_nvmlGridLicensableFeatures_v3_t()
+        function = nvml._nvmlGetFunctionPointer("nvmlDeviceGetGridLicensableFeatures_v3")
+        code = function(handle, nvml.byref(found))
+        if code:
+            raise nvml.NVMLError(code) from error
+    features = list(found.gridLicensableFeatures)[: found.licensableFeaturesCount]
+    return [
+        found.isGridLicenseSupported,
+        [[one.featureState, one.featureEnabled, one.productName] for one in features],
+    ]
+
+
+def confidential(nvml: Any) -> int:
+    """Return whether the confidential computing of this system's GPUs is on."""
+    return int(nvml.nvmlSystemGetConfComputeState().ccFeature)
+
+
+SYSTEM = ("open", "init", "driver", "nvml", "cuda", "confidential", "ready", "count")
 
 #: the names of the functions behind SYSTEM, for people
 SYSTEM_SYMBOLS = {
@@ -348,6 +364,8 @@ SYSTEM_SYMBOLS = {
     "driver": "nvmlSystemGetDriverVersion",
     "nvml": "nvmlSystemGetNVMLVersion",
     "cuda": "nvmlSystemGetCudaDriverVersion_v2",
+    "confidential": "nvmlSystemGetConfComputeState",
+    "ready": "nvmlSystemGetConfComputeGpusReadyState",
     "count": "nvmlDeviceGetCount_v2",
 }
 
@@ -372,6 +390,7 @@ GPU: tuple[Query, ...] = (
         "nvmlDeviceGetMarginTemperature",
         words("nvmlDeviceGetMarginTemperature", 1),
     ),
+    ("fan", "nvmlDeviceGetFanSpeed", ()),
     ("shutdown", "nvmlDeviceGetTemperatureThreshold", (0,)),
     ("slowdown", "nvmlDeviceGetTemperatureThreshold", (1,)),
     ("memory_max", "nvmlDeviceGetTemperatureThreshold", (2,)),
@@ -417,6 +436,8 @@ GPU: tuple[Query, ...] = (
     ("persistence", "nvmlDeviceGetPersistenceMode", ()),
     ("display_active", "nvmlDeviceGetDisplayActive", ()),
     ("compute_mode", "nvmlDeviceGetComputeMode", ()),
+    ("virtualization", "nvmlDeviceGetVirtualizationMode", ()),
+    ("license", "nvmlDeviceGetGridLicensableFeatures_v4", licenses),
     ("mig_mode", "nvmlDeviceGetMigMode", ()),
     ("mig_devices", "nvmlDeviceGetMigDeviceHandleByIndex", mig_devices),
     ("c2c", "nvmlDeviceGetC2cModeInfoV", c2c),
@@ -425,14 +446,14 @@ GPU: tuple[Query, ...] = (
     ("memory_affinity", "nvmlDeviceGetMemoryAffinity", memory_affinity),
 )
 
-#: 55 ms on an H200: only where a second reading will follow
+#: 55 ms on an H200: only where a later sample follows
 NVLINK_ERRORS: Query = ("nvlink_errors", "nvmlDeviceGetNvLinkErrorCounter", nvlink_errors)
 
-#: 70 ms on an H200: only with --deep
+#: 70 ms on an H200: with --deep, and of a few GPUs while cuInit is awaited
 INFOROM_CHECK: Query = ("inforom_check", "nvmlDeviceValidateInforom", ())
 
-#: what is read a second time
-SECOND: tuple[Query, ...] = (
+#: what a later sample reads again, the slowest last
+LATER: tuple[Query, ...] = (
     ("event_reasons", "nvmlDeviceGetCurrentClocksEventReasons", event_reasons),
     ("performance_state", "nvmlDeviceGetPerformanceState", ()),
     ("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", ()),
@@ -440,285 +461,68 @@ SECOND: tuple[Query, ...] = (
     ("utilization", "nvmlDeviceGetUtilizationRates", utilization),
     ("pcie_replays", "nvmlDeviceGetPcieReplayCounter", ()),
     ("corrected_volatile", "nvmlDeviceGetTotalEccErrors", (0, 0)),
-    ("fields", "nvmlDeviceGetFieldValues", second_fields),
+    ("fields", "nvmlDeviceGetFieldValues", later_fields),
+    ("memory", "nvmlDeviceGetMemoryInfo", memory),
+    ("compute", "nvmlDeviceGetComputeRunningProcesses", processes("Compute")),
+    ("graphics", "nvmlDeviceGetGraphicsRunningProcesses", processes("Graphics")),
+    ("mps", "nvmlDeviceGetMPSComputeRunningProcesses", processes("MPSCompute")),
     NVLINK_ERRORS,
 )
 
 HANDLE: Query = ("handle", "nvmlDeviceGetHandleByIndex", ())
 
 
-def plan(*, deep: bool, watch: bool, later_sample: bool) -> tuple[Query, ...]:
+def plan(*, deep: bool, watch: bool, later: bool) -> tuple[Query, ...]:
     """Return the queries of each GPU, in their order."""
-    if later_sample:
-        return (HANDLE, *SECOND)
+    if later:
+        return (HANDLE, *LATER)
     more = ((NVLINK_ERRORS,) if watch else ()) + ((INFOROM_CHECK,) if deep else ())
     return (HANDLE, *GPU, *more)
 
 
-# ---------------------------------------------------------------------------------- the program
-
-
-def main(options: dict[str, Any]) -> None:
-    """Ask as *options* say: `deep`, `watch`, `second`, `parallel`, `only`, `also`, `capabilities`.
-
-    *only*: these GPUs (None: all). *parallel*: a thread for each GPU. After them, the way between
-    every two GPUs that answered or are in *also*: its peer-to-peer *capabilities*, and NVML's
-    common ancestor where *deep*.
-    """
-    say = _Speaker().say
-    nvml = _start(say)
-    if nvml is not None:
-        count = _system(nvml, say)
-        _gpus(nvml, say, count, options)
-    say(NO_GPU, "end", "is", None)
-    # not a regular exit: nvmlShutdown takes 6 ms, and Python's own end as much
-    os._exit(0)
-
-
-class _Speaker:
-    """Writes lines to what was our stdout, where nothing that the library prints can come."""
-
-    def __init__(self) -> None:
-        self._stdout = os.dup(1)
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        import _thread
-
-        self._lock = _thread.allocate_lock()
-
-    def say(self, gpu: int, key: str, kind: str, value: Any) -> None:
-        """Write one answer."""
-        line = f"[{gpu},{_json(key)},{_json(kind)},{_json(value)}]\n".encode("ascii")
-        with self._lock:
-            while line:
-                line = line[os.write(self._stdout, line) :]
-
-
-def _json(value: Any) -> str:
-    """Write what we say as JSON; the json module would take 5 ms to import."""
-    if value is None:
-        return "null"
-    if isinstance(value, bytes):  # pynvml decodes most texts, but not all
-        value = value.decode("utf-8", "replace")
-    if isinstance(value, str):
-        from _json import encode_basestring_ascii
-
-        return encode_basestring_ascii(value)
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_json, value))}]"
-    if isinstance(value, float):
-        return repr(value) if value - value == 0 else "null"
-    return str(int(value)) if isinstance(value, int) else _json(str(value))
-
-
-def _start(say: Say) -> Any:
-    """Load the library and initialise it; return pynvml, or None after saying what failed."""
-    import _thread
-    import ctypes
-
-    try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError as error:
-        say(NO_GPU, "open", "error", [None, str(error)])
-        return None
-    say(NO_GPU, "open", "is", _path(library))
-    # NVML initialises (14 ms) while pynvml is imported (30 ms). A second nvmlInit only counts,
-    # and one that failed is not tried again: it may have taken its time.
-    done = _thread.allocate_lock()
-    done.acquire()
-    codes: list[int] = []
-
-    def initialise() -> None:
-        try:
-            codes.append(library.nvmlInitWithFlags(0))
-        except AttributeError:
-            codes.append(FUNCTION_NOT_FOUND)
-        finally:
-            done.release()
-
-    _thread.start_new_thread(initialise, ())
-    try:
-        nvml = _import_pynvml()
-    except Exception as error:  # noqa: BLE001 - whatever stands in its place
-        say(NO_GPU, "init", "error", [None, f"pynvml cannot be imported: {error!r}"])
-        return None
-    done.acquire()
-
-    def again() -> None:
-        if codes != [0]:
-            raise nvml.NVMLError(codes[0])
-        nvml.nvmlInit()
-
-    kind, value = _answer(nvml, "nvmlInitWithFlags", again)
-    say(NO_GPU, "init", kind, value)
-    return nvml if kind == "is" else None
-
-
-def _import_pynvml() -> Any:
-    """Import pynvml without `ctypes.util`, which costs 15 ms and which it needs on no Linux."""
-    from types import ModuleType
-
-    stand_in = ModuleType("ctypes.util")
-    stand_in.find_library = lambda _: None  # type: ignore[attr-defined]
-    sys.modules["ctypes.util"] = stand_in
-    try:
-        import pynvml
-    except (AttributeError, ImportError):
-        del sys.modules["ctypes.util"]
-        import pynvml
-    else:
-        sys.modules.pop("ctypes.util", None)
-    return pynvml
-
-
-def _path(library: Any) -> str | None:
-    """Return the path that *library* was mapped from: whose memory holds its nvmlShutdown?"""
-    import ctypes
-
-    try:
-        address = ctypes.cast(library.nvmlShutdown, ctypes.c_void_p).value or 0
-        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:  # noqa: PTH123
-            for line in maps:
-                start, _, end = line.partition(" ")[0].partition("-")
-                if int(start, 16) <= address < int(end, 16):
-                    return line.rstrip("\n").split(None, 5)[5]
-    except (OSError, AttributeError, ValueError, IndexError):
-        pass
-    return None
-
-
-def _answer(
+def answer(
     nvml: Any, symbol: str, ask: Callable[..., Any] | None, *arguments: Any
-) -> tuple[str, Any]:
-    """Return kind and value of one answer; without *ask* it is pynvml's function *symbol*."""
+) -> tuple[str, Any, int | None, str]:
+    """Return what became of one query: outcome, value, NVML's code and its text.
+
+    Without *ask* it is pynvml's function *symbol*. The outcome is "value", "not supported",
+    "missing" (this driver's library has no such function), "lost" (NVML says GPU_IS_LOST) or
+    "error"; its code is None where it was not NVML that failed.
+    """
     try:
-        return "is", (ask or getattr(nvml, symbol))(*arguments)
+        return "value", _plain((ask or getattr(nvml, symbol))(*arguments)), None, ""
     except nvml.NVMLError as error:
         if error.value == NOT_SUPPORTED:
-            return "not supported", None
+            return "not supported", None, NOT_SUPPORTED, ""
         if error.value == FUNCTION_NOT_FOUND:
-            return "missing", symbol
+            return "missing", None, FUNCTION_NOT_FOUND, symbol
         if error.value == GPU_IS_LOST:
-            return "lost", symbol
-        return "error", [error.value, str(error)]
+            return "lost", None, GPU_IS_LOST, symbol
+        return "error", None, error.value, str(error)
     except UnicodeDecodeError:
-        return "error", [None, "the answer is not text"]
+        return "error", None, None, "the answer is not text"
     except AttributeError as error:
-        return "error", [None, f"this pynvml is too old: {error}"]
+        return "error", None, None, f"this pynvml is too old: {error}"
     except Exception as error:  # noqa: BLE001 - whatever a strange library makes pynvml do
-        return "error", [None, repr(error)]
+        return "error", None, None, repr(error)
 
 
-def _system(nvml: Any, say: Say) -> int:
-    """Say what belongs to no single GPU, and return their number."""
-
-    def cuda() -> Any:
-        try:
-            return nvml.nvmlSystemGetCudaDriverVersion_v2()
-        except nvml.NVMLError as error:
-            if error.value != FUNCTION_NOT_FOUND:
-                raise
-            return nvml.nvmlSystemGetCudaDriverVersion()
-
-    count = 0
-    for key, ask in (
-        ("driver", nvml.nvmlSystemGetDriverVersion),
-        ("nvml", nvml.nvmlSystemGetNVMLVersion),
-        ("cuda", cuda),
-        ("count", nvml.nvmlDeviceGetCount),
-    ):
-        kind, value = _answer(nvml, SYSTEM_SYMBOLS[key], ask)
-        say(NO_GPU, key, kind, value)
-        if key == "count" and kind == "is" and value <= MOST_GPUS:
-            count = value
-    return count
+def ask(nvml: Any, query: Query, handle: Any) -> tuple[str, Any, int | None, str]:
+    """Return what became of one query of the tables."""
+    _, symbol, how = query
+    if isinstance(how, tuple):
+        return answer(nvml, symbol, None, handle, *how)
+    return answer(nvml, symbol, how, nvml, handle)
 
 
-def _gpus(nvml: Any, say: Say, count: int, options: dict[str, Any]) -> None:
-    """Ask every GPU that was asked for, and then every pair of those that answered."""
-    queries = plan(
-        deep=options["deep"], watch=options["watch"], later_sample=options["later_sample"]
-    )
-    indices = [n for n in range(count) if options["only"] is None or n in options["only"]]
-    handles: dict[int, Any] = {}
-
-    def examine(index: int) -> None:
-        _gpu(nvml, say, index, queries, handles)
-
-    _each(examine, indices, parallel=options["parallel"])
-    if options["later_sample"]:
-        return
-    for index in options["also"]:
-        kind, handle = _answer(nvml, HANDLE[1], None, index)
-        if kind == "is":
-            handles[index] = handle
-
-    def examine_pairs(index: int) -> None:
-        _pairs(nvml, say, index, handles, options["capabilities"], deep=options["deep"])
-
-    _each(examine_pairs, sorted(handles), parallel=options["parallel"])
-
-
-def _each(task: Callable[[int], None], indices: list[int], *, parallel: bool) -> None:
-    """Do *task* for every GPU, side by side where *parallel*."""
-    if not parallel or len(indices) < 2:
-        for index in indices:
-            task(index)
-        return
-    import threading
-
-    threads = [threading.Thread(target=task, args=(n,), daemon=True) for n in indices]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def _gpu(
-    nvml: Any, say: Say, index: int, queries: tuple[Query, ...], handles: dict[int, Any]
-) -> None:
-    """Ask one GPU, until the last query or until it is lost."""
-    kind, handle = _answer(nvml, HANDLE[1], None, index)
-    say(index, HANDLE[0], kind, None if kind == "is" else handle)
-    if kind != "is":
-        return
-    for key, symbol, how in queries:
-        if key == HANDLE[0]:
-            continue
-        if isinstance(how, tuple):
-            kind, value = _answer(nvml, symbol, None, handle, *how)
-        else:
-            kind, value = _answer(nvml, symbol, how, nvml, handle)
-        say(index, key, kind, value)
-        if kind == "lost":
-            return
-    handles[index] = handle
-
-
-def _pairs(
-    nvml: Any,
-    say: Say,
-    a: int,
-    handles: dict[int, Any],
-    capabilities: list[int],
-    *,
-    deep: bool,
-) -> None:
-    """Say of *a* and every later GPU what NVML knows of the way between them.
-
-    A value is `[other GPU, name, answer]`, the name "p2p N" or "level".
-    """
-    for b in sorted(handles):
-        if b <= a:
-            continue
-        for capability in capabilities:
-            kind, value = _answer(
-                nvml, "nvmlDeviceGetP2PStatus", None, handles[a], handles[b], capability
-            )
-            say(a, "pair", kind, [b, f"p2p {capability}", value])
-        if deep:
-            kind, value = _answer(
-                nvml, "nvmlDeviceGetTopologyCommonAncestor", None, handles[a], handles[b]
-            )
-            say(a, "pair", kind, [b, "level", value])
+def _plain(value: Any) -> Any:
+    """Return *value* as JSON can hold it."""
+    if isinstance(value, bytes):  # pynvml decodes most texts, but not all
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if value - value == 0 else None  # neither infinite nor no number
+    if value is None or isinstance(value, (str, int)):
+        return value
+    return str(value)

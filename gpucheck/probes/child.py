@@ -18,6 +18,8 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gpucheck.probes.run_as import identity_for
+
 GRACE_SECONDS = 0.25  # how long a killed child may take to go
 OUTPUT_LIMIT_BYTES = 8 << 20
 
@@ -90,11 +92,23 @@ class Child:
         self._selector = selectors.DefaultSelector()
         self._process: subprocess.Popen[bytes] | None = None
         parent = os.getpid()
+        # Our own Python is as trustworthy as we are: it runs this very code.
+        user = None if command[0] == sys.executable else identity_for(command[0])
+        if user is not None and environment is None:
+            environment = os.environ
+        if user is not None and environment is not None:
+            environment = {**environment, "HOME": user.home}
+
+        def become() -> None:
+            if user is not None:
+                user.take()
+            die_with(parent)  # last: taking another identity takes the signal back
+
         try:
             with _starting:
                 self._process = subprocess.Popen(
                     command,
-                    preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - one call of C's
+                    preexec_fn=become,  # noqa: PLW1509 - a few calls of C's
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

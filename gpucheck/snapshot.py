@@ -400,6 +400,7 @@ class HostCompiler(Fact, frozen=True, kw_only=True):
     kind: Literal["gcc", "clang", "other"] = "other"
     version: Maybe[str] = NOT_EXAMINED
     chosen_by: str = "PATH"  # "NVCC_CCBIN", "CUDAHOSTCXX", "CXX", "CC", "PATH"
+    others: tuple[str, ...] = ()  # of the same kind on PATH, with their major: "/usr/bin/g++-12"
 
 
 class Toolkits(Fact, frozen=True, kw_only=True):

@@ -1,14 +1,14 @@
 """Reads the environment variables on a list, and looks where they lead."""
 
-import json
 import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from gpucheck.probes import calling_shell, selected_files, variable_sources
-from gpucheck.probes.files import ABSENT, names_in, read_text
+from gpucheck.probes import calling_shell, selected_files, toolkit_files, variable_sources
+from gpucheck.probes.files import ABSENT, names_in
+from gpucheck.probes.rooted_disk import Disk
 from gpucheck.snapshot import (
     Environment,
     HomeVariable,
@@ -17,6 +17,7 @@ from gpucheck.snapshot import (
     Unknown,
     Variable,
     unread,
+    value,
 )
 
 _NAMES = """
@@ -63,6 +64,8 @@ _NO_HOMES = ("", "/", "/usr", "/usr/local")
 _STUBS = re.compile(r"lib(?:cuda|nvidia-ml)\.so")
 _RUNTIME = re.compile(r"libcudart\.so(?:\.([0-9]+\.[0-9]+))?")
 _DRIVER_LIBRARY = re.compile(r"libcuda\.so\.([0-9]+\.[0-9.]+)")
+#: Links are followed as in the whole system.
+_DISK = Disk(Path("/"))
 _MODULE_PLACES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 
 
@@ -177,55 +180,9 @@ def _runtime_in(names: Iterable[str]) -> bool:
     return any(_RUNTIME.match(name) for name in names)
 
 
-# ----------------------------------------------------------------------------- a toolkit's version
-
-
-def _version(home: str) -> str | Unknown | None:
-    """Return "13.0" for the toolkit at *home*, by the best source it has; None: it has none."""
-    for name, parse in (("version.json", parse_version_json), ("version.txt", parse_version_txt)):
-        text = read_text(f"{home}/{name}", 1 << 16)
-        version = parse(text) if isinstance(text, str) else None
-        if version is not None:
-            return version
-    targets = names_in(f"{home}/targets")
-    for folder in (
-        home,
-        *(f"{home}/targets/{t}" for t in (targets if isinstance(targets, tuple) else ())),
-    ):
-        text = read_text(f"{folder}/include/cuda_runtime_api.h", 1 << 17)
-        version = parse_runtime_header(text) if isinstance(text, str) else None
-        if version is not None:
-            return version
-    for folder in _library_folders(home):
-        names = names_in(folder)
-        for name in names if isinstance(names, tuple) else ():
-            found = _RUNTIME.match(name)
-            if found is not None and found[1] is not None:
-                return found[1]
-    return None
-
-
-def parse_version_json(text: str) -> str | None:
-    """Return "13.0" of a toolkit's version.json."""
-    try:
-        version = json.loads(text)["cuda"]["version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    found = re.match(r"[0-9]{1,4}\.[0-9]{1,4}", version) if isinstance(version, str) else None
-    return found[0] if found else None
-
-
-def parse_version_txt(text: str) -> str | None:
-    """Return "10.2" of the version.txt that toolkits before 11.1 had."""
-    found = re.search(r"CUDA Version ([0-9]{1,4}\.[0-9]{1,4})", text)
-    return found[1] if found else None
-
-
-def parse_runtime_header(text: str) -> str | None:
-    """Return "13.0" of `#define CUDART_VERSION 13000`: 1000 × major + 10 × minor."""
-    # No ^ here: the plain beginning lets `re` skip through 100 KB of header in 0.1 ms, not 8.
-    found = re.search(r"#define[ \t]+CUDART_VERSION[ \t]+([0-9]{4,6})\b", text)
-    return f"{int(found[1]) // 1000}.{int(found[1]) % 1000 // 10}" if found else None
+def _version(home: str) -> str | None:
+    """Return "13.0" for the toolkit at *home*, by its files; None: nothing there says one."""
+    return value(toolkit_files.version_by_files(_DISK, home))
 
 
 # ------------------------------------------------------------------------- elements of path lists
@@ -304,21 +261,10 @@ def _toolkit_of(folder: str, has_nvcc: bool, names: Iterable[str]) -> str | Unkn
 
 
 def _home_of_compiler(path: str) -> str | Unknown:
-    nvcc = _resolve(path)
-    script = read_text(nvcc, 4096) if isinstance(nvcc, str) else None
-    if isinstance(script, str) and script.startswith("#!"):
-        # Distributions, and people, put a script in front: `exec /opt/cuda/bin/nvcc "$@"`.
-        found = parse_wrapper(script)
-        nvcc = _resolve(found) if found is not None else None
-    if isinstance(nvcc, str) and nvcc.endswith("/bin/nvcc"):
-        return nvcc.removesuffix("/bin/nvcc") or "/"
-    return Unknown(f"{path} is a wrapper; which toolkit's compiler it calls is not to be seen")
-
-
-def parse_wrapper(script: str) -> str | None:
-    """Return the nvcc that a shell script calls by its full path."""
-    found = re.search(r"/[^\s\"'$`;|&<>()]*/bin/nvcc\b", script)
-    return found[0] if found else None
+    home = toolkit_files.home_of_nvcc(_DISK, path)
+    return home or Unknown(
+        f"{path} is a wrapper; which toolkit it belongs to could not be determined"
+    )
 
 
 def _stubs(text: str, resolved: str, names: Iterable[str]) -> tuple[str, ...]:

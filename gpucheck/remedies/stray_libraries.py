@@ -3,9 +3,10 @@
 import re
 from collections.abc import Sequence
 
-from gpucheck.remedies import system_packages
+from gpucheck.remedies import system_packages, variables
 from gpucheck.rule import Command, Remedy, command
 from gpucheck.snapshot import Library, Snapshot, value
+from gpucheck.wording import listed
 
 #: Where the loader looks whatever ld.so.conf says; a file there may name them all the same.
 _DEFAULT_FOLDER = re.compile(r"(/usr)?/lib(64)?(/[a-z0-9_]+-linux-gnu)?")
@@ -56,26 +57,19 @@ def _owner(machine: Snapshot, path: str) -> tuple[Command, ...]:
 
 def without_elements(machine: Snapshot, variable: str, libraries: Sequence[Library]) -> Remedy:
     """Return how to take the folders of *libraries* out of *variable*, or the files themselves."""
-    folders = tuple(dict.fromkeys(library.directory for library in libraries))
-    shown = " and ".join(each or "the empty element" for each in folders)
-    text = f"Take {shown} out of {variable}: torch's wheels bring these libraries themselves."
-    return Remedy(text, _export(machine, variable, libraries))
-
-
-def _export(machine: Snapshot, variable: str, libraries: Sequence[Library]) -> tuple[Command, ...]:
-    written = value(machine.environment.variable(variable))
-    if written is None:
-        return ()
+    written = value(machine.environment.variable(variable)) or ""
     if variable == "LD_PRELOAD":
         unwanted = {str(library.path) for library in libraries}
-        kept = [e for e in re.split("[ :]", written) if e and e not in unwanted]
-        if not kept:
-            return (command("unset LD_PRELOAD", lasts="shell"),)
-        export = "export LD_PRELOAD={kept}"
+        elements = [each for each in re.split("[ :]", written) if each]
     else:
         unwanted = {library.directory for library in libraries}
-        kept = [e for e in re.split("[:;]", written) if e and e not in unwanted]
-        if not kept:
-            return (command("unset LD_LIBRARY_PATH", lasts="shell"),)
-        export = "export LD_LIBRARY_PATH={kept}"
-    return (command(export, kept=":".join(kept), lasts="shell"),)
+        elements = [each for each in re.split("[:;]", written) if each]
+    kept = [each for each in elements if each not in unwanted]
+    shown = listed(sorted(each or "the empty element" for each in unwanted))
+    return variables.set_list(
+        machine,
+        variable,
+        kept,
+        removed=next(iter(sorted(unwanted)), ""),
+        text=f"Take {shown} out of {variable}: torch's wheels bring these libraries themselves",
+    )

@@ -192,10 +192,9 @@ def _newer_cxx(machine: Snapshot, cxx: CxxLibrary) -> Remedy:
             directory=cxx.directory,
         )
         remedy = stray_libraries.without_elements(machine, cxx.found_via, [stray])
-        return Remedy(
-            f"Take {cxx.directory or cxx.path} out of {cxx.found_via} for torch's programs.",
-            remedy.steps,
-        )
+        _, _, lasting = remedy.text.partition(";")
+        text = f"Take {cxx.directory or cxx.path} out of {cxx.found_via} for torch's programs"
+        return Remedy(f"{text};{lasting}" if lasting else text, remedy.steps, remedy.alternatives)
     python = value(machine.pytorch.python)
     tool = value(python.conda_tool) if python is not None else None
     if python is not None and tool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gpucheck.conditions import has_torch
 from gpucheck.knowledge import torch_cuda
-from gpucheck.remedies import python_packages
+from gpucheck.remedies import python_packages, variables
 from gpucheck.remedies.torch_builds import is_torch
 from gpucheck.requirements import satisfies
 from gpucheck.rule import (
@@ -214,13 +214,12 @@ def _own_torch_first(machine: Snapshot, torch: Torch, why: str) -> Remedy:
     if "current directory" in why:
         return Remedy("Start Python from another folder, or rename that one.")
     if "PYTHONPATH" in why:
-        return Remedy(
-            "Take that folder out of PYTHONPATH.",
-            (command("unset PYTHONPATH", lasts="shell"),),
-        )
-    ignore = Remedy(
-        "Let Python leave out the user's site folder.",
-        (command("export PYTHONNOUSERSITE=1", lasts="shell"),),
+        site = torch.location.removesuffix("/torch")
+        written = value(machine.environment.variable("PYTHONPATH")) or ""
+        kept = [each for each in written.split(":") if each and each.rstrip("/") != site]
+        return variables.set_list(machine, "PYTHONPATH", kept, removed=site)
+    ignore = variables.set_variable(
+        machine, "PYTHONNOUSERSITE", "1", "Let Python leave out the user's site folder"
     )
     removal = _remove_user_copy(machine)
     text = f"Uninstall the copy in {torch.location}, and keep the environment's own."

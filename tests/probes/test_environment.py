@@ -274,23 +274,3 @@ def test_any_text_in_any_variable_is_a_fact(one, other):
     )
 
     assert len(found.path) == one.count(":") + 1
-
-
-@settings(max_examples=60)
-@given(st.text(max_size=200))
-def test_version_parsers_take_any_text(text):
-    for parse in (
-        environment.parse_version_json,
-        environment.parse_version_txt,
-        environment.parse_runtime_header,
-        environment.parse_wrapper,
-        calling_shell.parse_stat,
-    ):
-        parse(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, "{}", '{"cuda": 1}', '{"cuda": {"version": 13}}', "[]", "null"]
-)
-def test_a_version_file_of_another_shape_has_no_version(text):
-    assert environment.parse_version_json(text) is None

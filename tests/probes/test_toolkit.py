@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucheck.probes import toolkit
+from gpucheck.probes import cxx_compiler, toolkit, toolkit_files
 from gpucheck.snapshot import HostCompiler, Toolkit, Unknown
 
 NVCC_OUTPUT = """nvcc: NVIDIA (R) Cuda compiler driver
@@ -353,7 +353,7 @@ def test_no_compiler_at_all_is_a_fact(tmp_path):
     ],
 )
 def test_compilers_tell_their_version(text, answer):
-    assert toolkit.parse_compiler_version(text) == answer
+    assert cxx_compiler.parse_compiler_version(text) == answer
 
 
 def test_the_conditions_of_the_header_set_the_limits():
@@ -374,16 +374,16 @@ def test_a_header_without_conditions_sets_no_limit():
 @given(st.text() | st.binary().map(lambda b: b.decode("utf-8", "replace")))
 def test_no_text_breaks_a_parser(text):
     for parse in (
-        toolkit.parse_version_json,
-        toolkit.parse_version_txt,
-        toolkit.parse_cudart_version,
+        toolkit_files.parse_version_json,
+        toolkit_files.parse_version_txt,
+        toolkit_files.parse_cudart_version,
         toolkit.parse_nvcc_version,
         toolkit.parse_host_config,
         toolkit.parse_gpu_codes,
-        toolkit.parse_compiler_version,
-        toolkit.nvcc_in_script,
-        toolkit.ccbin_in_flags,
-        toolkit.compiler_by_name,
+        cxx_compiler.parse_compiler_version,
+        toolkit_files.nvcc_in_script,
+        cxx_compiler.ccbin_in_flags,
+        cxx_compiler.compiler_by_name,
     ):
         parse(text)
 
@@ -398,7 +398,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_no_json_breaks_the_reading_of_version_json(value):
-    answer = toolkit.parse_version_json(json.dumps(value))
+    answer = toolkit_files.parse_version_json(json.dumps(value))
 
     assert isinstance(answer, str | Unknown)
 
@@ -408,6 +408,6 @@ def test_every_version_is_read_back(parts):
     full = ".".join(map(str, parts))
     short = f"{parts[0]}.{parts[1]}"
 
-    assert toolkit.parse_version_json(json.dumps({"cuda": {"version": full}})) == full
+    assert toolkit_files.parse_version_json(json.dumps({"cuda": {"version": full}})) == full
     assert toolkit.parse_nvcc_version(NVCC_OUTPUT.format(short=short, full=full)) == full
-    assert toolkit.parse_version_txt(f"CUDA Version {full}\n") == full
+    assert toolkit_files.parse_version_txt(f"CUDA Version {full}\n") == full

@@ -19,6 +19,7 @@ from machines import (
     not_checked,
     passes,
     symptoms,
+    with_variables,
 )
 
 change = msgspec.structs.replace
@@ -48,10 +49,19 @@ def toolkits(*installed, **changes):
 # ------------------------------------------------------------------------------------- CUD001
 
 
-def test_no_toolkit_is_worth_knowing():
+def test_a_machine_that_builds_nothing_does_not_miss_a_toolkit():
+    [answer] = not_checked(
+        rules.no_toolkit, with_variables(machine(toolkits=toolkits()), CUDA_HOME=None)
+    )
+
+    assert answer.kind == "by design"
+
+
+def test_a_cuda_home_without_any_toolkit_is_worth_knowing():
     [found] = symptoms(rules.no_toolkit, machine(toolkits=toolkits()))
 
     assert "no toolkit" in found.saw
+    assert advice(found) == "If you build CUDA code, install a toolkit of CUDA 13, as torch has."
 
 
 def test_runtime_libraries_alone_build_nothing():

@@ -9,6 +9,7 @@ from gpucheck.snapshot import HomeVariable, HostCompiler, Unknown
 from machines import (
     CUDA_12,
     CUDA_13,
+    advice,
     commands,
     is_applicable,
     machine,

@@ -70,3 +70,43 @@ def was_trained_on_gpus(machine: Snapshot) -> Obstacle | None:
     if machine.training is not None and machine.training.device == "cpu":
         return NotApplicable(why="a rehearsal on the CPU")
     return was_trained(machine)
+
+
+def gpu_to_drive(machine: Snapshot) -> Obstacle | None:
+    """There is a GPU for this system to drive."""
+    if derived.is_driven(machine):
+        return None
+    host = machine.host
+    if isinstance(host.pci_gpus, Unknown) and host.is_wsl is not True:
+        return NotChecked.because(host.pci_gpus)
+    if lent := derived.lent_gpus(machine):
+        holders = sorted({str(gpu.driver) for gpu in lent})
+        return NotApplicable(why=f"every GPU is lent to virtual machines ({', '.join(holders)})")
+    return NotApplicable(why="no NVIDIA GPU")
+
+
+def own_kernel_module(machine: Snapshot) -> Obstacle | None:
+    """The kernel module of the GPUs here is this system's own matter."""
+    obstacle = gpu_to_drive(machine)
+    if obstacle is not None:
+        return obstacle
+    if machine.host.is_wsl is True:
+        return NotApplicable(why="WSL: Windows has the driver")
+    if isinstance(machine.host.tegra, str):
+        return NotApplicable(why="Tegra: the driver is part of the system")
+    return None
+
+
+def no_container(machine: Snapshot) -> Obstacle | None:
+    """This is no container, where the kernel module is the host's."""
+    if derived.is_container(machine):
+        return NotApplicable(why="in a container the kernel module is the host's")
+    return None
+
+
+def module_loaded(machine: Snapshot) -> Obstacle | None:
+    """nvidia.ko is known to be loaded."""
+    version = machine.driver.module_version
+    if isinstance(version, Unknown):
+        return NotChecked.because(version)
+    return NotApplicable(why="the kernel module is not loaded") if version is None else None

@@ -1,10 +1,14 @@
 """The one answer to each question that is asked of a snapshot in more than one place."""
 
-from gpucheck.knowledge import driver_cuda
+from collections.abc import Iterable
+
+from gpucheck.knowledge import driver_cuda, kernel_module
 from gpucheck.knowledge.shells import ShellRow, row_named
 from gpucheck.snapshot import (
     CudaInit,
+    DeviceNode,
     Distribution,
+    DriverLibrary,
     Framework,
     Gpu,
     Known,
@@ -35,12 +39,159 @@ def has_gpu(machine: Snapshot) -> Known[bool]:
     return False
 
 
+#: Kernel drivers that hold a GPU for virtual machines.
+LENDERS = ("vfio-pci", "pci-stub", "pciback", "xen-pciback")
+WSL_LIBRARIES = "/usr/lib/wsl/"
+
+
+def own_gpus(machine: Snapshot) -> tuple[PciGpu, ...]:
+    """Return the GPUs on the bus that are this system's own: not those lent to virtual machines."""
+    gpus = value(machine.host.pci_gpus) or ()
+    return tuple(gpu for gpu in gpus if gpu.driver not in LENDERS)
+
+
+def lent_gpus(machine: Snapshot) -> tuple[PciGpu, ...]:
+    """Return the GPUs on the bus that are held for virtual machines."""
+    gpus = value(machine.host.pci_gpus) or ()
+    return tuple(gpu for gpu in gpus if gpu.driver in LENDERS)
+
+
+def nvml_works(machine: Snapshot) -> bool:
+    """Whether NVML lists a GPU."""
+    return (value(machine.nvml.count) or 0) > 0
+
+
+def cuda_works(machine: Snapshot) -> bool:
+    """Whether cuInit succeeded and shows a device."""
+    init = value(machine.driver.cuda_init)
+    return init is not None and init.code == 0 and (value(init.device_count) or 0) > 0
+
+
+def is_container(machine: Snapshot) -> bool:
+    """Whether gpucheck runs inside a container."""
+    return isinstance(machine.host.container, str)
+
+
+def is_driven(machine: Snapshot) -> bool:
+    """Whether there is a GPU for this system to drive, by whoever sees one."""
+    host = machine.host
+    return (
+        bool(own_gpus(machine))
+        or nvml_works(machine)
+        or cuda_works(machine)
+        or isinstance(host.tegra, str)
+        # The driver itself lists GPUs: a sandbox may hide the bus and not the driver.
+        or has_proc_gpus(machine)
+        or (host.is_wsl is True and _has_wsl_driver(machine))
+    )
+
+
+def has_proc_gpus(machine: Snapshot) -> bool:
+    """Whether the driver lists GPUs in /proc/driver/nvidia/gpus."""
+    gpus = machine.driver.proc_gpus
+    return not isinstance(gpus, Unknown) and bool(gpus)
+
+
+def _has_wsl_driver(machine: Snapshot) -> bool:
+    libraries = value(machine.driver.libraries) or ()
+    return any(library.path.startswith(WSL_LIBRARIES) for library in libraries)
+
+
+def driver_copies(machine: Snapshot) -> Known[tuple[DriverLibrary, ...]]:
+    """Return the libraries that a driver brought: neither stubs nor compatibility libraries."""
+    libraries = machine.driver.libraries
+    if isinstance(libraries, Unknown):
+        return libraries
+    return tuple(
+        library for library in libraries if library.is_stub is not True and not library.is_compat
+    )
+
+
+def selected_libraries(libraries: Iterable[DriverLibrary]) -> tuple[DriverLibrary, ...]:
+    """Return those that the loader takes."""
+    return tuple(library for library in libraries if library.is_selected)
+
+
 def driver_version(machine: Snapshot) -> str | None:
-    """Return the driver's version by its kernel module, else by NVML; None: none is known."""
+    """Return the driver's version: the loaded module's, else NVML's, else its library's.
+
+    None: none is known.
+    """
     for version in (machine.driver.module_version, machine.nvml.driver_version):
         if isinstance(version, str):
             return version
+    for library in selected_libraries(value(driver_copies(machine)) or ()):
+        if isinstance(library.version, str):
+            return library.version
     return None
+
+
+def hidden_gpu_nodes(machine: Snapshot) -> tuple[DeviceNode, ...]:
+    """Return the device files of GPUs that the device cgroup keeps from this process."""
+    nodes = value(machine.driver.device_nodes) or ()
+    return tuple(node for node in nodes if is_gpu_path(node.path) and node.is_denied_by_cgroup)
+
+
+def is_gpu_path(path: str) -> bool:
+    """Whether *path* is a GPU's own device file: /dev/nvidia0, but not /dev/nvidiactl."""
+    return path.removeprefix("/dev/nvidia").isdigit()
+
+
+def job_gpus(machine: Snapshot) -> int | None:
+    """Return how many GPUs Slurm gave this job; None: this is no job, or it does not say."""
+    environment = machine.environment
+    if not isinstance(environment.variable("SLURM_JOB_ID"), str):
+        return None
+    for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES"):
+        given = environment.variable(name)
+        if isinstance(given, str) and given.strip():
+            return len(given.split(","))
+    return None
+
+
+def unseen_gpus(machine: Snapshot) -> tuple[PciGpu, ...] | None:
+    """Return the GPUs on the bus that NVML does not list; None where NVML does not say.
+
+    Left out are those that nobody expects there: lent to virtual machines, excluded by a module
+    parameter, or kept from this process by the device cgroup.
+    """
+    nvml = machine.nvml
+    hidden = value(machine.driver.excluded_gpus) or ()
+    gpus = [
+        gpu
+        for gpu in own_gpus(machine)
+        if gpu.bus_id not in hidden and not is_left_to_nouveau(machine, gpu)
+    ]
+    if isinstance(nvml.count, Unknown):
+        return None
+    excluded_by_uuid = sum(name.startswith("GPU-") for name in hidden)
+    denied = hidden_gpu_nodes(machine)
+    unnamed = sum(not node.bus_id for node in denied)
+    named = {node.bus_id for node in denied}
+    if nvml.count and nvml.count == job_gpus(machine):
+        return ()  # Slurm's own device cgroup, or what is as good
+    if nvml.count + excluded_by_uuid + unnamed >= len(gpus):
+        return ()  # whatever it calls them: a hypervisor may show other bus ids
+    gpus = [gpu for gpu in gpus if gpu.bus_id not in named]
+    if nvml.count == 0:
+        return tuple(gpus)
+    if isinstance(nvml.gpus, Unknown):
+        return None
+    seen = {gpu.bus_id.lower() for gpu in nvml.gpus if isinstance(gpu.bus_id, str)}
+    return tuple(gpu for gpu in gpus if gpu.bus_id.lower() not in seen)
+
+
+def is_left_to_nouveau(machine: Snapshot, gpu: PciGpu) -> bool:
+    """Whether an old card was left to nouveau, which the driver of the other GPUs cannot drive.
+
+    It shows the screen, as it is meant to; the GPUs that compute have the nvidia driver.
+    """
+    version = value(machine.driver.module_version)
+    if gpu.driver != "nouveau" or not nvml_works(machine) or version is None:
+        return False
+    family = kernel_module.family_of(gpu.device_id)
+    last = None if family is None else driver_cuda.last_branch_for(family.compute_capability)
+    return last is not None and version_tuple(version)[:1] > (last,)
 
 
 def newest_cuda(machine: Snapshot) -> str | None:

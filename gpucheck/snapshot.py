@@ -296,6 +296,7 @@ class DeviceNode(Fact, frozen=True, kw_only=True):
     group: Maybe[str] = None
     can_open: Maybe[bool] = None  # by this user, for reading and writing; None where it is missing
     error: Maybe[str] = None  # the system's message where it cannot be opened
+    bus_id: str = ""  # of the GPU, for /dev/nvidiaN; "": the driver does not say
     #: the file's permissions would allow it: what refuses is the device cgroup
     is_denied_by_cgroup: bool = False
 

@@ -48,3 +48,9 @@ def family_of(device_id: str) -> Family | None:
         if int(family.first_id, 16) <= number <= int(family.last_id, 16):
             return family
     return None
+
+
+def has_nvlink5_fabric(device_id: str) -> bool:
+    """Whether a GPU is of a board whose NVLink 5 switches are not on the PCI bus (B200, B300)."""
+    family = family_of(device_id)
+    return family is not None and family.compute_capability in ("10.0", "10.3")

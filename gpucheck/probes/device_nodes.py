@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from gpucheck.probes.files import names_in, read_text
-from gpucheck.snapshot import DeviceNode, Unknown, unread
+from gpucheck.snapshot import DeviceNode, Unknown, replace, unread
 
 _GPU_NODE = re.compile(r"nvidia(?P<minor>\d{1,4})\Z")
 
@@ -33,7 +33,14 @@ def probe(
             if minor.isascii() and minor.isdigit() and len(minor) < 5:
                 minors.add(int(minor))
     wanted += [f"nvidia{minor}" for minor in sorted(minors)]
-    return tuple(_device_node(root, f"/dev/{name}") for name in dict.fromkeys(wanted))
+    bus_ids = {
+        f"nvidia{said.get('Device Minor', '')}": bus_id
+        for bus_id, said in ({} if isinstance(gpus, Unknown) else gpus).items()
+    }
+    return tuple(
+        replace(_device_node(root, f"/dev/{name}"), bus_id=bus_ids.get(name, ""))
+        for name in dict.fromkeys(wanted)
+    )
 
 
 def _device_node(root: Path, path: str) -> DeviceNode:

@@ -1,27 +1,43 @@
 """Rules about the host: the system, its limits, and what surrounds it."""
 
-from gpucheck.remedies import system_packages
-from gpucheck.rule import Answers, NotApplicable, NotChecked, Severity, Symptom, known, rule
-from gpucheck.snapshot import DriverLibrary, Snapshot, Unknown
+from gpucheck.derived import WSL_LIBRARIES, driver_copies, is_container, selected_libraries
+from gpucheck.knowledge.kernel_module import has_nvlink5_fabric
+from gpucheck.remedies import containers, system_packages
+from gpucheck.rule import (
+    Answers,
+    Command,
+    NotApplicable,
+    NotChecked,
+    Remedy,
+    Severity,
+    Symptom,
+    command,
+    known,
+    rule,
+)
+from gpucheck.snapshot import DriverLibrary, Snapshot, Unknown, value
+from gpucheck.wording import count, listed
 
 SHM = "/dev/shm"  # noqa: S108 - what is meant is the mount point
 SHM_LEAST_BYTES = 512 << 20
 LOCKED_MEMORY_LEAST_BYTES = 16 << 30
 CPUS_PER_GPU = 2
 WSL_LIBRARY = "/usr/lib/wsl/lib/libcuda.so.1"
+UPDATE_WSL = command("wsl.exe --update", on="windows", lasts="permanent")
+SHUT_WSL_DOWN = command("wsl.exe --shutdown", on="windows")
 
 
 def gpu_count(machine: Snapshot) -> int | Unknown:
     """Return how many GPUs NVML shows, else how many the PCI bus shows."""
-    count = machine.nvml.count
-    if isinstance(count, int) and count > 0:
-        return count
+    seen = machine.nvml.count
+    if isinstance(seen, int) and seen > 0:
+        return seen
     gpus = machine.host.pci_gpus
     if isinstance(gpus, tuple) and gpus:
         return len(gpus)
     host = machine.host
     if host.is_wsl is True or isinstance(host.tegra, str):
-        return count if isinstance(count, Unknown) else Unknown("the GPUs could not be counted")
+        return seen if isinstance(seen, Unknown) else Unknown("the GPUs could not be counted")
     return gpus if isinstance(gpus, Unknown) else 0
 
 
@@ -37,11 +53,13 @@ def not_linux(machine: Snapshot) -> Answers:
     if system is None or system == "Linux":
         return
     if system == "Windows":
-        fix = "Run gpucheck inside WSL 2, where the Windows driver serves Linux programs."
-        commands: tuple[str, ...] = ("wsl --install",)
+        remedy = Remedy(
+            "Run gpucheck inside WSL 2, where the Windows driver serves Linux programs.",
+            (command("wsl --install", on="windows", lasts="permanent"),),
+        )
     else:
-        fix, commands = "Run gpucheck on the Linux machine that holds the GPU.", ()
-    yield Symptom(saw=f"The system is {system}.", fix=fix, commands=commands)
+        remedy = Remedy("Run gpucheck on the Linux machine that holds the GPU.")
+    yield Symptom(saw=f"the system is {system}", remedy=remedy)
 
 
 @rule("HST002", Severity.WARNING, f"{SHM} is small", caused_by=("HST001",))
@@ -62,37 +80,45 @@ def shared_memory_is_small(machine: Snapshot) -> Answers:
         return
     size = machine.host.shm_bytes
     if isinstance(size, Unknown):
-        yield NotChecked(why=size.why, subject=SHM)
+        yield NotChecked.because(size, SHM)
         return
     if size is not None and size >= SHM_LEAST_BYTES:
         return
-    container = machine.host.container
-    if container == "kubernetes":
-        fix = "Mount an emptyDir volume with `medium: Memory` at /dev/shm in the pod."
-        commands: tuple[str, ...] = ()
-    elif container == "apptainer":
-        fix, commands = "It is the host's: have it remounted larger there.", ()
-    elif isinstance(container, str):
-        fix = "Start the container again with more: `--shm-size=8g` (or `--ipc=host`)."
-        commands = (f"{system_packages.run_container(machine)} --shm-size=8g …",)
-    elif size is None:
-        fix = "Mount a tmpfs there."
-        commands = ("sudo mount -t tmpfs -o rw,nosuid,nodev,size=50% tmpfs /dev/shm",)
-    else:
-        fix = "Remount it with half of the memory, which is Linux's own default."
-        commands = ("sudo mount -o remount,size=50% /dev/shm",)
     yield Symptom(
-        saw=f"There is no {SHM}." if size is None else f"{SHM} holds {_size(size)}.",
-        fix=fix,
+        saw=f"there is no {SHM}" if size is None else f"{SHM} holds {_size(size)}",
+        remedy=_more_shared_memory(machine, size),
         subject=SHM,
-        commands=commands,
     )
 
 
-def _size(count: int) -> str:
-    if count >= 10 << 30:
-        return f"{count >> 30} GiB"
-    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
+def _more_shared_memory(machine: Snapshot, size: int | None) -> Remedy:
+    container = machine.host.container
+    if container == "kubernetes":
+        return Remedy("Mount an emptyDir volume with `medium: Memory` at /dev/shm in the pod.")
+    if container == "apptainer":
+        return Remedy("Have it remounted larger on the host, whose /dev/shm this is.")
+    if container in containers.WHOLE_SYSTEMS:
+        return Remedy("Mount a larger tmpfs at /dev/shm in the container's configuration.")
+    if isinstance(container, str):
+        return Remedy(
+            "Create the container again with more.",
+            (containers.run(machine, "--shm-size=8g"),),
+            alternatives=(Remedy("Use the host's.", (containers.run(machine, "--ipc=host"),)),),
+        )
+    keep = " A line in /etc/fstab makes it last: `tmpfs /dev/shm tmpfs size=50% 0 0`."
+    if size is None:
+        mount = "mount -t tmpfs -o rw,nosuid,nodev,size=50% tmpfs /dev/shm"
+        return Remedy(f"Mount a tmpfs there.{keep}", (command(mount, root=True, lasts="reboot"),))
+    return Remedy(
+        f"Remount it with half of the memory, which is Linux's own default.{keep}",
+        (command("mount -o remount,size=50% /dev/shm", root=True, lasts="reboot"),),
+    )
+
+
+def _size(number: int) -> str:
+    if number >= 10 << 30:
+        return f"{number >> 30} GiB"
+    return f"{number >> 20} MiB" if number >= 1 << 20 else f"{number >> 10} KiB"
 
 
 @rule("HST003", Severity.WARNING, "The limit of locked memory is low for RDMA")
@@ -103,33 +129,77 @@ def locked_memory_is_limited(machine: Snapshot) -> Answers:
     large messages. `ulimit -l` shows the limit, in KiB. Give the users of RDMA no limit: by a file
     in /etc/security/limits.d and a new login; for a service, by `LimitMEMLOCK=infinity` in its
     unit (Slurm's slurmd hands its own limit on to jobs); for a container, by `--ulimit memlock=-1`.
+    The mlx5 functions by which NVLink 5 boards manage their switches carry no network, and do not
+    count.
     """
     devices = yield from known(machine.host.rdma_devices)
     if devices is None:
         return
-    if not devices:
-        yield NotApplicable(why="no RDMA device here")
+    managers = machine.host.switch_managers
+    networks = [name for name in devices if name not in (value(managers) or ())]
+    if not networks:
+        yield NotApplicable(
+            why="the RDMA devices here manage NVSwitches" if devices else "no RDMA device here"
+        )
         return
     limit = yield from known(machine.host.locked_memory_limit_bytes)
     if limit is None or limit >= LOCKED_MEMORY_LEAST_BYTES:
         return
-    if isinstance(machine.host.container, str):
-        fix = "Start the container again with `--ulimit memlock=-1`."
-        commands: tuple[str, ...] = (
-            f"{system_packages.run_container(machine)} --ulimit memlock=-1 …",
-        )
-    else:
-        fix = "Lift the limit for all users, then log in again."
-        commands = (
-            (
-                r"printf '* soft memlock unlimited\n* hard memlock unlimited\n'"
-                " | sudo tee /etc/security/limits.d/90-memlock.conf"
-            ),
-        )
+    gpus = value(machine.host.pci_gpus) or ()
+    if isinstance(managers, Unknown) and any(has_nvlink5_fabric(g.device_id) for g in gpus):
+        yield NotChecked.because(managers)
+        return
     yield Symptom(
-        saw=f"This process may lock {_size(limit)}; RDMA devices are here: {', '.join(devices)}.",
-        fix=fix,
-        commands=commands,
+        saw=f"this process may lock {_size(limit)}; RDMA devices are here: {listed(networks)}",
+        remedy=_lift_locked_memory(machine),
+    )
+
+
+def _lift_locked_memory(machine: Snapshot) -> Remedy:
+    if machine.host.container == "kubernetes":
+        return Remedy(
+            "Raise the limit in the node's container runtime (containerd's LimitMEMLOCK), or give "
+            "the pod the capability IPC_LOCK."
+        )
+    if is_container(machine):
+        return Remedy(
+            "Create the container again without the limit.",
+            (containers.run(machine, "--ulimit=memlock=-1"),),
+        )
+    if isinstance(machine.environment.variable("SLURM_JOB_ID"), str):
+        return Remedy(
+            "Set LimitMEMLOCK=infinity in slurmd's unit on the nodes and restart it: jobs get "
+            "slurmd's limit, and /etc/security/limits.d does not reach them.",
+            (_for_service("slurmd"), command("systemctl restart slurmd", root=True)),
+        )
+    lift = command(
+        r"printf '* soft memlock unlimited\n* hard memlock unlimited\n'"
+        " | tee /etc/security/limits.d/90-memlock.conf",
+        root=True,
+        lasts="permanent",
+        needs="tee",
+    )
+    return Remedy(
+        "Lift the limit for all users, then log in again.",
+        (lift,),
+        alternatives=(
+            Remedy(
+                "For a service, which limits.d does not reach: set LimitMEMLOCK=infinity in its "
+                "unit (`systemctl edit`), and restart it."
+            ),
+        ),
+    )
+
+
+def _for_service(unit: str) -> Command:
+    return command(
+        r"mkdir -p {folder} && printf '[Service]\nLimitMEMLOCK=infinity\n' | tee {file}"
+        " && systemctl daemon-reload",
+        root=True,
+        lasts="permanent",
+        needs="systemctl",
+        folder=f"/etc/systemd/system/{unit}.service.d",
+        file=f"/etc/systemd/system/{unit}.service.d/memlock.conf",
     )
 
 
@@ -141,10 +211,12 @@ def container_without_gpus(machine: Snapshot) -> Answers:
 
     A container shares the host's kernel, so the host's GPUs show on the bus. Their device files
     and the driver's libraries have to be put into it when it is started; nothing that is installed
-    inside can replace that, and no driver belongs into an image.
+    inside can replace that, and no driver belongs in an image. NVIDIA_VISIBLE_DEVICES tells who
+    asked: a GPU's UUID comes from Kubernetes' device plugin, `all` comes with most CUDA images by
+    itself; where it is set and nothing came, the container's runtime is not NVIDIA's.
 
     Docker: install the NVIDIA Container Toolkit on the host, then `docker run --gpus all`. Podman:
-    `--device nvidia.com/gpu=all`. Kubernetes: ask for `nvidia.com/gpu` in the pod's limits.
+    `--device nvidia.com/gpu=all`. Kubernetes: request `nvidia.com/gpu` in the pod's limits.
     Apptainer: `--nv`.
     """
     container = yield from known(machine.host.container)
@@ -156,9 +228,9 @@ def container_without_gpus(machine: Snapshot) -> Answers:
     on_host = isinstance(driver.module_version, str) or (isinstance(gpus, tuple) and bool(gpus))
     if not on_host:
         if isinstance(gpus, Unknown):
-            yield NotChecked(why=gpus.why)
+            yield NotChecked.because(gpus)
         elif isinstance(driver.module_version, Unknown):
-            yield NotChecked(why=driver.module_version.why)
+            yield NotChecked.because(driver.module_version)
         else:
             yield NotApplicable(why="the host has no NVIDIA GPU")
         return
@@ -169,16 +241,22 @@ def container_without_gpus(machine: Snapshot) -> Answers:
     if any(node.exists for node in nodes) or any(_is_driver(library) for library in libraries):
         return
     if isinstance(driver.module_version, str):
-        saw = f"The host runs driver {driver.module_version}"
+        saw = f"the host runs driver {driver.module_version}"
     else:
-        count = len(gpus) if isinstance(gpus, tuple) else 0
-        saw = f"The bus shows {count} NVIDIA GPU{'s' * (count != 1)}"
-    fix, commands = system_packages.start_with_gpus(machine)
-    yield Symptom(
-        saw=f"{saw}; this {container} container has no /dev/nvidia* and no driver library.",
-        fix=fix,
-        commands=commands,
+        saw = f"the bus shows {count(len(value(gpus) or ()), 'NVIDIA GPU')}"
+    saw += f"; this {container} container has no /dev/nvidia* and no driver library"
+    asked = value(machine.environment.variable("NVIDIA_VISIBLE_DEVICES"))
+    is_asked = asked not in (None, "", "void", "none") and (
+        container not in containers.WHOLE_SYSTEMS
     )
+    if asked and is_asked:
+        yield Symptom(
+            saw=f"{saw}, though NVIDIA_VISIBLE_DEVICES={asked} asks for GPUs: the runtime did not "
+            "act on it",
+            remedy=containers.runtime_did_not_act(machine, asked),
+        )
+        return
+    yield Symptom(saw=saw, remedy=containers.start_with_gpus(machine))
 
 
 def _is_driver(library: DriverLibrary) -> bool:
@@ -208,24 +286,28 @@ def wsl_library_is_shadowed(machine: Snapshot) -> Answers:
     copies = [library for library in libraries if library.soname == "libcuda.so.1"]
     if not any(_is_windows(library) for library in copies):
         yield Symptom(
-            saw=f"{WSL_LIBRARY} is not there.",
-            fix="Install the current NVIDIA driver on Windows, then update and restart WSL.",
+            saw=f"{WSL_LIBRARY} is not there",
+            remedy=Remedy(
+                "Install the current NVIDIA driver in Windows, then update WSL and shut it down.",
+                (UPDATE_WSL, SHUT_WSL_DOWN),
+            ),
             subject=WSL_LIBRARY,
-            commands=("wsl.exe --update", "wsl.exe --shutdown"),
         )
         return
-    for library in copies:
-        if library.is_selected and not _is_windows(library) and _is_driver(library):
+    for library in selected_libraries(value(driver_copies(machine)) or ()):
+        if library.soname == "libcuda.so.1" and not _is_windows(library):
             yield Symptom(
-                saw=f"{library.path} is loaded in place of {WSL_LIBRARY}.",
-                fix="Remove the Linux driver's packages; the toolkit's packages may stay.",
+                saw=f"{library.path} is loaded in place of {WSL_LIBRARY}",
+                remedy=Remedy(
+                    "Remove the Linux driver's packages; the toolkit's packages may stay.",
+                    system_packages.remove_driver(machine, library.real_path),
+                ),
                 subject=library.path,
-                commands=system_packages.remove_driver(machine, library.real_path),
             )
 
 
 def _is_windows(library: DriverLibrary) -> bool:
-    return library.path.startswith("/usr/lib/wsl/") or library.real_path.startswith("/usr/lib/wsl/")
+    return library.path.startswith(WSL_LIBRARIES) or library.real_path.startswith(WSL_LIBRARIES)
 
 
 @rule("HST006", Severity.WARNING, "The IOMMU translates between GPUs on bare metal")
@@ -250,7 +332,7 @@ def iommu_translates(machine: Snapshot) -> Answers:
         return
     for fact in (machine.host.hypervisor, gpus, machine.host.iommu):
         if isinstance(fact, Unknown):
-            yield NotChecked(why=fact.why)
+            yield NotChecked.because(fact)
             return
     if machine.host.iommu != "translating":
         return
@@ -263,10 +345,19 @@ def iommu_translates(machine: Snapshot) -> Answers:
         by_nvlink = all(pair.p2p_nvlink == "OK" for pair in pairs)
     yield Symptom(
         saw=f"{gpus} GPUs on bare metal, and the kernel's IOMMU translates their addresses"
-        + ("; they are joined by NVLink, which does not pass it." if by_nvlink else "."),
-        fix="Add iommu=pt to the kernel's command line, then reboot.",
-        commands=system_packages.kernel_parameter(machine, "iommu=pt"),
+        + ("; they are joined by NVLink, which does not pass it" if by_nvlink else ""),
+        remedy=_pass_through(machine),
         severity=Severity.INFO if by_nvlink else None,
+    )
+
+
+def _pass_through(machine: Snapshot) -> Remedy:
+    if is_container(machine):
+        return Remedy("On the host, add iommu=pt to the kernel's command line, and reboot.")
+    return Remedy(
+        "Add iommu=pt to the kernel's command line, then reboot. ACS on the bridges above the GPUs "
+        "has the same effect, and is switched off separately (LNK010).",
+        system_packages.kernel_parameter(machine, "iommu=pt"),
     )
 
 
@@ -294,7 +385,7 @@ def few_cpus(machine: Snapshot) -> Answers:
     if cpus is None or cpus >= CPUS_PER_GPU * gpus:
         return
     yield Symptom(
-        saw=f"{gpus} GPU{'s' * (gpus != 1)}, and {cpus} CPU{'s' * (cpus != 1)} to feed "
-        f"{'them' if gpus != 1 else 'it'}.",
-        fix=f"Start the container with at least {CPUS_PER_GPU * gpus} CPUs.",
+        saw=f"{count(gpus, 'GPU')}, and {count(cpus, 'CPU')} to feed "
+        f"{'it' if gpus == 1 else 'them'}",
+        remedy=Remedy(f"Start the container with at least {CPUS_PER_GPU * gpus} CPUs."),
     )

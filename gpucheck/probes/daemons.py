@@ -15,6 +15,7 @@ FIRST_PID_NAMESPACE = "pid:[4026531836]"
 #: /proc/PID/comm holds 15 characters of the name.
 PERSISTENCED = "nvidia-persistenced"[:15]
 FABRIC_MANAGER = "nv-fabricmanager"[:15]
+MPS = "nvidia-cuda-mps-control"[:15]  # the server's name begins alike
 #: the subnet manager of NVLink 5 switches (NVIDIA's fabric manager user guide)
 SUBNET_MANAGERS = ("usr/bin/nvlsm", "usr/sbin/nvlsm", "opt/nvidia/nvlsm/sbin/nvlsm")
 _RELEASE_BYTES = re.compile(rb"(?<![\d.])\d{3}\.\d{2,3}\.\d{2}(?![\d.])")
@@ -38,7 +39,7 @@ def running_programs(root: Path) -> frozenset[str] | Unknown:
                 continue
             finally:
                 os.close(handle)
-            if comm in (PERSISTENCED, FABRIC_MANAGER):
+            if comm in (PERSISTENCED, FABRIC_MANAGER, MPS):
                 running.add(comm)
     if not running:
         try:
@@ -56,6 +57,11 @@ def persistenced(root: Path, running: frozenset[str] | Unknown) -> bool | Unknow
     if (root / "run/nvidia-persistenced/socket").exists():
         return True
     return running if isinstance(running, Unknown) else PERSISTENCED in running
+
+
+def mps(running: frozenset[str] | Unknown) -> bool | Unknown:
+    """Whether a daemon of the Multi-Process Service runs."""
+    return running if isinstance(running, Unknown) else MPS in running
 
 
 def fabric_manager(

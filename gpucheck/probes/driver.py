@@ -71,6 +71,7 @@ def probe(
         libraries=libraries,
         device_nodes=device_nodes.probe(root, gpus, module_version),
         persistenced_running=daemons.persistenced(root, running),
+        mps_is_running=daemons.mps(running),
         fabric_manager=daemons.fabric_manager(root, running, module_version),
         has_nvlsm=daemons.has_subnet_manager(root),
         peermem=kernel_module.is_loaded(modules, ("nvidia_peermem", "nv_peer_mem")),

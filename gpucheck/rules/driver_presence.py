@@ -152,10 +152,11 @@ def lent(machine: Snapshot) -> Answers:
     /etc/modprobe.d. Programs of this system cannot use it: run them in the virtual machine, or take
     its PCI id out of that option, rebuild the initramfs and reboot.
     """
+    on_bus = yield from known(machine.host.pci_gpus)
     gpus = lent_gpus(machine)
+    if on_bus == ():
+        yield NotApplicable(why="no NVIDIA GPU")
     if not gpus:
-        if isinstance(machine.host.pci_gpus, Unknown):
-            yield NotChecked.because(machine.host.pci_gpus)
         return
     if own_gpus(machine) or nvml_works(machine) or cuda_works(machine):
         return

@@ -8,7 +8,7 @@ from gpucheck.knowledge import packages as table
 from gpucheck.remedies import python_packages
 from gpucheck.remedies.gpu_packages import make_findable, opens, provide, rebuild
 from gpucheck.remedies.system_packages import owner_of_file
-from gpucheck.rule import Answers, Remedy, Severity, Symptom, command, known, rule
+from gpucheck.rule import Answers, Remedy, Severity, Symptom, known, rule
 from gpucheck.snapshot import (
     GpuPackage,
     PackageLibrary,
@@ -301,6 +301,6 @@ def older_library_first(machine: Snapshot) -> Answers:
                 f"{library.soname} {newer}",
                 remedy=Remedy(
                     f"Import torch before {package.name}, or remove the older library",
-                    tuple(command(each) for each in owner_of_file(machine, path)),
+                    owner_of_file(machine, path),
                 ),
             )

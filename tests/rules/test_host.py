@@ -35,20 +35,25 @@ def test_wsl_is_linux():
 def test_dockers_64_mebibytes_of_shared_memory_are_too_small():
     [found] = symptoms(rules.shared_memory_is_small, container(host={"shm_bytes": 64 << 20}))
 
-    assert found.saw == "/dev/shm holds 64 MiB."
-    assert "--shm-size=8g" in found.fix
+    assert found.saw == "/dev/shm holds 64 MiB"
+    assert "--shm-size=8g" in found.what_to_do.steps[0].text
 
 
 def test_a_machine_of_ones_own_can_remount_it():
     [found] = symptoms(rules.shared_memory_is_small, machine(host={"shm_bytes": 64 << 20}))
 
-    assert found.commands == ("sudo mount -o remount,size=50% /dev/shm",)
+    [step] = found.what_to_do.steps
+    assert (step.text, step.root, step.lasts) == (
+        "mount -o remount,size=50% /dev/shm",
+        True,
+        "reboot",
+    )
 
 
 def test_no_shared_memory_at_all_is_too_small():
     [found] = symptoms(rules.shared_memory_is_small, machine(host={"shm_bytes": None}))
 
-    assert found.saw == "There is no /dev/shm."
+    assert found.saw == "there is no /dev/shm"
 
 
 def test_half_a_gibibyte_of_shared_memory_is_enough():
@@ -73,7 +78,7 @@ def test_a_low_limit_of_locked_memory_is_a_warning_with_infiniband():
 
     [found] = symptoms(rules.locked_memory_is_limited, m)
 
-    assert found.saw == "This process may lock 8 MiB; RDMA devices are here: mlx5_0."
+    assert found.saw == "this process may lock 8 MiB; RDMA devices are here: mlx5_0"
 
 
 def test_a_container_gets_its_limit_at_its_start():
@@ -81,7 +86,7 @@ def test_a_container_gets_its_limit_at_its_start():
 
     [found] = symptoms(rules.locked_memory_is_limited, m)
 
-    assert "--ulimit memlock=-1" in found.fix
+    assert "--ulimit=memlock=-1" in found.what_to_do.steps[0].text
 
 
 def test_the_limit_does_not_matter_without_rdma():
@@ -106,7 +111,7 @@ def test_a_container_without_its_gpus_is_an_error():
     [found] = symptoms(rules.container_without_gpus, container(driver=NO_DRIVER))
 
     assert "docker container has no /dev/nvidia*" in found.saw
-    assert found.commands == ("docker run --gpus all …",)
+    assert [step.text for step in found.what_to_do.steps] == ["docker run --gpus all IMAGE"]
 
 
 def test_devices_on_the_bus_are_enough_to_know_what_is_missing():
@@ -114,7 +119,7 @@ def test_devices_on_the_bus_are_enough_to_know_what_is_missing():
 
     [found] = symptoms(rules.container_without_gpus, m)
 
-    assert found.saw.startswith("The bus shows 2 NVIDIA GPUs")
+    assert found.saw.startswith("the bus shows 2 NVIDIA GPUs")
 
 
 def test_a_stub_in_the_image_is_no_driver():
@@ -144,7 +149,7 @@ def test_outside_a_container_there_is_no_such_question():
 def test_what_apptainer_wants_is_nv():
     [found] = symptoms(rules.container_without_gpus, container("apptainer", driver=NO_DRIVER))
 
-    assert found.commands == ("apptainer exec --nv IMAGE …",)
+    assert [s.text for s in found.what_to_do.steps] == ["apptainer exec --nv IMAGE COMMAND"]
 
 
 def test_unread_devices_are_not_checked():
@@ -174,7 +179,7 @@ def wsl(*libraries):
 def test_wsl_without_windows_library_is_an_error():
     [found] = symptoms(rules.wsl_library_is_shadowed, wsl())
 
-    assert found.saw == "/usr/lib/wsl/lib/libcuda.so.1 is not there."
+    assert found.saw == "/usr/lib/wsl/lib/libcuda.so.1 is not there"
 
 
 def test_a_linux_driver_that_wins_over_windows_is_an_error():
@@ -202,7 +207,7 @@ def test_a_translating_iommu_on_bare_metal_is_a_warning():
     [found] = symptoms(rules.iommu_translates, BARE)
 
     assert found.severity is None
-    assert "iommu=pt" in found.fix
+    assert "iommu=pt" in found.what_to_do.text
 
 
 def test_a_translating_iommu_is_a_remark_where_nvlink_joins_all():
@@ -248,7 +253,7 @@ def test_an_unknown_iommu_is_not_checked():
 def test_a_container_with_fewer_than_two_cpus_a_gpu_is_a_remark():
     [found] = symptoms(rules.few_cpus, container(host={"cpus_usable": 3}))
 
-    assert found.saw == "2 GPUs, and 3 CPUs to feed them."
+    assert found.saw == "2 GPUs, and 3 CPUs to feed them"
 
 
 def test_two_cpus_a_gpu_are_enough():

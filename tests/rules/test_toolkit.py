@@ -156,7 +156,7 @@ def test_a_compatibility_library_in_use_is_taken_at_its_word():
 
 def test_without_a_driver_nothing_is_said_of_its_reach():
     none = machine(
-        driver={"module_version": None, "cuda_init": None},
+        driver={"module_version": None, "libraries": (), "cuda_init": None},
         nvml={"cuda_version": Unknown("no NVML"), "driver_version": Unknown("no NVML")},
     )
 

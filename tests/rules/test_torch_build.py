@@ -233,7 +233,7 @@ def test_a_driver_and_a_cuda_that_no_table_knows_are_not_judged():
 
 def test_without_a_driver_its_age_is_no_question():
     none = machine(
-        driver={"module_version": None, "cuda_init": None},
+        driver={"module_version": None, "libraries": (), "cuda_init": None},
         nvml={"cuda_version": Unknown("no NVML"), "driver_version": Unknown("no NVML")},
     )
 

@@ -1,0 +1,336 @@
+from typing import Any
+
+import msgspec
+import pytest
+from driver_machines import (
+    BLIND,
+    UNREAD,
+    card,
+    cuda,
+    found_in,
+    library,
+    only,
+    steps,
+)
+
+from gpucheck.rules import driver_versions as rules
+from gpucheck.snapshot import (
+    NvmlError,
+    Snapshot,
+)
+from machines import (
+    BUS_IDS,
+    DRIVER,
+    HEALTHY,
+    gpu,
+    machine,
+    not_checked,
+    passes,
+    symptoms,
+)
+
+# --------------------------------------------------------------------------------------- DRV006
+
+
+def test_module_and_libraries_of_different_versions_are_an_error():
+    broken = machine(driver={"module_version": "575.57.08", "cuda_init": cuda(803)})
+
+    symptom = only(rules.version_mismatch, broken)
+
+    assert symptom.saw.startswith("the loaded kernel module is 575.57.08; ")
+    assert "libcuda.so.1 is 580.159.04" in symptom.saw
+    assert "reboot" in steps(symptom)
+
+
+def test_what_nvml_says_of_a_mismatch_counts_where_no_version_is_readable():
+    broken = machine(
+        driver={"libraries": (library("/usr/lib/libcuda.so.1", UNREAD, is_selected=True),)},
+        nvml={**BLIND, "error": NvmlError(call="nvmlInitWithFlags", code=18)},
+    )
+
+    assert symptoms(rules.version_mismatch, broken)
+
+
+def test_a_stray_library_in_ld_library_path_is_named_for_removal():
+    broken = machine(
+        driver={
+            "libraries": (
+                library(
+                    "/opt/old/libcuda.so.1",
+                    "535.54.03",
+                    is_selected=True,
+                    found_via="LD_LIBRARY_PATH",
+                ),
+                library("/usr/lib/libcuda.so.1"),
+            ),
+            "cuda_init": cuda(803),
+        }
+    )
+
+    assert only(rules.version_mismatch, broken).what_to_do.text == (
+        "Remove /opt/old from LD_LIBRARY_PATH: /usr/lib/libcuda.so.1 fits the kernel module."
+    )
+
+
+def in_container(module: str, kind: str = "docker", **changes: Any) -> Snapshot:
+    """A container whose libraries are 580.159.04 and whose host's module is *module*."""
+    libraries = tuple(
+        msgspec.structs.replace(each, **changes)
+        for each in HEALTHY.driver.libraries  # type: ignore[union-attr]
+    )
+    return machine(
+        host={"container": kind},
+        driver={"module_version": module, "libraries": libraries, "cuda_init": cuda(803)},
+    )
+
+
+def test_libraries_of_a_host_s_old_driver_are_renewed_with_the_container():
+    fix = only(rules.version_mismatch, in_container("590.10.01", is_mounted=True)).what_to_do
+
+    assert fix.text.startswith("Create the container again")
+
+
+def test_mounted_libraries_that_are_newer_than_the_module_ask_for_the_host_s_reboot():
+    fix = only(rules.version_mismatch, in_container("570.10.01", is_mounted=True)).what_to_do
+
+    assert fix.text.startswith("Reboot the host")
+    assert [(step.text, step.on) for step in fix.steps] == [("reboot", "host")]
+
+
+def test_an_image_s_own_libraries_are_removed_from_the_image_by_their_package():
+    own = in_container("535.183.01", is_mounted=False, package="libnvidia-compute-580")
+
+    fix = only(rules.version_mismatch, own).what_to_do
+
+    assert fix.text.startswith("Remove libnvidia-compute-580 from the image")
+    assert [(step.text, step.on) for step in fix.steps] == [
+        ("apt-get purge libnvidia-compute-580", "image")
+    ]
+
+
+def test_in_lxc_the_module_s_version_is_installed_without_a_module():
+    inside = in_container("570.148.06", "lxc", is_mounted=False)
+
+    fix = only(rules.version_mismatch, inside).what_to_do
+
+    assert steps(only(rules.version_mismatch, inside)) == (
+        "sh NVIDIA-Linux-x86_64-570.148.06.run --no-kernel-module",
+    )
+    assert "Install driver 570.148.06" in fix.text
+
+
+def test_two_library_versions_of_which_the_loaded_one_wins_are_another_rule_s():
+    two = machine(
+        driver={
+            "libraries": (
+                library("/usr/lib/libcuda.so.1", is_selected=True),
+                library("/usr/lib64/libcuda.so.1", "535.54.03"),
+            ),
+            "cuda_init": cuda(100),
+        }
+    )
+
+    assert passes(rules.version_mismatch, two)
+    assert symptoms(rules.two_drivers, two)
+
+
+def test_what_works_outranks_what_file_names_say():
+    assert passes(rules.version_mismatch, machine(driver={"module_version": "580.160"}))
+
+
+def test_a_compatibility_library_differs_on_purpose():
+    compat = machine(
+        driver={
+            "libraries": (
+                library(
+                    "/usr/local/cuda/compat/libcuda.so.1", "590.1", is_compat=True, is_selected=True
+                ),
+            ),
+            "cuda_init": cuda(804),
+        }
+    )
+
+    assert passes(rules.version_mismatch, compat)
+
+
+def test_a_library_of_unknown_version_is_not_checked():
+    doubt = machine(
+        driver={
+            "libraries": (library("/usr/lib/libcuda.so.1", UNREAD, is_selected=True),),
+            "cuda_init": cuda(100),
+        }
+    )
+
+    assert not_checked(rules.version_mismatch, doubt)
+
+
+# --------------------------------------------------------------------------------------- DRV011
+
+
+def test_two_driver_versions_say_which_wins_and_from_where():
+    two = machine(
+        driver={
+            "libraries": (
+                library("/opt/a/libcuda.so.1", is_selected=True, found_via="LD_LIBRARY_PATH"),
+                library("/usr/lib/libcuda.so.1", "535.54.03"),
+            )
+        }
+    )
+
+    symptom = only(rules.two_drivers, two)
+
+    assert symptom.saw == (
+        "580.159.04: /opt/a/libcuda.so.1 (loaded, by LD_LIBRARY_PATH); "
+        "535.54.03: /usr/lib/libcuda.so.1"
+    )
+    assert "Keep 580.159.04" in symptom.what_to_do.text
+
+
+def test_two_equal_copies_are_fine():
+    copies = (
+        library(
+            "/usr/local/nvidia/lib64/libcuda.so.1", is_selected=True, found_via="LD_LIBRARY_PATH"
+        ),
+        library("/usr/lib/libcuda.so.1"),
+    )
+
+    assert passes(rules.two_drivers, machine(driver={"libraries": copies}))
+
+
+def test_stubs_and_compatibility_libraries_are_no_second_driver():
+    copies = (
+        library("/usr/lib/libcuda.so.1", is_selected=True),
+        library("/usr/local/cuda/compat/libcuda.so.1", "580.95.05", is_compat=True),
+        library("/usr/local/cuda/lib64/stubs/libcuda.so.1", "1.0", is_stub=True),
+    )
+
+    assert passes(rules.two_drivers, machine(driver={"libraries": copies}))
+
+
+def test_a_second_copy_of_unknown_version_is_not_checked():
+    copies = (
+        library("/usr/lib/libcuda.so.1", is_selected=True),
+        library("/usr/lib64/libcuda.so.1", UNREAD),
+    )
+
+    assert not_checked(rules.two_drivers, machine(driver={"libraries": copies}))
+
+
+def test_a_wrong_library_that_wins_gives_one_root():
+    broken = machine(
+        driver={
+            "libraries": (
+                library("/opt/a/libcuda.so.1", "535.54.03", is_selected=True),
+                library("/usr/lib/libcuda.so.1"),
+            ),
+            "cuda_init": cuda(803),
+        }
+    )
+
+    assert found_in(broken) == {"DRV006": None, "DRV009": "DRV006", "DRV011": "DRV006"}
+
+
+# --------------------------------------------------------------------------------------- DRV012
+
+
+def unseen(device_id: str, version: str = DRIVER, kind: str = "open") -> Snapshot:
+    return machine(
+        host={"pci_gpus": (card(device_id=device_id),)},
+        driver={"module_version": version, "module_kind": kind},
+        nvml={"count": 0, "gpus": ()},
+    )
+
+
+def test_a_driver_older_than_the_gpu_is_an_error():
+    symptom = only(rules.wrong_driver_for_gpu, unseen("0x2901", "550.54.14"))
+
+    assert symptom.subject == BUS_IDS[1]
+    assert symptom.saw.endswith("is Blackwell, which needs driver 570 or newer; this is 550.54.14")
+
+
+def test_a_driver_that_dropped_the_gpu_is_an_error():
+    symptom = only(rules.wrong_driver_for_gpu, unseen("0x1b06", "590.10.01", "closed"))
+
+    assert "which drivers after 580 no longer drive" in symptom.saw
+
+
+@pytest.mark.parametrize(
+    ("device_id", "kind", "needed"),
+    [("0x2b85", "closed", "open"), ("0x2342", "closed", "open"), ("0x1db6", "open", "closed")],
+)
+def test_the_wrong_kind_of_kernel_module_is_an_error(device_id: str, kind: str, needed: str):
+    symptom = only(rules.wrong_driver_for_gpu, unseen(device_id, kind=kind))
+
+    assert f"needs the {needed} kernel module; the {kind} one is loaded" in symptom.saw
+
+
+def test_a_gpu_that_nvml_lists_is_driven_whatever_the_table_says():
+    works = machine(
+        host={"pci_gpus": (card(BUS_IDS[0], "0x2b85"), card())}, driver={"module_kind": "closed"}
+    )
+
+    assert passes(rules.wrong_driver_for_gpu, works)
+
+
+def test_a_gpu_that_a_container_was_not_given_is_not_judged():
+    inside = machine(
+        host={"container": "docker", "pci_gpus": (card(BUS_IDS[0]), card(device_id="0x102d"))},
+        nvml={"count": 1, "gpus": (gpu(0),)},
+    )
+
+    assert passes(rules.wrong_driver_for_gpu, inside)
+
+
+def test_a_gpu_that_the_driver_suits_is_some_other_trouble_s():
+    assert passes(rules.wrong_driver_for_gpu, unseen("0x2335"))
+
+
+def test_a_gpu_that_no_table_knows_is_not_checked():
+    [answer] = not_checked(rules.wrong_driver_for_gpu, unseen("0x9999"))
+
+    assert answer.subject == BUS_IDS[1]
+
+
+def test_without_nvml_s_list_nothing_is_checked():
+    assert not_checked(rules.wrong_driver_for_gpu, machine(nvml=BLIND))
+
+
+# --------------------------------------------------------------------------------------- DRV013
+
+
+def test_a_stub_that_the_loader_takes_is_an_error():
+    broken = machine(
+        driver={
+            "libraries": (
+                library(
+                    "/usr/local/cuda/lib64/stubs/libcuda.so.1",
+                    UNREAD,
+                    is_stub=True,
+                    is_selected=True,
+                    found_via="LD_LIBRARY_PATH",
+                ),
+                library("/usr/lib/libcuda.so.1"),
+            ),
+            "cuda_init": cuda(34),
+        }
+    )
+
+    symptom = only(rules.stub_is_selected, broken)
+
+    assert symptom.what_to_do.text == "Remove /usr/local/cuda/lib64/stubs from LD_LIBRARY_PATH."
+    assert found_in(broken) == {"DRV013": None, "DRV009": "DRV013"}
+
+
+def test_a_stub_under_another_name_gives_itself_away_by_error_34():
+    assert only(rules.stub_is_selected, machine(driver={"cuda_init": cuda(34)})).saw == (
+        "cuInit says that /usr/lib/x86_64-linux-gnu/libcuda.so.1 is a stub (error 34)"
+    )
+
+
+def test_a_stub_that_does_not_win_is_fine():
+    copies = (
+        library("/usr/lib/libcuda.so.1", is_selected=True),
+        library("/usr/local/cuda/lib64/stubs/libcuda.so.1", is_stub=True),
+    )
+
+    assert passes(rules.stub_is_selected, machine(driver={"libraries": copies}))

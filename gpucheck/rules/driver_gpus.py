@@ -355,6 +355,6 @@ def _lacks_firmware(machine: Snapshot) -> str:
         for name in value(machine.kernel_log.adapter_failures) or ()
         if not _is_well(machine, name)
     ]
-    # The open module cannot do without it; a failed start and an empty folder are proof enough.
-    is_seen = bool(failed) and kind == "open" and there is not None and not is_container(machine)
+    # The open module cannot do without it; where other versions' lie there, its own is missing.
+    is_seen = bool(there) and kind == "open" and not is_container(machine)
     return version if failed and (is_told or is_seen) else ""

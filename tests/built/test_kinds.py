@@ -472,58 +472,58 @@ def an_old_card_for_the_screen_that_nouveau_drives(machine: BuiltMachine) -> Non
 # --------------------------------------------------------------------------------------- broken
 
 
-@broken("DRV002", fix="sudo dnf install nvidia-open")
+@broken("DRV002", fix="dnf install nvidia-open")
 def no_driver_on_rhel(machine: BuiltMachine) -> None:
     distribution(machine, RHEL)
     machine.without_driver()
 
 
-@broken("DRV002", fix="sudo ubuntu-drivers install")
+@broken("DRV002", fix="ubuntu-drivers install")
 def no_driver_on_mint_where_nouveau_took_over(machine: BuiltMachine) -> None:
     distribution(machine, "Linux Mint 22")
     machine.without_driver()
     machine.pci(*BUS_IDS, driver="nouveau")
 
 
-@broken("DRV003", fix=f"sudo apt install linux-headers-{KERNEL}")
+@broken("DRV003", fix=f"apt install linux-headers-{KERNEL}")
 def a_new_kernel_without_headers_on_ubuntu(machine: BuiltMachine) -> None:
     distribution(machine, UBUNTU)
     not_loaded(machine)
     machine.write(f"/var/lib/dkms/nvidia/{DRIVER}/6.8.0-45-generic/x86_64/module/nvidia.ko.zst")
 
 
-@broken("DRV003", fix=f"sudo dnf install kernel-devel-{KERNEL}")
+@broken("DRV003", fix=f"dnf install kernel-devel-{KERNEL}")
 def a_new_kernel_without_headers_on_rhel(machine: BuiltMachine) -> None:
     distribution(machine, RHEL)
     not_loaded(machine)
     machine.write(f"/var/lib/dkms/nvidia/{DRIVER}/5.14.0-427.el9/x86_64/module/nvidia.ko.xz")
 
 
-@broken("DRV003", fix="sudo akmods --force")
+@broken("DRV003", fix="akmods --force")
 def a_new_kernel_without_a_module_on_fedora(machine: BuiltMachine) -> None:
     distribution(machine, FEDORA)
     not_loaded(machine)
 
 
-@broken("DRV005", fix="sudo mokutil --import /var/lib/shim-signed/mok/MOK.der")
+@broken("DRV005", fix="mokutil --import /var/lib/shim-signed/mok/MOK.der")
 def secure_boot_on_ubuntu(machine: BuiltMachine) -> None:
     distribution(machine, UBUNTU)
     secure_boot(machine, "Loading of module with unavailable key is rejected")
 
 
-@broken("DRV005", fix="sudo mokutil --import /var/lib/dkms/mok.pub")
+@broken("DRV005", fix="mokutil --import /var/lib/dkms/mok.pub")
 def secure_boot_on_rhel(machine: BuiltMachine) -> None:
     distribution(machine, RHEL)
     secure_boot(machine, "Loading of unsigned module is rejected")
 
 
-@broken("DRV005", fix="sudo mokutil --import /etc/pki/akmods/certs/public_key.der")
+@broken("DRV005", fix="mokutil --import /etc/pki/akmods/certs/public_key.der")
 def secure_boot_on_fedora(machine: BuiltMachine) -> None:
     distribution(machine, FEDORA)
     secure_boot(machine, "Loading of unsigned module is rejected")
 
 
-@broken("DRV006", fix="sudo reboot")
+@broken("DRV006", fix="reboot")
 def a_driver_updated_without_a_restart(machine: BuiltMachine) -> None:
     machine.kernel_module("570.86.15")
     machine.nvml_options["init_error"] = 18
@@ -545,7 +545,7 @@ def the_run_installers_libraries_lie_beside_the_packages(machine: BuiltMachine) 
     two_drivers(machine)
 
 
-@broken("DRV010", fix=f"sudo dnf install nvidia-fabric-manager-{DRIVER}")
+@broken("DRV010", fix=f"dnf install nvidia-fabric-manager-{DRIVER}")
 def no_fabric_manager_on_rhel(machine: BuiltMachine) -> None:
     distribution(machine, RHEL)
     for number in range(4):
@@ -555,7 +555,7 @@ def no_fabric_manager_on_rhel(machine: BuiltMachine) -> None:
     machine.environment["FAKE_CODE"] = "802"
 
 
-@broken("DRV012", fix="sudo apt install nvidia-driver-580-open")
+@broken("DRV012", fix="apt install nvidia-driver-580-open")
 def blackwell_with_the_closed_module_on_ubuntu(machine: BuiltMachine) -> None:
     distribution(machine, UBUNTU)
     one_card(machine, geforce("RTX 5090", "12 0", "0x2b85"), "0x2b85", kind="")
@@ -564,7 +564,7 @@ def blackwell_with_the_closed_module_on_ubuntu(machine: BuiltMachine) -> None:
     machine.kernel_log("NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x22:0x56:884)")
 
 
-@broken("DRV012", fix="sudo dnf module switch-to nvidia-driver:open-dkms")
+@broken("DRV012", fix="dnf module switch-to nvidia-driver:open-dkms")
 def blackwell_with_the_closed_module_on_rhel(machine: BuiltMachine) -> None:
     blackwell_with_the_closed_module_on_ubuntu(machine)
     distribution(machine, RHEL)
@@ -633,7 +633,7 @@ def nixos_with_a_foreign_python(machine: BuiltMachine) -> None:
     driver_from(machine, "/run/opengl-driver/lib")
 
 
-@broken("DRV016", fix="Restart the container")
+@broken("DRV016", fix="Create the container again")
 def a_container_that_lost_its_devices_to_a_daemon_reload(machine: BuiltMachine) -> None:
     machine.write("/.dockerenv")
     machine.nvml_options["init_error"] = 999
@@ -657,7 +657,7 @@ def a_cpu_torch_of_conda(machine: BuiltMachine) -> None:
     conda(machine, cuda=None)
 
 
-@broken("DRV012", fix="sudo apt install nvidia-driver-580")
+@broken("DRV012", fix="apt install nvidia-driver-580")
 def volta_under_a_driver_that_dropped_it(machine: BuiltMachine) -> None:
     distribution(machine, UBUNTU)
     driver(machine, "590.48.01", 13010)

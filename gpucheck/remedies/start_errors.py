@@ -85,7 +85,7 @@ def of_nvml(machine: Snapshot, code: int) -> Remedy | None:
                 "In Windows, put the GPU into WDDM mode (in TCC mode WSL does not see it), or "
                 "install the current NVIDIA driver there; then shut WSL down.",
                 (
-                    Command("nvidia-smi.exe -dm WDDM", on="windows", lasts="permanent"),
+                    Command("nvidia-smi -dm WDDM", on="windows", lasts="permanent"),
                     SHUT_WSL_DOWN,
                 ),
             )

@@ -62,18 +62,6 @@ def kernel(machine: Snapshot) -> str:
     return value(machine.host.kernel_release) or "$(uname -r)"
 
 
-def _for_kernel(machine: Snapshot, known: str, unknown: str) -> Command:
-    """Return a lasting command of root's with the running kernel's release in it."""
-    release = value(machine.host.kernel_release)
-    if release is None:
-        return command(unknown, root=True, lasts="permanent")
-    return command(known, root=True, lasts="permanent", release=release)
-
-
-def _install(template: str, /, **words: str) -> Command:
-    return command(template, root=True, lasts="permanent", on="here", needs="", **words)
-
-
 def install_driver(machine: Snapshot) -> Steps:
     """Return the commands that install the newest driver; empty where they are not known.
 
@@ -82,21 +70,38 @@ def install_driver(machine: Snapshot) -> Steps:
     """
     kind = family(machine)
     if kind == "ubuntu":
-        return _install("ubuntu-drivers install"), REBOOT
+        return command("ubuntu-drivers install", root=True, lasts="permanent"), REBOOT
     if kind == "debian":
-        return *non_free(machine), _install("apt install nvidia-driver"), REBOOT
+        return (
+            *non_free(machine),
+            command("apt install nvidia-driver", root=True, lasts="permanent"),
+            REBOOT,
+        )
     if kind == "fedora":
-        return _install("dnf install akmod-nvidia xorg-x11-drv-nvidia-cuda"), REBOOT
+        return command(
+            "dnf install akmod-nvidia xorg-x11-drv-nvidia-cuda", root=True, lasts="permanent"
+        ), REBOOT
     if kind == "rhel" and (major := _major(machine)) >= 8:
         cpu = "sbsa" if machine.host.machine == "aarch64" else "x86_64"
-        add = _install(
+        add = command(
             "dnf config-manager --add-repo {repository}",
+            root=True,
+            lasts="permanent",
             repository=_REPOSITORY.format(major, cpu),
         )
-        stream = (_install("dnf module enable nvidia-driver:open-dkms"),) if major < 10 else ()
-        return add, *stream, _install("dnf install nvidia-open"), REBOOT
+        stream = (
+            (command("dnf module enable nvidia-driver:open-dkms", root=True, lasts="permanent"),)
+            if major < 10
+            else ()
+        )
+        return (
+            add,
+            *stream,
+            command("dnf install nvidia-open", root=True, lasts="permanent"),
+            REBOOT,
+        )
     if kind == "arch":
-        return _install("pacman -S nvidia-open"), REBOOT
+        return command("pacman -S nvidia-open", root=True, lasts="permanent"), REBOOT
     return ()
 
 
@@ -105,7 +110,9 @@ def non_free(machine: Snapshot) -> Steps:
     if family(machine) != "debian":
         return ()
     is_old = 0 < _major(machine) < 12
-    return _install(_OLD_NON_FREE if is_old else _NON_FREE), command("apt update", root=True)
+    return command(_OLD_NON_FREE if is_old else _NON_FREE, root=True, lasts="permanent"), command(
+        "apt update", root=True
+    )
 
 
 def where_drivers_are(machine: Snapshot) -> str:
@@ -121,34 +128,39 @@ def where_drivers_are(machine: Snapshot) -> str:
 def install_headers(machine: Snapshot) -> Steps:
     """Return the commands that install the running kernel's headers."""
     kind = family(machine)
+    release = value(machine.host.kernel_release)
+    if release is None:
+        return ()
     if kind in ("ubuntu", "debian"):
-        known = "apt install linux-headers-{release}"
-        return (_for_kernel(machine, known, 'apt install "linux-headers-$(uname -r)"'),)
+        headers = "apt install linux-headers-{release}"
+        return (command(headers, root=True, lasts="permanent", release=release),)
     if kind in ("fedora", "rhel"):
-        known = "dnf install kernel-devel-{release}"
-        return (_for_kernel(machine, known, 'dnf install "kernel-devel-$(uname -r)"'),)
+        headers = "dnf install kernel-devel-{release}"
+        return (command(headers, root=True, lasts="permanent", release=release),)
     if kind == "suse":
-        return (_install("zypper install kernel-default-devel"),)
+        return (command("zypper install kernel-default-devel", root=True, lasts="permanent"),)
     if kind == "arch":
-        return (_install("pacman -S linux-headers"),)
+        return (command("pacman -S linux-headers", root=True, lasts="permanent"),)
     return ()
 
 
 def dkms_build(machine: Snapshot) -> Steps:
     """Return the commands by which DKMS builds the module for the running kernel and loads it."""
-    build = _for_kernel(
-        machine, "dkms autoinstall -k {release}", 'dkms autoinstall -k "$(uname -r)"'
-    )
+    release = value(machine.host.kernel_release)
+    if release is None:
+        return command("dkms autoinstall", root=True, lasts="permanent"), LOAD_MODULE
+    build = command("dkms autoinstall -k {release}", root=True, lasts="permanent", release=release)
     return build, LOAD_MODULE
 
 
 def build_module(machine: Snapshot) -> Steps:
     """Return the commands that build the module for the running kernel where DKMS has no tree."""
     if family(machine) == "fedora":
-        build = _for_kernel(
-            machine,
-            "akmods --force --kernels {release}",
-            'akmods --force --kernels "$(uname -r)"',
+        release = value(machine.host.kernel_release)
+        if release is None:
+            return command("akmods --force", root=True, lasts="permanent"), LOAD_MODULE
+        build = command(
+            "akmods --force --kernels {release}", root=True, lasts="permanent", release=release
         )
         return build, LOAD_MODULE
     return install_driver(machine)
@@ -160,9 +172,16 @@ def install_gcc(machine: Snapshot, major: str) -> Steps:
         return ()
     program = f"/usr/bin/gcc-{major}"
     return (
-        _install("apt install {package}", package=f"gcc-{major}"),
-        _install("update-alternatives --install /usr/bin/cc cc {program} 100", program=program),
-        _install("update-alternatives --set cc {program}", program=program),
+        command("apt install {package}", root=True, lasts="permanent", package=f"gcc-{major}"),
+        command(
+            "update-alternatives --install /usr/bin/cc cc {program} 100",
+            root=True,
+            lasts="permanent",
+            program=program,
+        ),
+        command(
+            "update-alternatives --set cc {program}", root=True, lasts="permanent", program=program
+        ),
     )
 
 
@@ -174,16 +193,24 @@ def open_module(machine: Snapshot, branch: int) -> Steps:
     kind = family(machine)
     if kind == "ubuntu":
         package = f"nvidia-driver-{branch}-open"
-        return _install("apt install {package}", package=package), REBOOT
+        return command(
+            "apt install {package}", root=True, lasts="permanent", package=package
+        ), REBOOT
     if kind == "debian":
-        return *non_free(machine), _install("apt install nvidia-open-kernel-dkms"), REBOOT
+        return (
+            *non_free(machine),
+            command("apt install nvidia-open-kernel-dkms", root=True, lasts="permanent"),
+            REBOOT,
+        )
     if kind == "rhel" and _major(machine) in (8, 9):
         switch = "dnf module switch-to nvidia-driver:open-dkms --allowerasing"
-        return _install(switch), REBOOT
+        return command(switch, root=True, lasts="permanent"), REBOOT
     if kind in ("rhel", "fedora"):
-        return _install("dnf install --allowerasing nvidia-open"), REBOOT
+        return command(
+            "dnf install --allowerasing nvidia-open", root=True, lasts="permanent"
+        ), REBOOT
     if kind == "arch":
-        return _install("pacman -S nvidia-open"), REBOOT
+        return command("pacman -S nvidia-open", root=True, lasts="permanent"), REBOOT
     return ()
 
 
@@ -191,11 +218,13 @@ def older_driver(machine: Snapshot, branch: int) -> Steps:
     """Return the commands that install a driver *branch* with the closed module."""
     kind = family(machine)
     if kind == "ubuntu":
-        return _install("apt install {package}", package=f"nvidia-driver-{branch}"), REBOOT
+        return command(
+            "apt install {package}", root=True, lasts="permanent", package=f"nvidia-driver-{branch}"
+        ), REBOOT
     if kind == "rhel" and _major(machine) in (8, 9):
         stream = f"nvidia-driver:{branch}-dkms"
         switch = "dnf module switch-to {stream} --allowerasing"
-        return _install(switch, stream=stream), REBOOT
+        return command(switch, root=True, lasts="permanent", stream=stream), REBOOT
     return ()
 
 
@@ -205,13 +234,21 @@ def firmware(machine: Snapshot, version: str) -> Steps:
     branch = version.partition(".")[0]
     if kind == "ubuntu":
         package = f"nvidia-firmware-{branch}-{version}"
-        return _install("apt install --reinstall {package}", package=package), REBOOT
+        return command(
+            "apt install --reinstall {package}", root=True, lasts="permanent", package=package
+        ), REBOOT
     if kind == "debian":
-        return *non_free(machine), _install("apt install --reinstall firmware-nvidia-gsp"), REBOOT
+        return (
+            *non_free(machine),
+            command("apt install --reinstall firmware-nvidia-gsp", root=True, lasts="permanent"),
+            REBOOT,
+        )
     if kind in ("rhel", "fedora"):
-        return _install("dnf reinstall {package}", package="nvidia-kmod-common"), REBOOT
+        return command(
+            "dnf reinstall {package}", root=True, lasts="permanent", package="nvidia-kmod-common"
+        ), REBOOT
     if kind == "arch":
-        return _install("pacman -S nvidia-utils"), REBOOT
+        return command("pacman -S nvidia-utils", root=True, lasts="permanent"), REBOOT
     return ()
 
 
@@ -219,32 +256,42 @@ def renew_ram_disk(machine: Snapshot) -> Steps:
     """Return the command that rebuilds the initramfs."""
     kind = family(machine)
     if kind in ("ubuntu", "debian"):
-        return (_install("update-initramfs -u"),)
+        return (command("update-initramfs -u", root=True, lasts="permanent"),)
     if kind == "arch":
-        return (_install("mkinitcpio -P"),)
+        return (command("mkinitcpio -P", root=True, lasts="permanent"),)
     if kind == "nixos":
-        return (_install("nixos-rebuild boot"),)
-    return (_install("dracut --force"),)
+        return (command("nixos-rebuild boot", root=True, lasts="permanent"),)
+    return (command("dracut --force", root=True, lasts="permanent"),)
 
 
 def kernel_parameter(machine: Snapshot, parameter: str) -> Steps:
     """Return the commands that add *parameter* to the kernel's command line and restart."""
     kind = family(machine)
     if kind in ("fedora", "rhel"):
-        add = "grubby --update-kernel=ALL --args={parameter}"
-        return _install(add, parameter=parameter), REBOOT
+        grubby = "grubby --update-kernel=ALL --args={parameter}"
+        return command(grubby, root=True, lasts="permanent", parameter=parameter), REBOOT
     if not re.fullmatch(r"[\w.=,:-]+", parameter):
         return ()
-    edit = _install(
+    edit = command(
         "sed -i {program} /etc/default/grub",
+        root=True,
+        lasts="permanent",
         program=rf's/^GRUB_CMDLINE_LINUX="/&{parameter} /',
     )
     if kind in ("ubuntu", "debian"):
-        return edit, _install("update-grub"), REBOOT
+        return edit, command("update-grub", root=True, lasts="permanent"), REBOOT
     if kind == "arch":
-        return edit, _install("grub-mkconfig -o /boot/grub/grub.cfg"), REBOOT
+        return (
+            edit,
+            command("grub-mkconfig -o /boot/grub/grub.cfg", root=True, lasts="permanent"),
+            REBOOT,
+        )
     if kind == "suse":
-        return edit, _install("grub2-mkconfig -o /boot/grub2/grub.cfg"), REBOOT
+        return (
+            edit,
+            command("grub2-mkconfig -o /boot/grub2/grub.cfg", root=True, lasts="permanent"),
+            REBOOT,
+        )
     return ()
 
 
@@ -256,9 +303,16 @@ def fabric_manager(machine: Snapshot, version: object) -> Steps:
     kind = family(machine)
     if kind in ("ubuntu", "debian"):
         package = f"nvidia-fabricmanager-{branch}={version}-*"
-        return (_install("apt install {package}", package=package),)
+        return (command("apt install {package}", root=True, lasts="permanent", package=package),)
     if kind in ("rhel", "fedora"):
-        return (_install("dnf install {package}", package=f"nvidia-fabric-manager-{version}"),)
+        return (
+            command(
+                "dnf install {package}",
+                root=True,
+                lasts="permanent",
+                package=f"nvidia-fabric-manager-{version}",
+            ),
+        )
     return ()
 
 
@@ -289,14 +343,18 @@ def remove_driver(machine: Snapshot, path: str) -> Steps:
     kind = family(machine)
     cache = command("ldconfig", root=True, lasts="permanent")
     if kind == "ubuntu":
-        return _install("apt-get purge 'libnvidia-compute-*' 'nvidia-driver-*'"), cache
+        return command(
+            "apt-get purge 'libnvidia-compute-*' 'nvidia-driver-*'", root=True, lasts="permanent"
+        ), cache
     if kind == "debian":
-        return _install("apt-get purge libcuda1 'nvidia-driver*'"), cache
+        return command(
+            "apt-get purge libcuda1 'nvidia-driver*'", root=True, lasts="permanent"
+        ), cache
     return owner_of_file(machine, path)
 
 
 def remove_package(machine: Snapshot, package: str) -> Steps:
     """Return the command that takes *package* out of a Debian system or image."""
     if family(machine) in ("ubuntu", "debian") and package:
-        return (_install("apt-get purge {package}", package=package),)
+        return (command("apt-get purge {package}", root=True, lasts="permanent", package=package),)
     return ()

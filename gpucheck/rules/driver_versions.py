@@ -33,7 +33,7 @@ from gpucheck.wording import listed
 NVML_VERSION_MISMATCH = 18  # NVML_ERROR_LIB_RM_VERSION_MISMATCH
 CUDA_STUB_LIBRARY = 34  # CUDA_ERROR_STUB_LIBRARY
 FULL_NAME_ONLY = "its full name only"
-NVIDIA_UNINSTALL = command("nvidia-uninstall", root=True, lasts="permanent")
+NVIDIA_UNINSTALL = command("/usr/bin/nvidia-uninstall", root=True, lasts="permanent")
 
 
 @rule(

@@ -645,6 +645,9 @@ class Framework(Fact, frozen=True, kw_only=True):
     is_gpu_build: Known[bool] = NOT_EXAMINED
     cuda: Maybe[str] = NOT_EXAMINED  # it was built for: "12", "12.5.1"; None: for none
     cudnn: Maybe[str] = NOT_EXAMINED
+    requires: tuple[
+        str, ...
+    ] = ()  # of NVIDIA's wheels, where it takes them: "nvidia-cudnn-cu12>=9.8"
 
 
 class Packages(Fact, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpucheck.knowledge import packages as table
+from gpucheck.probes.distributions import parse_requirements
 from gpucheck.probes.files import read_text
 from gpucheck.probes.package_files import Installed
 from gpucheck.snapshot import Framework, Known, Maybe, Unknown
@@ -148,6 +149,21 @@ def _framework(
         is_gpu_build=is_gpu_build,
         cuda=cuda,
         cudnn=cudnn,
+        requires=_requires(built) if is_gpu_build is True else (),
+    )
+
+
+#: The extras under which a framework asks for NVIDIA's wheels.
+_EXTRAS = ("with-cuda", "and-cuda", "ctk", "cuda", "cudnn")
+
+
+def _requires(package: Installed) -> tuple[str, ...]:
+    text = read_text(f"{package.described}/METADATA", 256 << 10)
+    needs = parse_requirements(text if isinstance(text, str) else "", "", extras=_EXTRAS)
+    return tuple(
+        each.name + each.specifier
+        for each in needs
+        if each.name.startswith("nvidia-") and each.specifier
     )
 
 

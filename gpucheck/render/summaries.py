@@ -223,10 +223,21 @@ def pytorch(machine: Snapshot) -> str:
             built = f" for CUDA {torch.cuda}" if isinstance(torch.cuda, str) else ""
             if not built and isinstance(torch.build, str):
                 built = f" ({torch.build} build)"
-            return f"{version}{built}{where}{_deep(machine)}"
+            return f"torch {version}{built}{where}{_deep(machine)}"
         case None:
-            return f"none{where}"
+            return f"no torch{where}"
     return f"unknown{where}" if where else f"unknown: {_why(facts.torch)}"
+
+
+def frameworks(machine: Snapshot) -> str:
+    """torch, and the other frameworks of its Python, each with the CUDA that it is built for."""
+    others = [
+        f"{each.name} {each.version}"
+        + (f" for CUDA {each.cuda}" if isinstance(each.cuda, str) else "")
+        + (" (CPU build)" if each.is_gpu_build is False else "")
+        for each in derived.frameworks(machine)
+    ]
+    return "; ".join([pytorch(machine), *others])
 
 
 def _deep(machine: Snapshot) -> str:
@@ -285,7 +296,7 @@ _SUMMARIES: Mapping[str, Callable[[Snapshot], str]] = {
     "cuDNN": cudnn,
     "Libraries": libraries,
     "Environment": environment,
-    "Frameworks": pytorch,
+    "Frameworks": frameworks,
     "Multi-GPU": multi_gpu,
     "Training": training,
 }

@@ -8,6 +8,7 @@ from gpucheck.conditions import has_gpu
 from gpucheck.knowledge import driver_cuda
 from gpucheck.knowledge import packages as table
 from gpucheck.remedies.gpu_packages import gpu_build, keep_one
+from gpucheck.remedies.python_packages import install
 from gpucheck.requirements import is_same_version
 from gpucheck.rule import Answers, Remedy, Severity, Symptom, command, known, rule
 from gpucheck.snapshot import FileClash, Framework, GpuPackage, PackageLibrary, Snapshot, value
@@ -76,7 +77,9 @@ def unfit_framework(machine: Snapshot) -> Answers:
     CUDA in it (plain `pip install jax`, tensorflow-cpu), and where the driver is older than the
     CUDA major that the build is made for. jax and TensorFlow from wheels bring their CUDA
     libraries; a toolkit's folder on LD_LIBRARY_PATH quietly takes their place, which ends in
-    "Unable to load cuSPARSE. Is it installed?" or "DNN library initialization failed".
+    "Unable to load cuSPARSE. Is it installed?" or "DNN library initialization failed". So does a
+    wheel that is older than the one the framework was built with, which torch's pins bring about
+    where both are in one environment.
 
     Install the build for CUDA, one for this driver's CUDA, or take the folder out of the variable.
     """
@@ -86,6 +89,7 @@ def unfit_framework(machine: Snapshot) -> Answers:
         yield from _cpu_only(machine, framework)
         yield from _driver_too_old(machine, framework)
         if framework.name in ("jax", "TensorFlow"):
+            yield from _older_wheels(machine, framework)
             yield from _shadowed(machine, framework, packages)
 
 
@@ -125,6 +129,41 @@ def _driver_too_old(machine: Snapshot, framework: Framework) -> Iterator[Symptom
         f"{driver} runs up to CUDA {newest or 'an older one'}",
         remedy=Remedy("Bring driver and framework to one CUDA major", alternatives=ways),
     )
+
+
+def _older_wheels(machine: Snapshot, framework: Framework) -> Iterator[Symptom]:
+    """Yield the wheels that are older than those that the framework was built with.
+
+    jax refuses them by name; TensorFlow's exact pins are wider in truth, but for cuDNN. A newer one
+    of the same major serves both. Source: `_check_cuda_versions` in jax's plugin.
+    """
+    here = derived.wheels_here(machine)
+    older: list[str] = []
+    wanted: list[str] = []
+    for requirement in framework.requires:
+        found = re.match(r"(nvidia-[a-z0-9-]+)(.*)", requirement)
+        lowest = re.search(r"[>=]=\s*([\d.]+)", requirement)
+        wheel = here.get(found[1]) if found is not None else None
+        if wheel is None or lowest is None:
+            continue
+        if framework.name == "TensorFlow" and "cudnn" not in wheel.name:
+            continue
+        have, want = version_tuple(wheel.version), version_tuple(lowest[1])
+        length = 2 if framework.name == "TensorFlow" else 3
+        if have[:length] < want[:length]:
+            older.append(f"{wheel.name} {wheel.version} is here, at least {lowest[1]} is required")
+            wanted.append(requirement)
+    if older:
+        yield Symptom(
+            subject=f"{framework.name} wheels",
+            saw=f"{framework.distribution} {framework.version}: {listed(older)}",
+            remedy=install(
+                machine,
+                wanted,
+                text=f"Install the libraries that {framework.name} is built with; if torch pins "
+                "them, give each an environment of its own",
+            ),
+        )
 
 
 def _shadowed(

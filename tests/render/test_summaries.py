@@ -129,11 +129,11 @@ def test_the_variables_that_steer_cuda_are_shown():
 
 def test_pytorch_says_which_python_was_looked_in_and_how_it_was_chosen():
     assert summaries.pytorch(machine(pytorch={"torch": None})) == (
-        "none in /opt/venv/bin/python3 (the active environment)"
+        "no torch in /opt/venv/bin/python3 (the active environment)"
     )
     assert summaries.pytorch(
         machine(pytorch=torch(build="cpu", cuda=None, version="2.13.0+cpu"))
-    ) == ("2.13.0+cpu (cpu build) in /opt/venv/bin/python3 (the active environment)")
+    ) == ("torch 2.13.0+cpu (cpu build) in /opt/venv/bin/python3 (the active environment)")
 
 
 def test_pytorch_that_was_put_to_work_says_so():

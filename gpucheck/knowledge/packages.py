@@ -95,14 +95,22 @@ def table() -> Table:
 
 def opens(distribution: str, version: str) -> tuple[Opens, ...]:
     """Return the rows that hold for this version of *distribution*."""
-    have = version_tuple(version)
+    rows = _by_distribution().get(distribution, ())
+    have = version_tuple(version) if rows else ()
     return tuple(
         row
-        for row in table().opens
-        if distribution in row.distributions
-        and have >= version_tuple(row.since)
-        and (not row.before or have < version_tuple(row.before))
+        for row in rows
+        if have >= version_tuple(row.since) and (not row.before or have < version_tuple(row.before))
     )
+
+
+@functools.cache
+def _by_distribution() -> dict[str, list[Opens]]:
+    found: dict[str, list[Opens]] = {}
+    for row in table().opens:
+        for name in row.distributions:
+            found.setdefault(name, []).append(row)
+    return found
 
 
 def optional_files(distribution: str) -> tuple[str, ...]:

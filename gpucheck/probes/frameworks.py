@@ -14,15 +14,15 @@ from gpucheck.snapshot import Framework, Known, Maybe, Unknown
 @dataclass(frozen=True, slots=True)
 class _Seen:
     by_name: Mapping[str, Installed]
-    needed: Mapping[str, Sequence[str]]  # CUDA libraries that a distribution's files ask for
+    needed: Callable[[str], Sequence[str]]  # CUDA libraries that a distribution's files ask for
 
 
 def probe(
-    distributions: Sequence[Installed], needed: Mapping[str, Sequence[str]]
+    distributions: Sequence[Installed], needed: Callable[[str], Sequence[str]]
 ) -> tuple[Framework, ...]:
     """Return the frameworks among *distributions*, the first on the path of each name.
 
-    *needed* are the names of the CUDA libraries that the files of a distribution ask for.
+    *needed* gives the names of the CUDA libraries that the files of a distribution ask for.
     """
     by_name: dict[str, Installed] = {}
     for each in distributions:
@@ -167,8 +167,8 @@ def _requires(package: Installed) -> tuple[str, ...]:
     )
 
 
-def _cuda_of(needed: Mapping[str, Sequence[str]], distribution: str) -> Known[str]:
-    major = table.cuda_major_of(needed.get(distribution, ()))
+def _cuda_of(needed: Callable[[str], Sequence[str]], distribution: str) -> Known[str]:
+    major = table.cuda_major_of(needed(distribution))
     if major is None:
         return Unknown(f"the files of {distribution} need no CUDA library whose number says it")
     return str(major)

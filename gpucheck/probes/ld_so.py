@@ -446,8 +446,11 @@ class Rehearsal:
 class Process:
     """A program's objects in load order, filled as the loader would fill it."""
 
-    def __init__(self, loader: Loader, program: str) -> None:
-        """Start with the file *program* alone. Raises `OSError` or `ElfError` for a bad one."""
+    def __init__(self, loader: Loader, program: str, like: "Process | None" = None) -> None:
+        """Start with the file *program* alone. Raises `OSError` or `ElfError` for a bad one.
+
+        *like* is another process on this machine, whose look at files and folders serves both.
+        """
         self.loader = loader
         real = os.path.realpath(program)
         elf = read_elf(real)
@@ -456,8 +459,8 @@ class Process:
         self.missing: list[Missing] = []
         self._by_name: dict[str, Loaded] = {}
         self._by_identity: dict[tuple[int, int], Loaded] = {elf.identity: self.program}
-        self._directories: dict[str, bool] = {}
-        self._files: dict[str, Elf | ElfError | None] = {}
+        self._directories: dict[str, bool] = {} if like is None else like._directories
+        self._files: dict[str, Elf | ElfError | None] = {} if like is None else like._files
         self._search_lists: dict[tuple[str, str, str], tuple[tuple[str, str], ...]] = {}
 
     def start(self) -> None:
@@ -781,24 +784,29 @@ def read_interpreter(data: bytes) -> tuple[tuple[str, ...], tuple[int, int] | No
 def _system_directories(data: bytes) -> tuple[str, ...]:
     """Return the first two or more strings in a row that are folders of libraries.
 
-    String by string: one pattern over all of them would search hostile data without end.
+    String by string that ends in a slash: one pattern over all of them would search hostile data
+    without end.
     """
     run: list[str] = []
-    for string in data.split(b"\0"):
-        start = string.find(b"/")
-        folder = string[start:] if start >= 0 and not run else string
-        if (
-            2 < len(folder) < _MOST_PATH_BYTES
-            and folder.startswith(b"/")
-            and folder.endswith(b"/")
-            and b"lib" in folder
-            and not folder.translate(None, _PATH_BYTES)
-        ):
+    next_start = -1
+    end = data.find(b"/\0")
+    while end >= 0:
+        before = data.rfind(b"\0", max(0, end - _MOST_PATH_BYTES), end)
+        string = data[before + 1 : end + 1]
+        if run and before + 1 != next_start:
+            if len(run) > 1:
+                return tuple(run)
+            run = []
+        folder = string if run else string[max(0, string.find(b"/")) :]
+        is_folder = folder.startswith(b"/") and not folder.translate(None, _PATH_BYTES)
+        if 2 < len(folder) < _MOST_PATH_BYTES and is_folder and b"lib" in folder:
             run.append(folder.decode("ascii").rstrip("/"))
+            next_start = end + 2
         elif len(run) > 1:
             return tuple(run)
         else:
             run = []
+        end = data.find(b"/\0", end + 2)
     return tuple(run) if len(run) > 1 else ()
 
 

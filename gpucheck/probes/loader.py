@@ -86,13 +86,13 @@ def probe(pytorch: PyTorch, variables: Mapping[str, str], root: Path = Path("/")
     )
 
 
-def after_import(pytorch: PyTorch, variables: Mapping[str, str], root: Path) -> Process | Unknown:
-    """Return the process as it is once `import torch` is done, for what is loaded after it."""
+def after_import(pytorch: PyTorch, fresh: Process) -> Process | Unknown:
+    """Return *fresh* as it is once `import torch` is done, for what is loaded after it."""
     if not isinstance(pytorch.torch, Torch) or not pytorch.torch.location:
         return Unknown("there is no torch to import")
-    process = start(pytorch, variables, root)
-    if isinstance(process, Process):
-        _Import(process, pytorch, pytorch.torch).load()
+    process = Process(fresh.loader, fresh.program.path, fresh)
+    process.start()
+    _Import(process, pytorch, pytorch.torch).load()
     return process
 
 

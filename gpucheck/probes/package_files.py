@@ -23,7 +23,13 @@ from gpucheck.probes.elf_symbols import library_names
 from gpucheck.probes.files import names_in, read_bytes
 from gpucheck.probes.ld_so import ElfError, read_elf
 
-_FORMAT = 1
+#: CUDA's own libraries and those that NVIDIA counts to it; not the driver's, not TensorRT's.
+CUDA_LIBRARY = re.compile(
+    r"lib(cudart|cublas|cublasLt|cudnn\w*|cufft\w*|curand|cusolver\w*|cusparse\w*|nvJitLink|nvrtc"
+    r"|nvrtc-builtins|nvvm|nccl|cupti|nvshmem_host|cufile|nvToolsExt|npp\w+|nvjpeg)\.so(?=\.|$)"
+)
+TORCH_LIBRARY = re.compile(r"lib(torch(_\w+)?|c10(_\w+)?|caffe2_nvrtc)\.so")
+_FORMAT = 2
 _RECORD_LIMIT_BYTES = 32 << 20
 _MOST_CACHE_FILES = 32
 _CACHE_LIMIT_BYTES = 64 << 20
@@ -48,7 +54,8 @@ class ElfNotes(msgspec.Struct, array_like=True):
     stamp: tuple[int, int]
     needed: tuple[str, ...] = ()
     soname: str = ""
-    is_object: bool = False  # the loader would take it
+    search: str = ""  # its DT_RUNPATH or DT_RPATH
+    asks: bool = False  # for a library of CUDA's or torch's
     opens: tuple[str, ...] | None = None  # library names in its read-only data; None: not read
     torch: str = ""  # which torch `missing` is about
     missing: tuple[str, ...] = ()  # symbols that this torch does not define
@@ -86,17 +93,24 @@ class Site:
 
     def notes(self, file: str) -> ElfNotes | None:
         """Return what the headers of *file* (below this folder) say; None where it is not there."""
+        known = self._cache.files.get(file)
+        if file in self._used:
+            return known
         path = f"{self.path}/{file}"
         stamp = _stamp(path)
         if stamp is None:
             return None
         self._used.add(file)
-        known = self._cache.files.get(file)
         if known is None or known.stamp != stamp:
             known = _read(path, stamp)
             self._cache.files[file] = known
             self._is_changed = True
         return known
+
+    def asks(self, package: Installed) -> bool:
+        """Whether a file of *package* is linked to a library of CUDA's or torch's."""
+        notes = [self.notes(file.path) for file in package.files]
+        return any(each is not None and each.asks for each in notes)
 
     def names_opened(self, file: str) -> tuple[str, ...]:
         """Return the library names in the read-only data of *file*."""
@@ -199,15 +213,20 @@ def compiled_files(record: bytes) -> Iterator[CompiledFile]:
         at = record.find(b".so", end)
 
 
+def _is_ours(name: str) -> bool:
+    return bool(CUDA_LIBRARY.match(name) or TORCH_LIBRARY.fullmatch(name))
+
+
 def _read(path: str, stamp: tuple[int, int]) -> ElfNotes:
     try:
         elf = read_elf(path)
     except (OSError, ElfError, ValueError):
         return ElfNotes(stamp)
-    names = (*elf.needed, elf.soname or "")
+    search = f"RUNPATH {elf.runpath}" if elf.runpath is not None else elf.rpath or ""
+    names = (*elf.needed, elf.soname or "", search)
     if not all(name.isprintable() for name in names):
         return ElfNotes(stamp)
-    return ElfNotes(stamp, elf.needed, elf.soname or "", is_object=True)
+    return ElfNotes(stamp, elf.needed, elf.soname or "", search, any(map(_is_ours, elf.needed)))
 
 
 # -------------------------------------------------------------------------------------- the cache

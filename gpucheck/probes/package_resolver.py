@@ -17,7 +17,13 @@ from gpucheck.probes import loader
 from gpucheck.probes.elf_symbols import SymbolError, Symbols
 from gpucheck.probes.files import names_in, read_bytes, read_text
 from gpucheck.probes.ld_so import Loaded, Missing, Process, Rehearsal
-from gpucheck.probes.package_files import ElfNotes, Installed, Site
+from gpucheck.probes.package_files import (
+    CUDA_LIBRARY,
+    TORCH_LIBRARY,
+    ElfNotes,
+    Installed,
+    Site,
+)
 from gpucheck.probes.readable import readable
 from gpucheck.snapshot import (
     Framework,
@@ -31,12 +37,6 @@ from gpucheck.snapshot import (
     Unknown,
 )
 
-#: CUDA's own libraries and those that NVIDIA counts to it; not the driver's, not TensorRT's.
-CUDA_LIBRARY = re.compile(
-    r"lib(cudart|cublas|cublasLt|cudnn\w*|cufft\w*|curand|cusolver\w*|cusparse\w*|nvJitLink|nvrtc"
-    r"|nvrtc-builtins|nvvm|nccl|cupti|nvshmem_host|cufile|nvToolsExt|npp\w+|nvjpeg)\.so(?=\.|$)"
-)
-TORCH_LIBRARY = re.compile(r"lib(torch(_\w+)?|c10(_\w+)?|caffe2_nvrtc)\.so")
 #: The C++ namespaces that torch's libraries define.
 TORCH_SYMBOLS = (b"_ZN3c10", b"_ZNK3c10", b"_ZN2at", b"_ZNK2at", b"_ZN5torch")
 _PYTHON_TAG = re.compile(r"\.cpython-(\d+)")
@@ -60,9 +60,11 @@ class Surroundings:
     _with_torch: Process | Unknown | None = None
     _torch_symbols: "tuple[Symbols, ...] | None" = None
     _torch_key: str = ""
+    _are_torchs: dict[bytes, bool] = field(default_factory=dict)
     _index: dict[str, list[str]] | None = None
     _wheels: dict[str, str] | None = None
     _toolkits: tuple[str, ...] | None = None
+    _by_stem: dict[str, list[str]] | None = None
     _versions: dict[str, Maybe[str]] = field(default_factory=dict)
 
     def may_be_loaded(self, file: str) -> bool:
@@ -85,16 +87,26 @@ class Surroundings:
     def with_torch(self) -> Process | Unknown:
         """Return the process as it is after `import torch`."""
         if self._with_torch is None:
-            self._with_torch = loader.after_import(self.pytorch, self.variables, self.root)
+            self._with_torch = loader.after_import(self.pytorch, self.fresh)
         return self._with_torch
 
     def torch_symbols(self) -> tuple[Symbols, ...]:
         """Return the symbols of torch's own libraries in the process after `import torch`."""
         if self._torch_symbols is None:
-            opened = tuple(_opened(self._torch_libraries()))
-            is_readable = any(symbols.has_hash for symbols in opened)
-            self._torch_symbols = opened if is_readable else ()
+            paths = self._torch_libraries()
+            opened = tuple(_opened(paths))
+            # What cannot be read may define what is looked for: then nothing is said.
+            is_whole = len(opened) == len(paths) and any(each.has_hash for each in opened)
+            self._torch_symbols = opened if is_whole else ()
         return self._torch_symbols
+
+    def is_torchs(self, symbol: bytes) -> bool:
+        """Whether a library of torch's defines *symbol*; packages ask for the same ones."""
+        known = self._are_torchs.get(symbol)
+        if known is None:
+            known = any(symbols.defines(symbol) for symbols in self.torch_symbols())
+            self._are_torchs[symbol] = known
+        return known
 
     def torch_key(self) -> str:
         """Return what stands for the very torch that is here, in the cache."""
@@ -187,10 +199,18 @@ class Surroundings:
         for name, paths in self.index().items():
             if _stem(name) == stem:
                 yield from paths
-        cache = self.fresh.loader.cache
-        for name, entries in cache.entries.items() if cache is not None else ():
-            if name.startswith(f"{stem}.so.") and entries:
-                yield entries[0].path
+        yield from self._in_cache().get(stem, ())
+
+    def _in_cache(self) -> Mapping[str, list[str]]:
+        """Return the paths in the loader's cache by the stem of their names."""
+        if self._by_stem is None:
+            self._by_stem = {}
+            cache = self.fresh.loader.cache
+            for name, entries in cache.entries.items() if cache is not None else ():
+                stem, found, _ = name.partition(".so.")
+                if found and entries:
+                    self._by_stem.setdefault(stem, []).append(entries[0].path)
+        return self._by_stem
 
     @staticmethod
     def _list(index: dict[str, list[str]], folder: str) -> None:
@@ -229,13 +249,16 @@ def _opened(paths: Iterable[str]) -> Iterator[Symbols]:
 
 def resolve(around: Surroundings, site: Site, package: Installed) -> GpuPackage | None:
     """Return what *package* gets of CUDA's and torch's libraries; None: it wants none of them."""
+    rows = table.opens(package.name, package.version)
+    is_known = bool(rows) or table.is_known_family(package.name)
+    if not is_known and not site.asks(package):
+        return None
     files = {
         file.path: notes
         for file in package.files
         if around.may_be_loaded(file.path) and (notes := site.notes(file.path)) is not None
     }
-    rows = table.opens(package.name, package.version)
-    asking = {path for path, notes in files.items() if _asks(notes)}
+    asking = {path for path, notes in files.items() if notes.asks}
     opened = [
         (openers, names)
         for row in rows
@@ -265,10 +288,6 @@ def resolve(around: Surroundings, site: Site, package: Installed) -> GpuPackage 
         libraries=tuple(look.libraries.values()),
         mismatches=tuple(look.mismatches),
     )
-
-
-def _asks(notes: ElfNotes) -> bool:
-    return any(CUDA_LIBRARY.match(name) or TORCH_LIBRARY.fullmatch(name) for name in notes.needed)
 
 
 def _matching(files: Iterable[str], patterns: Sequence[str]) -> tuple[str, ...]:
@@ -326,7 +345,7 @@ class _Look:
         self.process = process
         self.libraries: dict[str, PackageLibrary] = {}
         self.mismatches: list[TorchMismatch] = []
-        self._rehearsals: dict[str, Rehearsal] = {}
+        self._rehearsals: dict[tuple[str, tuple[str, ...], str], Rehearsal] = {}
 
     # ---- what its files are linked to
 
@@ -370,9 +389,12 @@ class _Look:
         yield from groups.values()
 
     def _rehearsal(self, path: str) -> Rehearsal:
-        if path not in self._rehearsals:
-            self._rehearsals[path] = self.process.rehearse(f"{self.site.path}/{path}")
-        return self._rehearsals[path]
+        """Return what opening *path* brings; files of one folder that ask the same get the same."""
+        notes = self.files[path]
+        key = (path.rpartition("/")[0], notes.needed, notes.search)
+        if key not in self._rehearsals:
+            self._rehearsals[key] = self.process.rehearse(f"{self.site.path}/{path}")
+        return self._rehearsals[key]
 
     def _is_on_demand(self, path: str) -> bool:
         return (
@@ -443,7 +465,7 @@ class _Look:
         if notes.torch != key:
             missing_symbols = self._missing_symbols(path, rehearsal)
             other = any(
-                self._is_torchs(twin)
+                self.around.is_torchs(twin)
                 for symbol in missing_symbols
                 if (twin := with_other_abi(symbol)) is not None
             )
@@ -465,7 +487,7 @@ class _Look:
         try:
             with Symbols(file) as own:
                 wanted = [
-                    each for each in own.undefined(TORCH_SYMBOLS) if not self._is_torchs(each)
+                    each for each in own.undefined(TORCH_SYMBOLS) if not self.around.is_torchs(each)
                 ]
         except (OSError, SymbolError):
             return []
@@ -479,9 +501,6 @@ class _Look:
             if not wanted:
                 break
         return wanted
-
-    def _is_torchs(self, symbol: bytes) -> bool:
-        return any(symbols.defines(symbol) for symbols in self.around.torch_symbols())
 
     # ---- noting
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from gpucheck.probes import frameworks, loader
 from gpucheck.probes.ld_so import Process
 from gpucheck.probes.package_files import (
+    CUDA_LIBRARY,
     CompiledFile,
     Installed,
     Site,
     cache_directory,
     read_site,
 )
-from gpucheck.probes.package_resolver import CUDA_LIBRARY, Surroundings, resolve
+from gpucheck.probes.package_resolver import Surroundings, resolve
 from gpucheck.snapshot import (
     FileClash,
     GpuPackage,
@@ -63,7 +64,12 @@ def _facts(
     chosen = _first_of_each(sites)
     found = frameworks.probe(
         [package for _, package in chosen],
-        {package.name: tuple(_needs(site, package)) for site, package in chosen},
+        lambda wanted: [
+            name
+            for site, package in chosen
+            if package.name == wanted
+            for name in _needs(site, package)
+        ],
     )
     clashes = tuple(clash for site in sites for clash in file_clashes(site))
     fresh = loader.start(pytorch, variables, root)
@@ -101,11 +107,9 @@ def _first_of_each(sites: Sequence[Site]) -> list[tuple[Site, Installed]]:
 
 
 def _needs(site: Site, package: Installed) -> Iterator[str]:
-    if package.name in _TORCH_ITSELF:
-        return
     for file in package.files:
         notes = site.notes(file.path)
-        if notes is not None:
+        if notes is not None and notes.asks:
             yield from (name for name in notes.needed if CUDA_LIBRARY.match(name))
 
 

@@ -1,6 +1,6 @@
 """Snapshots of real machines, and the reports that they give: the golden ones.
 
-`python -m tests.test_recorded` writes the reports anew; look at the difference before committing.
+`make generated` writes the reports anew; look at the difference before committing.
 """
 
 import json
@@ -48,8 +48,3 @@ def test_a_machine_without_a_gpu_has_one_root():
 
     serious = [f["code"] for f in found["findings"] if f["severity"] != "info"]
     assert serious == ["DRV001"]
-
-
-if __name__ == "__main__":
-    for each in MACHINES:
-        (RECORDED / f"{each}.txt").write_text(report(each, "-v"), encoding="utf-8")

@@ -72,16 +72,21 @@ def report_of(snapshot: Path, columns: int = COLUMNS) -> str:
     return done.stdout
 
 
-def _snapshots() -> list[Path]:
+def of_snapshot(snapshot: Path) -> str:
+    """Return the picture of the report that a stored snapshot gives."""
+    return picture(report_of(snapshot), "gpucheck doctor")
+
+
+def snapshots() -> list[Path]:
     """The recorded files that are snapshots."""
     start = b'"schema": "gpucheck.snapshot/'
     return [file for file in sorted(RECORDED.glob("*.json")) if start in file.read_bytes()[:200]]
 
 
 def main(arguments: list[str]) -> None:
-    for snapshot in [Path(name) for name in arguments] or _snapshots():
+    for snapshot in [Path(name) for name in arguments] or snapshots():
         target = snapshot.with_suffix(".svg")
-        target.write_text(picture(report_of(snapshot), "gpucheck doctor"), encoding="utf-8")
+        target.write_text(of_snapshot(snapshot), encoding="utf-8")
         print(target)
 
 

@@ -14,6 +14,7 @@ from gpucheck.report import Finding, Report, Unchecked, Verdict
 from gpucheck.snapshot import PciGpu, Python, Silence, Snapshot, Torch, Unknown
 
 SCHEMA: Final = "gpucheck.report/1"
+SCHEMA_ID: Final = "urn:gpucheck:report:1"  # a name that stays, wherever the project lives
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +132,7 @@ def schema() -> str:
     shape = msgspec.json.schema(Document)
     shape = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
         "title": f"{SCHEMA}: what gpucheck doctor --json prints",
         **shape,
     }

@@ -20,7 +20,7 @@ CORPUS = json.loads(Path(__file__).with_name("error_texts.json").read_text(encod
 #: Rules that are named before they are written.
 TO_COME = {
     *("DRV018", "DRV019", "DRV020", "DRV021", "DRV022", "DRV023", "ENV032", "ENV035"),
-    *("GPU025", "GPU026", "HST008", "LIB006", "LIB007", "LNK012", "LNK014"),
+    *("GPU025", "GPU026", "HST008", "HST009", "LIB006", "LIB007", "LNK012", "LNK014"),
     *("PKG001", "PKG002", "PKG003", "PKG004", "PKG005", "PKG006"),
 }
 

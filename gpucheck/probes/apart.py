@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Generic, NoReturn, TypeVar
 
-from gpucheck.probes.child import die_with, kill_all
+from gpucheck.probes.child import die_with, disown_all, kill_all
 
 MEMORY_LIMIT_BYTES = 4 << 30
 _GRACE_SECONDS = 0.1
@@ -133,6 +133,7 @@ def _work(sending: int, parent: int, probe: Callable[[], Iterator[T]]) -> NoRetu
         pipe.flush()
 
     try:
+        disown_all()
         die_with(parent)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -290,6 +290,11 @@ def payload_command(
     return [python, *options, _BOOTSTRAP, *folders, program, *arguments]
 
 
+def disown_all() -> None:
+    """Forget every child: a fork is not the parent of what its parent started."""
+    _living.clear()
+
+
 def kill_all() -> None:
     """Send SIGKILL to every child that is still there, without waiting for any.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gpucheck.probes.apart import ProbeError, ProbeProcess
+from gpucheck.probes.child import Child
 
 
 def probe_of(look: Callable[[], object]) -> ProbeProcess[object]:
@@ -84,3 +85,10 @@ def test_large_facts_come_whole():
     probe = probe_of(lambda: "x" * (8 << 20))
 
     assert len(probe.facts(0, soon())) == 8 << 20
+
+
+def test_it_ends_none_of_its_parents_children():
+    with Child(["sleep", "0.4"], deadline_seconds=5) as child:
+        assert probe_of(lambda: 1).facts(0, soon()) == 1
+
+        assert child.end().why is None

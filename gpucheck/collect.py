@@ -190,6 +190,10 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
     if cuda_child is None:
         driver_facts = replace(driver_facts, cuda_init=None)
     else:
+        limit = early - cuda_child.started_at  # so that the rest is in time, too
+        if scope.timeout_seconds is None:
+            limit = min(limit, cuda_init.patience(driver_facts))
+        cuda_child.shorten(max(0.1, limit))
         driver_facts = replace(driver_facts, cuda_init=cuda_init.finish(cuda_child))
     if sampling is not None:
         sampling.end()  # the counters are read again for as long as cuInit is awaited, no longer

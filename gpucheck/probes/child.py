@@ -60,7 +60,7 @@ class Ended:
         if self.error is not None:
             return self.error
         if self.late_after_seconds is not None:
-            return f"no answer in {self.late_after_seconds:g} s"
+            return f"no answer in {self.late_after_seconds:.3g} s"
         if self.signal_name is not None:
             return f"crashed with {self.signal_name}"
         return None if self.exit_code == 0 else f"exit status {self.exit_code}"
@@ -83,7 +83,8 @@ class Child:
         limit_bytes: int = OUTPUT_LIMIT_BYTES,
     ) -> None:
         self.deadline_seconds = deadline_seconds
-        self._ends_at = time.monotonic() + deadline_seconds
+        self.started_at = time.monotonic()
+        self._ends_at = self.started_at + deadline_seconds
         self._limit_bytes = limit_bytes
         self._buffers: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._taken = 0  # bytes of stdout already handed out by lines()
@@ -91,7 +92,7 @@ class Child:
         self._late: float | None = None
         self._selector = selectors.DefaultSelector()
         self._process: subprocess.Popen[bytes] | None = None
-        parent = os.getpid()
+        self.started_by = parent = os.getpid()
         # Our own Python is as trustworthy as we are: it runs this very code.
         user = None if command[0] == sys.executable else identity_for(command[0])
         if user is not None and environment is None:
@@ -131,6 +132,12 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.kill()
         self._close()
+
+    def shorten(self, deadline_seconds: float) -> None:
+        """Bring the deadline forward to *deadline_seconds* after the start; it never moves back."""
+        if deadline_seconds < self.deadline_seconds:
+            self.deadline_seconds = deadline_seconds
+            self._ends_at = self.started_at + deadline_seconds
 
     @property
     def pid(self) -> int | None:
@@ -296,13 +303,15 @@ def disown_all() -> None:
 
 
 def kill_all() -> None:
-    """Send SIGKILL to every child that is still there, without waiting for any.
+    """Send SIGKILL to every child of this process that is still there, without waiting for any.
+
+    A fork knows its parent's children, too, and leaves them alone.
 
     For a process that leaves at once: no further child can be started after this.
     """
     _starting.acquire(timeout=GRACE_SECONDS)
     for child in list(_living):
-        if child.is_running and child.pid is not None:
+        if child.is_running and child.pid is not None and child.started_by == os.getpid():
             try:
                 os.killpg(child.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):

@@ -8,9 +8,23 @@ from gpucheck.probes.child import Child, payload_command
 
 if TYPE_CHECKING:
     from gpucheck.probes.messages import Message
-    from gpucheck.snapshot import CudaInit, Unknown
+    from gpucheck.snapshot import CudaInit, Driver, Unknown
 
 LIMIT_BYTES = 1 << 20
+#: How long cuInit may take: half a second is usual, and a driver that has to wake its GPUs first
+#: takes up to about two seconds for each.
+LEAST_SECONDS = 10.0
+SECONDS_PER_SLEEPING_GPU = 2.5
+MOST_SECONDS = 30.0
+
+
+def patience(driver: "Driver") -> float:
+    """Return how long a cuInit that still works may take on this machine."""
+    if driver.persistenced_running is True:
+        return LEAST_SECONDS
+    gpus = driver.proc_gpus
+    number = len(gpus) if isinstance(gpus, tuple) else 8
+    return min(LEAST_SECONDS + SECONDS_PER_SLEEPING_GPU * number, MOST_SECONDS)
 
 
 def start(deadline_seconds: float) -> Child:

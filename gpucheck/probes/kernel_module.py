@@ -68,9 +68,13 @@ def parse_module_kind(text: str) -> Literal["open", "closed"] | Unknown:
 def loaded_modules(root: Path) -> tuple[str, ...] | Unknown:
     """Return the loaded modules that GPUs and their links need."""
     text = read_text(root / "proc/modules")
-    if not isinstance(text, str):
+    # What is built into the kernel has a folder in sysfs, and no line there.
+    folders = names_in(root / "sys/module")
+    if not isinstance(text, str) and not isinstance(folders, tuple):
         return text or Unknown("/proc/modules is not there")
-    return parse_modules(text)
+    lines = text if isinstance(text, str) else ""
+    names = folders if isinstance(folders, tuple) else ()
+    return parse_modules("\n".join((lines, *names)))
 
 
 def parse_modules(text: str) -> tuple[str, ...]:

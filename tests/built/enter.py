@@ -53,6 +53,9 @@ def main() -> None:
             node.chmod(0)
     (root / "dev/shm").mkdir(exist_ok=True)
     mount("-t", "tmpfs", "-o", f"size={order['shm_bytes']}", "none", str(root / "dev/shm"))
+    for path in order["mounted"]:
+        target = root / path.lstrip("/")
+        mount("--bind", str(target), str(target))
     if order["read_only"]:
         mount("-o", "remount,ro", str(root))
     os.chroot(root)

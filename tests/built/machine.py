@@ -302,6 +302,7 @@ class BuiltMachine(Tree):
     cwd: str = "/home/user"
     gpus: list[FakeGpu] = field(default_factory=lambda: [h200(), h200()])
     nvml_options: dict[str, Any] = field(default_factory=dict)
+    mounted: list[str] = field(default_factory=list)  # files that a container's runtime mounts
 
     def __post_init__(self) -> None:
         super().__init__(self.place / "own")
@@ -493,6 +494,7 @@ class BuiltMachine(Tree):
             "place": str(self.place),
             "layer": str(self.layer),
             "devices": self.devices,
+            "mounted": self.mounted,
             "shm_bytes": self.shm_bytes,
             "uid": self.uid,
             "groups": list(self.groups),

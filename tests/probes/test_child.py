@@ -10,7 +10,7 @@ import pytest
 from fakes import stuck
 
 from gpucheck.probes import child as children
-from gpucheck.probes.child import Child, run
+from gpucheck.probes.child import Child, kill_all, run
 
 
 def shell(script: str, deadline_seconds: float = 10.0) -> children.Ended:
@@ -118,3 +118,16 @@ def test_nothing_is_left_of_a_child_that_is_not_waited_for():
     assert pid is not None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, signal.SIG_DFL)
+
+
+def test_a_fork_that_ends_its_children_leaves_those_of_its_parent_alone():
+    with Child([sys.executable, "-c", "import time; time.sleep(60)"], deadline_seconds=20) as child:
+        pid = os.fork()
+        if pid == 0:
+            kill_all()
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+        assert child.pid is not None
+        os.kill(child.pid, 0)
+        assert not os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucheck.probes import cuda_init
+from gpucheck.probes.child import Child
 from gpucheck.probes.messages import Answered, Calling, LoadError, MappedFrom, Message
-from gpucheck.snapshot import CudaInit, Unknown
+from gpucheck.snapshot import CudaInit, Driver, Unknown
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
@@ -145,3 +147,25 @@ MESSAGES = st.one_of(
 @given(st.lists(MESSAGES), st.one_of(st.none(), st.text()))
 def test_no_answer_out_of_order_makes_the_judge_raise(answers: list[Message], why: str | None):
     cuda_init.judge(answers, why)
+
+
+@pytest.mark.parametrize(
+    ("persistence", "gpus", "seconds"),
+    [(True, 8, 10.0), (False, 1, 12.5), (False, 8, 30.0), (Unknown("hidden"), 2, 15.0)],
+)
+def test_the_patience_follows_the_gpus_that_have_to_be_woken(
+    persistence: bool | Unknown, gpus: int, seconds: float
+):
+    bus_ids = tuple(f"0000:0{n}:00.0" for n in range(gpus))
+    driver = Driver(persistenced_running=persistence, proc_gpus=bus_ids)
+
+    assert cuda_init.patience(driver) == seconds
+
+
+def test_a_deadline_is_brought_forward_and_never_back():
+    with Child([sys.executable, "-c", "import time; time.sleep(60)"], deadline_seconds=60) as child:
+        child.shorten(90)
+        assert child.deadline_seconds == 60
+        child.shorten(0.3)
+
+        assert child.end().why == "no answer in 0.3 s"

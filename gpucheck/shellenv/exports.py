@@ -2,12 +2,11 @@
 
 import enum
 import posixpath
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpucheck.knowledge.driver_cuda import driver_runs
-from gpucheck.snapshot import NOT_EXAMINED, Driver, Snapshot, Toolkit, Torch, Unknown
+from gpucheck import derived
+from gpucheck.snapshot import Snapshot, Toolkit, Torch, Unknown
 from gpucheck.usage_error import UsageError
 from gpucheck.versions import version_tuple
 
@@ -22,20 +21,13 @@ class LibraryPath(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exports:
-    """What a shell is to export, and which entries of its path lists are CUDA's own.
-
-    All directories are absolute, without a colon. `own` are the names of the chosen toolkit whose
-    `bin` and `lib` entries make way; `others` are the homes of further toolkits, every entry of
-    which makes way. Neither ever names a prefix that holds more than CUDA, such as /usr.
-    """
+    """What a shell is to export. All directories are absolute, without a colon."""
 
     cuda_home: str
     version: str
     bin_directory: str | None  # in front of PATH; None: on every PATH anyway (/usr/bin)
     library_directory: str | None  # in front of LD_LIBRARY_PATH; None: stays out
     library_reason: str  # why it is in or out, in a sentence
-    own: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()  # what the user should know about the choice, in sentences
 
 
@@ -53,45 +45,34 @@ class Choice:
 def choices(machine: Snapshot) -> tuple[Choice, ...]:
     """Return the toolkits of *machine*, the one to take by default first.
 
-    That is the newest that the driver runs. A toolkit with a compiler goes before one without;
-    one for everybody before one of a conda environment or a wheel, which end with it.
-
-    Raises Refusal where nobody could look for toolkits.
+    Raises UsageError where nobody could look for toolkits.
     """
     installed = machine.toolkits.installed
     if isinstance(installed, Unknown):
-        raise UsageError(f"which CUDA toolkits are here could not be told: {installed.why}")
-    default = machine.toolkits.default
-
-    def rank(choice: Choice) -> tuple[bool, bool, bool, tuple[int, ...], bool]:
-        return (
-            choice.runs_with_driver is not False,
-            choice.nvcc is not None,
-            choice.toolkit.origin not in ("conda", "pip"),
-            version_tuple(choice.version),
-            choice.toolkit.home == default,
-        )
-
-    usable = [toolkit for toolkit in installed if not isinstance(toolkit.nvcc, Unknown)]
-    rest = [toolkit for toolkit in installed if isinstance(toolkit.nvcc, Unknown)]
-    found = [_choice(toolkit, machine) for toolkit in (*usable, *rest)]
-    return tuple(sorted(found, key=rank, reverse=True))
+        raise UsageError(f"which CUDA toolkits are here could not be determined: {installed.why}")
+    return tuple(_choice(toolkit, machine) for toolkit in derived.toolkits_by_preference(machine))
 
 
 def choose(machine: Snapshot, wanted: str | None = None) -> Choice:
     """Return the toolkit that *wanted* names ("12.4", "12", or a path); None: the default.
 
-    Raises Refusal, naming what is there, where there is none such.
+    Raises UsageError, naming what is there, where there is none such, and where none fits torch.
     """
     found = choices(machine)
     if not found:
         raise UsageError("no CUDA toolkit was found, so there is nothing to export")
+    there = ", ".join(f"{choice.version} ({choice.toolkit.home})" for choice in found)
     if wanted is None:
+        if found[0].matches_torch is False:
+            major = derived.torch_cuda_major(machine)
+            raise UsageError(
+                f"PyTorch here is built for CUDA {major}, and no toolkit of CUDA {major} is "
+                f"installed; found {there}. To take one all the same, name it: --cuda VERSION"
+            )
         return found[0]
     for choice in found:
         if _is_called(choice, wanted):
             return choice
-    there = ", ".join(f"{choice.version} ({choice.toolkit.home})" for choice in found)
     raise UsageError(f"--cuda {wanted}: no such toolkit here; found {there}")
 
 
@@ -103,13 +84,19 @@ def exports(
 ) -> Exports:
     """Return what a shell on *machine* is to export for the toolkit that *cuda* names.
 
-    Raises Refusal where there is no such toolkit, or its path cannot stand in a path list.
+    /usr/local/cuda is named where it leads to the toolkit that is taken by default: it outlives an
+    upgrade. Who asks for a version gets that version's own directory.
+
+    Raises UsageError where there is no such toolkit, or its path cannot be part of a path list.
     """
     choice = choose(machine, cuda)
     toolkit = choice.toolkit
-    home = toolkit.home
-    if cuda is not None and "/" in cuda:
+    if cuda is None or toolkit.origin == "distribution":
+        home = derived.home_name(toolkit)
+    elif "/" in cuda:
         home = posixpath.normpath(cuda)  # the user's own name for it, such as /usr/local/cuda
+    else:
+        home = toolkit.home
     if ":" in home:
         raise UsageError(f"{home}: a path with a colon cannot stand in PATH")
     if not home.startswith("/") or "\0" in home:
@@ -117,6 +104,8 @@ def exports(
     directory = toolkit.library_directory
     if not isinstance(directory, str) or ":" in directory:
         directory = posixpath.join(home, "lib64")
+    elif directory.startswith(f"{toolkit.home}/"):
+        directory = home + directory.removeprefix(toolkit.home)
     goes_in, reason = _library_path(machine, toolkit, directory, ld_library_path)
     return Exports(
         cuda_home=home,
@@ -124,8 +113,6 @@ def exports(
         bin_directory=None if home == "/usr" else posixpath.join(home, "bin"),
         library_directory=directory if goes_in else None,
         library_reason=reason,
-        own=_own_names(toolkit, home),
-        others=_other_homes(machine, toolkit, home),
         warnings=_warnings(machine, choice),
     )
 
@@ -136,8 +123,8 @@ def _choice(toolkit: Toolkit, machine: Snapshot) -> Choice:
         toolkit=toolkit,
         version=version,
         nvcc=toolkit.nvcc if isinstance(toolkit.nvcc, str) else None,
-        runs_with_driver=_runs(machine, toolkit),
-        matches_torch=_matches_torch(machine, toolkit),
+        runs_with_driver=derived.driver_runs(machine, toolkit),
+        matches_torch=derived.fits_torch(machine, toolkit),
     )
 
 
@@ -149,34 +136,6 @@ def _is_called(choice: Choice, wanted: str) -> bool:
     full = choice.toolkit.version_json
     version = version_tuple(full if isinstance(full, str) else choice.version)
     return bool(parts) and version[: len(parts)] == parts
-
-
-def driver_version(driver: Driver) -> str | Unknown | None:
-    """Return the driver's version by its loaded module, else by its libraries; None: no driver."""
-    if isinstance(driver.module_version, str):
-        return driver.module_version
-    if isinstance(driver.libraries, Unknown):
-        return driver.libraries
-    for library in driver.libraries:
-        if library.is_selected and isinstance(library.version, str):
-            return library.version
-    return driver.module_version
-
-
-def _runs(machine: Snapshot, toolkit: Toolkit) -> bool | None:
-    version = driver_version(machine.driver)
-    if not isinstance(version, str) or not isinstance(toolkit.version, str):
-        return None
-    return driver_runs(version, toolkit.version)
-
-
-def _matches_torch(machine: Snapshot, toolkit: Toolkit) -> bool | None:
-    """Tell whether extensions built with *toolkit* load into torch: the CUDA major decides."""
-    match machine.pytorch.torch:
-        case Torch(cuda=str() as cuda) if isinstance(toolkit.version, str):
-            return version_tuple(cuda)[:1] == version_tuple(toolkit.version)[:1]
-        case _:
-            return None
 
 
 def _library_path(
@@ -193,7 +152,10 @@ def _library_path(
         return False, "out, as --ld-library-path never asks"
     match machine.pytorch.torch:
         case Unknown(why=why):
-            return False, f"out: whether PyTorch brings CUDA libraries could not be told ({why})"
+            return (
+                False,
+                f"out: whether PyTorch brings CUDA libraries could not be determined ({why})",
+            )
         case Torch(version=version, build=build) if build not in ("cpu", "rocm", "xpu"):
             release = "" if isinstance(version, Unknown) else f" {version}"
             return False, f"out: PyTorch{release} brings its own CUDA libraries; it would hide them"
@@ -205,7 +167,10 @@ def _library_path(
         return False, "out: the loader looks where the distribution put these libraries anyway"
     configured = machine.libraries.ld_so_conf
     if isinstance(configured, Unknown):
-        return False, f"out: what the loader finds anyway could not be told ({configured.why})"
+        return (
+            False,
+            f"out: what the loader finds anyway could not be determined ({configured.why})",
+        )
     known_as = {directory, *(posixpath.join(name, "lib64") for name in _names(toolkit))}
     if known_as & {entry.directory for entry in configured if entry.has_cudart}:
         return False, "out: the loader finds these libraries anyway, by /etc/ld.so.conf"
@@ -216,54 +181,15 @@ def _names(toolkit: Toolkit) -> tuple[str, ...]:
     return tuple(dict.fromkeys((toolkit.home, *toolkit.names)))
 
 
-_CUDA_FOLDER = re.compile(r"cuda|toolkit|\d+\.\d+", re.IGNORECASE)
-
-
-def _holds_cuda_alone(home: str, origin: str) -> bool:
-    """Tell whether all below *home* is CUDA's, so that entries below it may make way."""
-    if origin in ("distribution", "conda") or home.count("/") < 2:
-        return False
-    return bool(_CUDA_FOLDER.search(posixpath.basename(home)))
-
-
-def _own_names(toolkit: Toolkit, home: str) -> tuple[str, ...]:
-    names = dict.fromkeys((home, *_names(toolkit)))
-    return tuple(n for n in names if _holds_cuda_alone(n, toolkit.origin) and ":" not in n)
-
-
-# The templates know NVIDIA's own names by themselves, so that the block that stands in a start-up
-# file stays right when a toolkit there comes or goes.
-_KNOWN_TO_TEMPLATES = re.compile(r"/usr/local/cuda(-[0-9]{1,2}(\.[0-9]{1,2})?)?\Z")
-
-
-def _other_homes(machine: Snapshot, chosen: Toolkit, home: str) -> tuple[str, ...]:
-    installed = machine.toolkits.installed
-    if isinstance(installed, Unknown):
-        return ()
-    ours = {home, *_names(chosen)}
-    found: dict[str, None] = {}
-    for toolkit in installed:
-        for name in () if toolkit.home == chosen.home else _names(toolkit):
-            if name in ours or ":" in name or _KNOWN_TO_TEMPLATES.match(name):
-                continue
-            if any(mine.startswith(f"{name}/") for mine in ours):
-                continue  # it surrounds the chosen one
-            if _holds_cuda_alone(name, toolkit.origin):
-                found[name] = None
-    return tuple(sorted(found))
-
-
 def _warnings(machine: Snapshot, choice: Choice) -> tuple[str, ...]:
     warnings: list[str] = []
-    version = driver_version(machine.driver)
+    driver = derived.driver_version(machine)
     if choice.runs_with_driver is False:
-        warnings.append(f"driver {version} does not run programs of CUDA {choice.version}.")
-    elif choice.runs_with_driver is None and version is not None:
-        why = version.why if isinstance(version, Unknown) else "no table knows the two together"
-        if why != NOT_EXAMINED.why:
-            warnings.append(
-                f"Whether the driver runs CUDA {choice.version} could not be told: {why}"
-            )
+        warnings.append(f"driver {driver} does not run programs of CUDA {choice.version}.")
+    elif choice.runs_with_driver is None and driver is not None:
+        warnings.append(
+            f"Whether driver {driver} runs CUDA {choice.version} is not known: no table has both."
+        )
     if choice.matches_torch is False:
         warnings.append(f"PyTorch here is built for another CUDA major than {choice.version}.")
     if choice.nvcc is None:

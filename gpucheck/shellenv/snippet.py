@@ -1,4 +1,4 @@
-"""Renders exports as a snippet that a shell, or a file format, understands."""
+"""Renders exports as the lines that a shell, or a file format, understands."""
 
 import enum
 import functools
@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from gpucheck.knowledge.shells import ShellRow, row_named
 from gpucheck.shellenv.exports import Exports
 from gpucheck.usage_error import UsageError
 
@@ -13,7 +14,7 @@ SYSTEMD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Shell(str, enum.Enum):
-    """What the snippet is for; each has a template of its name in `shell/`."""
+    """What the lines are for: a shell of the one table, or a file format."""
 
     BASH = "bash"
     ZSH = "zsh"
@@ -22,45 +23,62 @@ class Shell(str, enum.Enum):
     SH = "sh"
     KSH = "ksh"
     DOCKERFILE = "dockerfile"
-    MODULEFILE = "modulefile"
+    MODULEFILE = "modulefile"  # Lua, for Lmod
+    TCL = "tcl"  # a modulefile for Environment Modules
     SYSTEMD = "systemd"
+    ENVIRONMENT_D = "environment.d"
 
     @property
     def has_startup_file(self) -> bool:
-        return self not in (Shell.DOCKERFILE, Shell.MODULEFILE, Shell.SYSTEMD)
+        return self in _SHELLS
+
+    @property
+    def row(self) -> ShellRow:
+        """The shell's row of the table; bash's for a file format."""
+        return row_named(self.value)
+
+    @property
+    def template(self) -> str:
+        """The name of its template in `shell/`: ksh reads that of sh."""
+        return "sh" if self is Shell.KSH else self.value
+
+
+_SHELLS = (Shell.BASH, Shell.ZSH, Shell.FISH, Shell.TCSH, Shell.SH, Shell.KSH)
 
 
 def render(exports: Exports, shell: Shell) -> str:
-    """Return the snippet for *shell*, ending in a newline.
+    """Return the lines for *shell*, ending in a newline.
 
-    In a template, @CAPITALS@ stand for a quoted path, and @small_letters@ for words in a comment.
-    A line is repeated for each path of a list; in a file format a line without its path is left
-    out, and in a shell that path is empty.
+    In a template, @CAPITALS@ are replaced by a quoted path, and @small_letters@ by words in a
+    comment. A line without its path is left out, and so is a shell's comment on LD_LIBRARY_PATH
+    where the lines set it.
 
-    Raises Refusal where *shell* has no way to write a path.
+    Raises UsageError where *shell* has no way to write a path.
     """
     quote = _QUOTES[shell]
-    pattern = _PATTERNS.get(shell, quote)
-    words = {"version": exports.version, "library_reason": exports.library_reason}
     paths = {
         "CUDA_HOME": exports.cuda_home,
         "BIN": exports.bin_directory,
         "LIBRARIES": exports.library_directory,
+        "LIBRARIES_PATTERN": exports.library_directory,
         "PATH": ":".join(filter(None, (exports.bin_directory, SYSTEMD_PATH))),
     }
-    in_front = dict.fromkeys(filter(None, (exports.bin_directory, exports.library_directory)))
-    lists = {"IN_FRONT": tuple(in_front), "OWN": exports.own, "OTHER": exports.others}
-    lines: list[str] = []
-    for line in template(shell).splitlines():
-        names = set(_PLACEHOLDER.findall(line))
-        repeated = names & lists.keys()
-        if not shell.has_startup_file and any(paths.get(n, "") is None for n in names):
-            continue
-        values = {name: _comment(text) for name, text in words.items()}
-        values |= {name: _quoted(quote, path, shell) for name, path in paths.items()}
-        for path in lists[repeated.pop()] if repeated else ("",):
-            each = values | dict.fromkeys(lists, pattern(path))
-            lines.append(_fill(line, each))
+    words = {"version": exports.version, "library_reason": exports.library_reason}
+    values = {name: _comment(text) for name, text in words.items()}
+    values |= {name: quote(path) for name, path in paths.items() if path is not None}
+    if shell.has_startup_file and shell is not Shell.TCSH:
+        for name in ("BIN", "LIBRARIES"):
+            if paths[name] is not None:
+                values[name] = _below_home(paths[name] or "", exports.cuda_home, shell)
+    if exports.library_directory is not None:
+        values["LIBRARIES_PATTERN"] = _tcsh_pattern(exports.library_directory)
+        if shell.has_startup_file:
+            del values["library_reason"]
+    lines = [
+        _fill(line, values)
+        for line in template(shell).splitlines()
+        if all(name in values for name in _PLACEHOLDER.findall(line))
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -68,18 +86,19 @@ def render(exports: Exports, shell: Shell) -> str:
 def template(shell: Shell) -> str:
     """Return the template of *shell*: from the wheel, or from the source tree beside the package.
 
-    Raises Refusal where neither has it: the installation is damaged.
+    Raises UsageError where neither has it: the installation is damaged.
     """
     package = Path(__file__).parent.parent
     for folder in (package / "shell", package.parent / "shell"):
         try:
-            return (folder / shell.value).read_text(encoding="utf-8")
+            return (folder / shell.template).read_text(encoding="utf-8")
         except OSError:
             continue
-    raise UsageError(f"this installation of gpucheck lacks shell/{shell.value}: install it anew")
+    raise UsageError(f"this installation of gpucheck lacks shell/{shell.template}: reinstall it")
 
 
 _PLACEHOLDER = re.compile(r"@([A-Z_]+|[a-z_]+)@")
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+-]+")
 
 
 def _fill(line: str, values: Mapping[str, str]) -> str:
@@ -91,41 +110,50 @@ def _comment(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _quoted(quote: Callable[[str], str], path: str | None, shell: Shell) -> str:
-    if path is None:
-        return "" if shell in (Shell.FISH, Shell.TCSH) else "''"
-    return quote(path)
+def _below_home(path: str, home: str, shell: Shell) -> str:
+    """Return *path* by $CUDA_HOME where it is below, as a person would write it."""
+    rest = path.removeprefix(f"{home}/")
+    if rest != path and _PLAIN_PATH.fullmatch(rest):
+        return f"$CUDA_HOME/{rest}" if shell is Shell.FISH else f'"$CUDA_HOME/{rest}"'
+    return _QUOTES[shell](path)
 
 
 def _posix(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
+    return text if _PLAIN_PATH.fullmatch(text) else "'" + text.replace("'", "'\\''") + "'"
 
 
 def _fish(text: str) -> str:
+    if _PLAIN_PATH.fullmatch(text):
+        return text
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _fish_pattern(text: str) -> str:
-    return _fish(re.escape(text))
 
 
 def _tcsh(text: str) -> str:
     """Quote for tcsh, whose quotes hold neither `!` nor a bare newline.
 
-    A backslash stands outside of them: inside, its meaning hangs on `set backslash_quote`.
+    A backslash is outside of them: inside, its meaning hangs on `set backslash_quote`.
     """
+    if _PLAIN_PATH.fullmatch(text):
+        return text
     quoted = re.sub(r"['!\\]", lambda found: f"'\\{found[0]}'", text).replace("\n", "\\\n")
     return f"'{quoted}'"
 
 
 def _tcsh_pattern(text: str) -> str:
-    """Quote for the right side of =~, where even quoted wildcards stay wildcards."""
+    """Quote for the right side of !~, where even quoted wildcards stay wildcards."""
     return _tcsh(re.sub(r"[\[*?]", lambda found: f"[{found[0]}]", text))
 
 
 def _double(text: str) -> str:
-    """Quote as Dockerfiles and systemd's EnvironmentFile do."""
+    """Quote as systemd's EnvironmentFile does."""
     return '"' + re.sub(r'["\\$`]', lambda found: f"\\{found[0]}", text) + '"'
+
+
+def _environment_d(text: str) -> str:
+    r"""Quote for environment.d(5), which expands ${NAME} in quotes too, and escapes by `\`."""
+    if "\n" in text:
+        raise UsageError(f"{text!r}: environment.d cannot hold a path with a newline")
+    return '"' + re.sub(r'["\\$]', lambda found: f"\\{found[0]}", text) + '"'
 
 
 def _dockerfile(text: str) -> str:
@@ -139,6 +167,11 @@ def _lua(text: str) -> str:
     return '"' + re.sub(r'["\\\x00-\x1f\x7f]', lambda found: f"\\{ord(found[0]):03}", text) + '"'
 
 
+def _tcl(text: str) -> str:
+    """Quote for Tcl, in double quotes: what it would expand goes behind a backslash."""
+    return '"' + re.sub(r'["\\$\[\]{}]', lambda found: f"\\{found[0]}", text) + '"'
+
+
 _QUOTES: Mapping[Shell, Callable[[str], str]] = {
     Shell.BASH: _posix,
     Shell.ZSH: _posix,
@@ -148,6 +181,7 @@ _QUOTES: Mapping[Shell, Callable[[str], str]] = {
     Shell.TCSH: _tcsh,
     Shell.DOCKERFILE: _dockerfile,
     Shell.MODULEFILE: _lua,
+    Shell.TCL: _tcl,
     Shell.SYSTEMD: _double,
+    Shell.ENVIRONMENT_D: _environment_d,
 }
-_PATTERNS = {Shell.FISH: _fish_pattern, Shell.TCSH: _tcsh_pattern}

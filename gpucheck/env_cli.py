@@ -20,13 +20,14 @@ app = typer.Typer(
 )
 
 SHELLS = "bash|zsh|fish|tcsh|sh|ksh"
-FORMATS = f"{SHELLS}|dockerfile|modulefile|systemd"
+FORMATS = f"{SHELLS}|dockerfile|modulefile|tcl|systemd|environment.d"
 CudaOption = Annotated[
     str | None,
     typer.Option(
         "--cuda",
         metavar="VERSION|PATH",
-        help="Which toolkit: 12.4, 12, or its path. Default: the newest that the driver runs.",
+        help="Which toolkit: 12.4, 12, or its path. Default: the newest of torch's CUDA major that "
+        "the driver runs.",
     ),
 ]
 LibrariesOption = Annotated[
@@ -57,7 +58,17 @@ FileOption = Annotated[
     ),
 ]
 ReplaceOption = Annotated[
-    bool, typer.Option("--replace", help="Put hand-written CUDA exports in the file out of use.")
+    bool | None,
+    typer.Option(
+        "--replace/--no-replace",
+        help="Comment out hand-written CUDA exports in the file, or leave them. Default: ask.",
+    ),
+]
+SystemOption = Annotated[
+    bool,
+    typer.Option(
+        "--system", help="For every user, as root: /etc/profile.d (login shells read it)."
+    ),
 ]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Go on where somebody edited gpucheck's block by hand.")
@@ -97,7 +108,7 @@ def env(
         lines = listing(choices(_machine(python, None))).splitlines()
         _write("".join(f"{clean(line)}\n" for line in lines))
         return
-    wish = _wish(shell, None, cuda, ld_library_path)
+    wish = _wish(shell, None, cuda, ld_library_path, is_printed=True)
     machine = _machine(python, wish.cuda)
     needed = exports(machine, cuda=wish.cuda, ld_library_path=wish.ld_library_path)
     _warn(needed.warnings)
@@ -110,7 +121,8 @@ def install(
     cuda: CudaOption = None,
     ld_library_path: LibrariesOption = "auto",
     file: FileOption = None,
-    replace: ReplaceOption = False,
+    replace: ReplaceOption = None,
+    system: SystemOption = False,
     force: ForceOption = False,
     yes: YesOption = False,
     python: PythonOption = None,
@@ -118,8 +130,8 @@ def install(
     """Write the exports into the shell's start-up file, as one marked block."""
     from gpucheck.shellenv import install as work
 
-    wish = _wish(shell, file, cuda, ld_library_path, replace, force)
-    agreed = (lambda: True) if yes else work.ask
+    wish = _wish(shell, file, cuda, ld_library_path, replace, force, system)
+    agreed = (lambda _: True) if yes else work.ask_to_write
     raise typer.Exit(
         work.install(wish, _machine(python, wish.cuda), dict(os.environ), _write, agreed)
     )
@@ -129,14 +141,15 @@ def install(
 def uninstall(
     shell: ShellOption = None,
     file: FileOption = None,
+    system: SystemOption = False,
     force: ForceOption = False,
     yes: YesOption = False,
 ) -> None:
     """Take the block out again: every byte is as it was before."""
     from gpucheck.shellenv import install as work
 
-    wish = _wish(shell, file, None, "auto", force=force)
-    agreed = (lambda: True) if yes else work.ask
+    wish = _wish(shell, file, None, "auto", force=force, system=system)
+    agreed = (lambda _: True) if yes else work.ask_to_write
     raise typer.Exit(work.uninstall(wish, dict(os.environ), _write, agreed))
 
 
@@ -146,23 +159,29 @@ def diff(
     cuda: CudaOption = None,
     ld_library_path: LibrariesOption = "auto",
     file: FileOption = None,
-    replace: ReplaceOption = False,
+    replace: ReplaceOption = None,
+    system: SystemOption = False,
     force: ForceOption = False,
     python: PythonOption = None,
 ) -> None:
     """Show what install would change, and change nothing."""
     from gpucheck.shellenv import install as work
 
-    wish = _wish(shell, file, cuda, ld_library_path, replace, force)
+    wish = _wish(shell, file, cuda, ld_library_path, replace, force, system)
     work.show(work.planned(wish, _machine(python, wish.cuda), os.environ), wish, _write)
 
 
 @app.command()
-def status(shell: ShellOption = None, file: FileOption = None, python: PythonOption = None) -> None:
-    """Say whether the block is there, current, or edited by hand; exit 1 unless it is current."""
+def status(
+    shell: ShellOption = None,
+    file: FileOption = None,
+    system: SystemOption = False,
+    python: PythonOption = None,
+) -> None:
+    """Say whether the block is there, current, overridden, or edited; exit 1 unless current."""
     from gpucheck.shellenv import install as work
 
-    wish = _wish(shell, file, None, "auto")
+    wish = _wish(shell, file, None, "auto", system=system)
 
     def facts(cuda: str | None) -> "Snapshot":
         return _machine(python, cuda)
@@ -175,12 +194,15 @@ def _wish(
     file: Path | None,
     cuda: str | None,
     ld_library_path: str,
-    replace: bool = False,
+    replace: bool | None = None,
     force: bool = False,
+    system: bool = False,
+    *,
+    is_printed: bool = False,
 ) -> "InstallRequest":
     from gpucheck.shellenv.exports import LibraryPath
     from gpucheck.shellenv.install import InstallRequest
-    from gpucheck.shellenv.shells import calling
+    from gpucheck.shellenv.shells import of_user, reading_us
     from gpucheck.shellenv.snippet import Shell
 
     names = [each.value for each in Shell]
@@ -189,14 +211,17 @@ def _wish(
     modes = [each.value for each in LibraryPath]
     if ld_library_path not in modes:
         raise UsageError(f"--ld-library-path {ld_library_path}: one of {', '.join(modes)}")
+    if system and file is not None:
+        raise UsageError("--system writes a file of its own: give it without --file")
     if cuda is not None and "/" in cuda:
         cuda = str(Path(cuda).expanduser().absolute())
     return InstallRequest(
-        shell=Shell(shell) if shell else calling(os.environ),
+        shell=Shell(shell) if shell else (reading_us if is_printed else of_user)(os.environ),
         file=file,
         cuda=cuda,
         ld_library_path=LibraryPath(ld_library_path),
         replaces=replace,
+        is_system=system,
         force=force,
     )
 
@@ -217,5 +242,5 @@ def _write(text: str) -> None:
 def _warn(warnings: tuple[str, ...]) -> None:
     from gpucheck.render.sanitize import clean
 
-    for doubt in warnings:
-        print(f"gpucheck: {clean(doubt)}", file=sys.stderr)  # noqa: T201 - stdout is the shell's
+    for warning in warnings:
+        print(f"gpucheck: {clean(warning)}", file=sys.stderr)  # noqa: T201 - stdout is the shell's

@@ -128,34 +128,50 @@ def blocks(machine: Snapshot) -> tuple[BlockFault, ...]:
         if block.exists is False:
             found.append(BlockFault(file=file, block=block))
             continue
-        override = _override(machine, file, block)
+        override = overriding(machine, file)
         if override is not None:
             found.append(BlockFault(file=file, block=block, override=override))
     return tuple(found)
 
 
-def _override(machine: Snapshot, file: StartupFile, block: OwnBlock) -> StartupSetting | None:
-    """Return the last line behind *block* that gives CUDA_HOME another value."""
-    if not isinstance(block.cuda_home, str):
+def overriding(machine: Snapshot, file: StartupFile) -> StartupSetting | None:
+    """Return the last line behind gpucheck's block in *file* that names another toolkit instead."""
+    block = file.block
+    if block is None or not isinstance(block.cuda_home, str):
         return None
     mine = toolkit_named(machine, block.cuda_home)
     for _, setting in reversed(list(lines([file]))):
-        is_later = setting.line > block.last_line and not setting.is_conditional
-        if setting.variable != "CUDA_HOME" or not is_later or not isinstance(setting.value, str):
-            continue
-        if "$" in setting.value or toolkit_named(machine, setting.value) == mine:
+        if setting.line < block.last_line:
             return None
-        return setting
+        if setting.is_conditional or not isinstance(setting.value, str):
+            continue
+        named = _in_front(setting)
+        if named is not None and toolkit_named(machine, named) != mine:
+            return setting
+        if setting.variable == "CUDA_HOME":
+            return None
     return None
+
+
+def _in_front(setting: StartupSetting) -> str | None:
+    """Return the toolkit's path that a line puts into CUDA_HOME, or in front of PATH."""
+    text = value(setting.value) or ""
+    if setting.variable == "CUDA_HOME":
+        return text if text and "$" not in text else None
+    if setting.variable != "PATH":
+        return None
+    first = text.partition("$PATH")[0]
+    return next((e for e in cuda_elements(first) if e.rstrip("/").endswith("/bin")), None)
 
 
 def overridden_or_gone(fault: BlockFault, path: str) -> bool:
     """Whether *path* comes from the block's missing toolkit, or from the line that overrides it."""
     if fault.override is not None:
-        home: object = fault.override.value
+        home = _in_front(fault.override)
+        home = home.removesuffix("/bin") if home is not None else None
     else:
-        home = fault.block.cuda_home
-    return isinstance(home, str) and is_in(path, home)
+        home = value(fault.block.cuda_home)
+    return home is not None and is_in(path, home)
 
 
 def toolkit_named(machine: Snapshot, path: str) -> str:

@@ -21,8 +21,6 @@ PLAIN = Exports(
     bin_directory="/usr/local/cuda-13.0/bin",
     library_directory="/usr/local/cuda-13.0/lib64",
     library_reason="in: the loader does not find these libraries otherwise",
-    own=("/usr/local/cuda-13.0", "/usr/local/cuda"),
-    others=("/opt/cuda-12.4",),
 )
 HOSTILE = Exports(
     cuda_home='/opt/it\'s a "cuda" $HOME `x` \\ !',
@@ -30,11 +28,9 @@ HOSTILE = Exports(
     bin_directory='/opt/it\'s a "cuda" $HOME `x` \\ !/bin',
     library_directory=None,
     library_reason="out: nobody asked",
-    own=('/opt/it\'s a "cuda" $HOME `x` \\ !',),
 )
-# SC2016: that nothing expands in single quotes is what they are for. SC2221 and SC2222: the
-# chosen toolkit may be one of those that the last patterns name; its own stand first.
-LEFT_OUT = "SC2016,SC2221,SC2222"
+# SC2016: that nothing expands in single quotes is what they are for.
+LEFT_OUT = "SC2016"
 
 
 def check(shell: Shell, file: Path) -> str:

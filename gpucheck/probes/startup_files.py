@@ -148,11 +148,11 @@ def without_block(text: str) -> tuple[str, OwnBlock | None]:
     if BLOCK_BEGINS not in text:
         return text, None
     lines = text.split("\n")
-    marks = [line.strip() for line in lines]
-    if BLOCK_BEGINS not in marks:
+    marks = [line.rstrip(" \t\r") for line in lines]
+    if BLOCK_BEGINS not in marks or BLOCK_ENDS not in marks[marks.index(BLOCK_BEGINS) :]:
         return text, None
     first = marks.index(BLOCK_BEGINS)
-    last = marks.index(BLOCK_ENDS, first) if BLOCK_ENDS in marks[first:] else len(lines) - 1
+    last = marks.index(BLOCK_ENDS, first)
     home = None
     for line in lines[first:last]:
         found = _BLOCK_HOME.match(line)

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.probes.startup_files import LIMIT_BYTES
 from gpucheck.usage_error import UsageError
 
 BACKUPS_KEPT = 10
-LIMIT_BYTES = 16 << 20  # no start-up file of any person is larger
 LOCK_PATIENCE_SECONDS = 10.0
 
 
@@ -35,7 +35,7 @@ class Original:
 def read(path: Path) -> Original:
     """Read *path* once, and make sure that it may be replaced.
 
-    Raises Refusal for what is no regular file, is read-only, larger than 16 MiB, has a second
+    Raises UsageError for what is no regular file, is read-only, larger than 512 KiB, has a second
     name, or belongs to somebody else.
     """
     try:
@@ -54,7 +54,7 @@ def read(path: Path) -> Original:
     finally:
         _close(handle)
     if len(content) > LIMIT_BYTES:
-        raise UsageError(f"{path} is larger than 16 MiB: no start-up file")
+        raise UsageError(f"{path} is larger than {LIMIT_BYTES >> 10} KiB: no start-up file")
     return Original(path=path, target=target, content=content, identity=_identity(facts))
 
 
@@ -90,14 +90,17 @@ def _read_all(handle: int) -> bytes:
     return b"".join(chunks)
 
 
-def replace(original: Original, content: bytes | None, *, backups: Path) -> None:
+def replace(original: Original, content: bytes | None, *, backups: Path) -> str:
     """Put *content* in the place of *original* (None: remove it), after a copy into *backups*.
 
-    Raises Refusal, with nothing changed, where the file is no longer as it was read, or the system
-    does not let us: a full disk, a read-only file system, a folder that is not ours.
+    Return what could not be kept of the old file, in a sentence; "" where all was.
+
+    Raises UsageError, with nothing changed, where the file is no longer as it was read, or the
+    system does not let us: a full disk, a read-only file system, a folder that is not ours.
     """
+    note = ""
     if content == original.content:
-        return
+        return note
     with _telling_why(original.path):
         if content is not None and original.content is None:
             original.target.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +112,9 @@ def replace(original: Original, content: bytes | None, *, backups: Path) -> None
                 _refuse_changed(original)
                 original.target.unlink()
             else:
-                _put(original, content, is_locked)
+                note = _put(original, content, is_locked)
             _flush_folder(original.target.parent)
+    return note
 
 
 @contextlib.contextmanager
@@ -162,7 +166,7 @@ def _refuse_changed(original: Original) -> None:
         )
 
 
-def _put(original: Original, content: bytes, is_locked: bool) -> None:
+def _put(original: Original, content: bytes, is_locked: bool) -> str:
     folder, name = original.target.parent, original.target.name
     prefix = f".{name.lstrip('.')}.gpucheck-"
     if is_locked:  # then no other gpucheck is at work, and such files are what a killed one left
@@ -171,6 +175,7 @@ def _put(original: Original, content: bytes, is_locked: bool) -> None:
     fresh = folder / f"{prefix}{secrets.token_hex(6)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(fresh, flags, 0o600)
+    note = ""
     try:
         try:
             _write_all(handle, content)
@@ -180,7 +185,7 @@ def _put(original: Original, content: bytes, is_locked: bool) -> None:
                     os.fchown(handle, home.st_uid, home.st_gid)
                 os.fchmod(handle, 0o666 & ~_umask())
             else:
-                _take_after(handle, original.target)
+                note = _take_after(handle, original.target)
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -189,6 +194,7 @@ def _put(original: Original, content: bytes, is_locked: bool) -> None:
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
+    return note
 
 
 def _literally(text: str) -> str:
@@ -207,20 +213,48 @@ def _umask() -> int:
     return mask
 
 
-def _take_after(handle: int, old: Path) -> None:
-    """Give the new file the owner, the extended attributes and the mode of *old*."""
+_ACL = "system.posix_acl_access"
+
+
+def _take_after(handle: int, old: Path) -> str:
+    """Give the new file the owner, the extended attributes and the mode of *old*.
+
+    Return what could not be kept, in a sentence; "" where all was.
+    """
     facts = old.stat()
     fresh = os.fstat(handle)
+    mode, note = stat.S_IMODE(facts.st_mode), ""
     if (fresh.st_uid, fresh.st_gid) != (facts.st_uid, facts.st_gid):
-        os.fchown(handle, facts.st_uid, facts.st_gid)
-    for name in _attributes(lambda: os.listxattr(old)):
+        try:
+            os.fchown(handle, facts.st_uid, facts.st_gid)
+        except PermissionError:
+            if fresh.st_uid != facts.st_uid:
+                raise
+            # Nobody but a member may give a file to a group. What the old group might do, the new
+            # one may only where everybody may.
+            mode = mode & ~0o070 | mode & (mode & 0o007) << 3
+            note = f"its group {facts.st_gid} could not be kept: you are not in it"
+    names = _attributes(lambda: os.listxattr(old))
+    if _ACL not in names:
+        _without_acl(handle)
+    for name in names:
         value = os.getxattr(old, name)
         try:
             os.setxattr(handle, name, value)
         except OSError:
             if _attribute(handle, name) != value:
                 raise
-    os.fchmod(handle, stat.S_IMODE(facts.st_mode))
+    os.fchmod(handle, mode)
+    return note
+
+
+def _without_acl(handle: int) -> None:
+    """Take away what the folder's default ACL gave: the mode would open it to others (acl(5))."""
+    try:
+        os.removexattr(handle, _ACL)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
 
 
 def _attributes(names: Callable[[], list[str]]) -> list[str]:
@@ -249,9 +283,14 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def name_of(target: Path) -> str:
+    """Return one file name that stands for the path *target*."""
+    return str(target).replace("%", "%25").replace("/", "%")[-200:]
+
+
 def _keep_copy(original: Original, content: bytes, backups: Path) -> None:
     """Keep the old bytes under *backups*, where the last ten of each file stay."""
-    folder = backups / str(original.target).replace("%", "%25").replace("/", "%")[-200:]
+    folder = backups / name_of(original.target)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     moment = time.strftime("%Y-%m-%dT%H%M%S", time.gmtime())
     name = f"{moment}.{time.time_ns() % 1_000_000_000:09}"

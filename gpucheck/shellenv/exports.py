@@ -98,7 +98,7 @@ def exports(
     else:
         home = toolkit.home
     if ":" in home:
-        raise UsageError(f"{home}: a path with a colon cannot stand in PATH")
+        raise UsageError(f"{home}: a path with a colon cannot be part of PATH")
     if not home.startswith("/") or "\0" in home:
         raise UsageError(f"{home}: not an absolute path")
     directory = toolkit.library_directory
@@ -144,7 +144,7 @@ def _library_path(
     """Tell whether the toolkit's libraries go into LD_LIBRARY_PATH, and why."""
     if ";" in directory:  # ld.so(8): a semicolon separates entries too
         if mode is LibraryPath.ALWAYS:
-            raise UsageError(f"{directory}: a semicolon cannot stand in LD_LIBRARY_PATH")
+            raise UsageError(f"{directory}: a semicolon cannot be part of LD_LIBRARY_PATH")
         return False, "out: its path holds a semicolon, which the loader takes for a separator"
     if mode is LibraryPath.ALWAYS:
         return True, "in, as --ld-library-path always asks; it goes before the CUDA of any wheel"
@@ -171,7 +171,11 @@ def _library_path(
             False,
             f"out: what the loader finds anyway could not be determined ({configured.why})",
         )
-    known_as = {directory, *(posixpath.join(name, "lib64") for name in _names(toolkit))}
+    known_as = {
+        directory,
+        toolkit.library_directory,
+        *(posixpath.join(name, "lib64") for name in _names(toolkit)),
+    }
     if known_as & {entry.directory for entry in configured if entry.has_cudart}:
         return False, "out: the loader finds these libraries anyway, by /etc/ld.so.conf"
     return True, "in: the loader does not find these libraries otherwise"

@@ -1,4 +1,4 @@
-"""Collects the few facts that exports hang on: files alone, in the time of a blink."""
+"""Collects the few facts that exports depend on: files alone, in the time of a blink."""
 
 import threading
 import time

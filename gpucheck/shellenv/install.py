@@ -1,20 +1,24 @@
-"""Puts the exports into a shell's start-up files: shows, asks, writes, and looks at the result."""
+"""Puts the exports into a shell's start-up files: shows, asks, writes, and checks the result."""
 
 import difflib
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gpucheck import startup_lines
+from gpucheck.probes import startup_files
 from gpucheck.probes.files import read_bytes
 from gpucheck.render.sanitize import clean
-from gpucheck.shellenv import atomic_write, shells, startup_file
+from gpucheck.shellenv import atomic_write, records, shells, startup_file
 from gpucheck.shellenv.exports import Exports, LibraryPath, exports
 from gpucheck.shellenv.snippet import Shell, render
 from gpucheck.snapshot import Snapshot
 from gpucheck.usage_error import UsageError
+from gpucheck.wording import listed, ranges
 
 Say = Callable[[str], None]
 
@@ -27,7 +31,8 @@ class InstallRequest:
     file: Path | None = None  # --file
     cuda: str | None = None
     ld_library_path: LibraryPath = LibraryPath.AUTO
-    replaces: bool = False  # --replace
+    replaces: bool | None = None  # --replace, --no-replace; None: ask
+    is_system: bool = False  # --system
     force: bool = False
 
 
@@ -38,6 +43,7 @@ class Edit:
     shell: Shell
     original: atomic_write.Original
     content: bytes | None
+    installed: startup_file.Installed | None = None  # None: the block is taken out
     old_exports: tuple[startup_file.OldExport, ...] = ()
     #: the same in the files that this one reads in turn
     read_along: tuple[tuple[Path, startup_file.OldExport], ...] = ()
@@ -50,28 +56,39 @@ class Edit:
     def changes(self) -> bool:
         return self.content != self.original.content
 
-
-def backups() -> Path:
-    """Return the folder of the backups, in the state directory of the platform's convention."""
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("gpucheck", appauthor=False)) / "backups"
+    @property
+    def replaceable(self) -> tuple[int, ...]:
+        """The lines that --replace would comment out."""
+        return tuple(old.line for old in self.old_exports if old.keeps is None)
 
 
 def is_default(wish: InstallRequest, variables: Mapping[str, str]) -> bool:
-    """Tell whether the file that *wish* is about is the one its shell reads by itself."""
-    usual = shells.startup_file(wish.shell, variables)
-    return wish.file is None or os.path.realpath(wish.file) == os.path.realpath(usual)
+    """Whether the file that *wish* is about is the one its shell reads by itself."""
+    if wish.is_system or wish.file is None:
+        return not wish.is_system
+    try:
+        usual = shells.startup_file(wish.shell, variables)
+    except UsageError:  # no home of one's own: --file names some other file
+        return False
+    return os.path.realpath(wish.file) == os.path.realpath(usual)
 
 
 def _files(wish: InstallRequest, variables: Mapping[str, str]) -> Iterator[tuple[Path, Shell]]:
     """Yield the files that *wish* is about, with the shell that each is written for."""
     if not wish.shell.has_startup_file:
         raise UsageError(f"{wish.shell.value} has no start-up file: see gpucheck env --shell")
+    if wish.is_system:
+        yield shells.system_file(wish.shell), _for_everybody(wish.shell)
+        return
     yield wish.file or shells.startup_file(wish.shell, variables), wish.shell
     if wish.shell is Shell.BASH and is_default(wish, variables):
         login = shells.login_file(variables)
         yield login, Shell.SH if login.name == ".profile" else Shell.BASH
+
+
+def _for_everybody(shell: Shell) -> Shell:
+    """Return whose language /etc/profile.d wants: every shell of sh's kind reads the same file."""
+    return Shell.SH if shell.row.dialect == "sh" else shell
 
 
 def planned(
@@ -121,13 +138,19 @@ def _edit(
     with _naming(original.path):
         old = startup_file.old_exports(content or b"", shell.value)
         lines = {each.line for each in old if each.keeps is None} if wish.replaces else set()
-        text = startup_file.install(
-            content, render(needed, shell), record, replaced_lines=lines, force=wish.force
+        installed = startup_file.install(
+            content,
+            render(needed, shell),
+            record,
+            records=records.load(original.target),
+            replaced_lines=lines,
+            force=wish.force,
         )
     return Edit(
         shell=shell,
         original=original,
-        content=text,
+        content=installed.text,
+        installed=installed,
         old_exports=old,
         read_along=tuple(_read_along(content or b"", shell, home)),
     )
@@ -165,25 +188,59 @@ def install(
     machine: Snapshot,
     variables: Mapping[str, str],
     say: Say,
-    agreed: Callable[[], bool],
+    agreed: Callable[[str], bool],
 ) -> int:
     """Show what changes, ask, write, and look at new shells; return the exit status."""
     edits = planned(wish, machine, variables)
+    if wish.replaces is None and (lines := _replaceable(edits)):
+        answer = ask(f"Comment out {lines} too?", default=True)
+        if answer is None:
+            say(
+                f"{lines} set CUDA's variables by hand: --replace comments them out, "
+                "--no-replace leaves them. Nothing was written.\n"
+            )
+            return 1
+        wish = replace(wish, replaces=answer)
+        edits = planned(wish, machine, variables)
     show(edits, wish, say)
     changed = [edit for edit in edits if edit.changes]
     if changed:
-        if not agreed():
+        if not agreed(f"Write {_and(changed)}?"):
             say("Nothing was changed.\n")
             return 1
         for edit in changed:
-            atomic_write.replace(edit.original, edit.content, backups=backups())
-            say(f"Wrote {_name(edit.path)}\n")
+            _write(edit, say)
     needed = exports(machine, cuda=wish.cuda, ld_library_path=wish.ld_library_path)
     return look_at_new_shells(wish, needed, machine, variables, say)
 
 
+def _replaceable(edits: tuple[Edit, ...]) -> str:
+    """Return the hand-written lines that could be commented out: "lines 116-118 of ~/.bashrc"."""
+    parts = [
+        f"{'line' if len(edit.replaceable) == 1 else 'lines'} {ranges(edit.replaceable)} of "
+        f"{_name(edit.path)}"
+        for edit in edits
+        if edit.replaceable
+    ]
+    return listed(parts)
+
+
+def _and(edits: list[Edit]) -> str:
+    return listed([_name(edit.path) for edit in edits])
+
+
+def _write(edit: Edit, say: Say) -> None:
+    """Write one file, and first what undoes that."""
+    if edit.installed is not None:
+        records.keep(edit.original.target, edit.installed.digest, edit.installed.record)
+    folder = records.state_directory() / "backups"
+    note = atomic_write.replace(edit.original, edit.content, backups=folder)
+    done = "Removed" if edit.content is None else "Wrote"
+    say(f"{done} {_name(edit.path)}{f'; {note}' if note else ''}\n")
+
+
 def uninstall(
-    wish: InstallRequest, variables: Mapping[str, str], say: Say, agreed: Callable[[], bool]
+    wish: InstallRequest, variables: Mapping[str, str], say: Say, agreed: Callable[[str], bool]
 ) -> int:
     """Take the block out of every file that has it; return the exit status."""
     edits: list[Edit] = []
@@ -192,20 +249,21 @@ def uninstall(
         if original is None or original.content is None:
             continue
         with _naming(path):
-            content = startup_file.uninstall(original.content, force=wish.force)
+            content = startup_file.uninstall(
+                original.content, records.load(original.target), force=wish.force
+            )
         edits.append(Edit(shell=shell, original=original, content=content))
     changed = [edit for edit in edits if edit.changes]
     if not changed:
-        say("There is no block of gpucheck to take out.\n")
+        say("There is no block of gpucheck to remove.\n")
         return 0
     for edit in changed:
         say(diff(edit))
-    if not agreed():
+    if not agreed(f"Write {_and(changed)}?"):
         say("Nothing was changed.\n")
         return 1
     for edit in changed:
-        atomic_write.replace(edit.original, edit.content, backups=backups())
-        say(f"{'Removed' if edit.content is None else 'Wrote'} {_name(edit.path)}\n")
+        _write(edit, say)
     return 0
 
 
@@ -215,40 +273,74 @@ def status(
     variables: Mapping[str, str],
     say: Say,
 ) -> int:
-    """Say of each file whether the block is there and current; 1 where one is not.
+    """Say of each file whether the block is there, current and in effect; 1 where one is not.
 
     *facts* gives the machine as it is seen for a choice of toolkit (--cuda).
     """
     worst = 0
-    for number, (path, _) in enumerate(_files(wish, variables)):
+    for number, (path, shell) in enumerate(_files(wish, variables)):
         original = _read(path) if number == 0 else _read_if_possible(path)
         content = None if original is None else original.content
-        with _naming(path):
-            block = None if content is None else startup_file.find(content)
-        if number and block is None:
+        if original is None or (number and (content is None or startup_file.find(content) is None)):
             continue
-        record = None if block is None else block.record
-        state = startup_file.State.ABSENT
-        if block is not None:
-            state = startup_file.State.EDITED
-        if block is not None and record is not None and not block.is_edited:
-            state = _state(content, record, facts(record.cuda))
-        say(f"{_name(path)}: {state.value}\n")
+        with _naming(path):
+            state, more = _state(original, shell, facts)
+        say(f"{_name(path)}: {state.value}{more}\n")
         worst |= state is not startup_file.State.CURRENT
     return worst
 
 
 def _state(
-    content: bytes | None, record: startup_file.Record, machine: Snapshot
-) -> startup_file.State:
-    """Hold the block against what would be written today with the options that it was made with."""
+    original: atomic_write.Original, shell: Shell, facts: Callable[[str | None], Snapshot]
+) -> tuple[startup_file.State, str]:
+    """Compare the block with what would be written today with the options that it was made with."""
+    known = records.load(original.target)
+    block = None if original.content is None else startup_file.find(original.content)
+    if original.content is None or block is None:
+        return startup_file.State.ABSENT, ""
+    if block.is_edited(known):
+        return startup_file.State.EDITED, ""
+    record = block.record(known)
+    machine = facts(record.cuda if record is not None else None)
+    outdated, needed = _outdated(original.content, shell, record, machine, known)
+    if outdated is not startup_file.State.CURRENT:
+        return outdated, needed
+    file = startup_files.parse(
+        original.content.decode("utf-8", "replace"), str(original.path), shell.row.dialect
+    )
+    later = startup_lines.overriding(machine, file)
+    if later is not None:
+        line = clean(f"{original.path}:{later.line}")
+        return (
+            startup_file.State.OVERRIDDEN,
+            f" by {line}; `gpucheck env install --replace` comments that line out",
+        )
+    return startup_file.State.CURRENT, ""
+
+
+def _outdated(
+    content: bytes,
+    shell: Shell,
+    record: startup_file.Record | None,
+    machine: Snapshot,
+    known: Mapping[str, startup_file.Record],
+) -> tuple[startup_file.State, str]:
+    """Say whether the block is as it would be written now, and else from what to what."""
+    _, own = startup_files.without_block(content.decode("utf-8", "surrogateescape"))
+    before = own.cuda_home if own is not None and isinstance(own.cuda_home, str) else "unknown"
     try:
-        mode = LibraryPath(record.ld_library_path)
-        needed = exports(machine, cuda=record.cuda, ld_library_path=mode)
-        snippet = render(needed, Shell(record.shell))
-    except (UsageError, ValueError):  # the toolkit is gone, or an older gpucheck wrote it
-        return startup_file.State.OUTDATED
-    return startup_file.state(content, snippet)
+        mode = LibraryPath(record.ld_library_path if record is not None else "auto")
+        needed = exports(
+            machine, cuda=record.cuda if record is not None else None, ld_library_path=mode
+        )
+        snippet = render(needed, Shell(record.shell) if record is not None else shell)
+    except (UsageError, ValueError) as error:  # its toolkit is gone
+        return startup_file.State.OUTDATED, clean(f": CUDA_HOME {before}; {error}")
+    state = startup_file.state(content, snippet, known)
+    if state is startup_file.State.CURRENT:
+        return state, ""
+    what = "its lines" if before == needed.cuda_home else f"CUDA_HOME {before} → {needed.cuda_home}"
+    return state, clean(f": {what}; `gpucheck env install` writes it anew")
 
 
 # -------------------------------------------------------------------------------------- showing
@@ -263,7 +355,7 @@ def show(edits: tuple[Edit, ...], wish: InstallRequest, say: Say) -> None:
             if old.keeps is not None:
                 note = f"edit it yourself, {old.keeps}"
             else:
-                note = "goes out of use" if wish.replaces else "--replace puts it out of use"
+                note = "is commented out" if wish.replaces else "--replace comments it out"
             say(_pointed_out(edit.path, old, note))
         for path, old in edit.read_along:
             say(
@@ -278,7 +370,7 @@ def _pointed_out(path: Path, old: startup_file.OldExport, note: str) -> str:
 
 
 def diff(edit: Edit) -> str:
-    """Return the difference as `diff -u` would show it."""
+    """Return the difference as `diff -u` would show it, in color on a terminal."""
     name = _name(edit.path)
     lines = difflib.unified_diff(
         _lines(edit.original.content),
@@ -287,7 +379,17 @@ def diff(edit: Edit) -> str:
         "/dev/null" if edit.content is None else name,
         lineterm="",
     )
-    return "".join(f"{_shown(line)}\n" for line in lines)
+    is_colored = _wants_color()
+    return "".join(f"{_colored(_shown(line)) if is_colored else _shown(line)}\n" for line in lines)
+
+
+def _wants_color() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _colored(line: str) -> str:
+    color = {"+": "32", "-": "31", "@": "36"}.get(line[:1])
+    return line if color is None or line[:3] in ("+++", "---") else f"\033[{color}m{line}\033[0m"
 
 
 def _lines(content: bytes | None) -> list[str]:
@@ -315,12 +417,16 @@ def look_at_new_shells(
     wish: InstallRequest, needed: Exports, machine: Snapshot, variables: Mapping[str, str], say: Say
 ) -> int:
     """Start the real shell and say what it exports; 1 where it is not what was meant."""
-    file = (wish.file or shells.startup_file(wish.shell, variables)).expanduser().absolute()
+    path, shell = next(_files(wish, variables))
+    file = path.expanduser().absolute()
+    if os.geteuid() == 0 and file.stat().st_uid != 0:
+        say("Not tried in a new shell: root does not run another user's start-up file.\n")
+        return 0
     wrong = 0
-    told_already: tuple[str, ...] | None = None
+    shown_already: tuple[str, ...] | None = None
     say("A new shell sees:\n")
-    for start in shells.starts(wish.shell, file, is_default(wish, variables)):
-        seen = shells.look(wish.shell, start, variables)
+    for start in shells.starts(shell, file, is_default(wish, variables)):
+        seen = shells.look(shell, start, variables)
         if seen.variables is None:
             say(f"  ? {start.kind}: {clean(seen.why)}\n")
             continue
@@ -328,18 +434,19 @@ def look_at_new_shells(
         nvcc = shutil.which("nvcc", path=seen.variables.get("PATH", ""))
         is_right = home == needed.cuda_home and _is_in(nvcc, needed)
         sign = "✓" if is_right else "✗" if start.reads_file else "-"
-        note = "" if start.reads_file else f" ({wish.shell.value} reads no such file then)"
+        note = "" if start.reads_file else f" ({shell.value} does not read the file then)"
         reported = f"CUDA_HOME {home or 'unset'}, nvcc {nvcc or 'not found'}"
         say(f"  {sign} {start.kind}: {clean(reported)}{note}\n")
         wrong |= not is_right and start.reads_file
         if start.reads_file and start.kind != "login":
             findings = tuple(_environment_findings(machine, seen.variables))
-            for finding in findings if findings != told_already else ():
+            for finding in findings if findings != shown_already else ():
                 say(f"    ! {finding}\n")
-            if not findings and told_already is None:
-                say("    the doctor's rules about the environment (ENV) are content\n")
-            told_already = findings
-    say("Open a new shell, or source the file, to have it in this one.\n")
+            if not findings and shown_already is None:
+                say("    no ENV findings\n")
+            shown_already = findings
+    word = "." if shell in (Shell.SH, Shell.KSH) else "source"
+    say(f"To use it in this shell:\n    {word} {shlex.quote(clean(str(file)))}\n")
     return int(wrong)
 
 
@@ -362,13 +469,25 @@ def _environment_findings(machine: Snapshot, variables: Mapping[str, str]) -> It
             yield clean(f"{finding.code} {finding.title}: {finding.saw}")
 
 
-def ask() -> bool:
-    """Ask on the terminal whether to write.
-
-    Raises Refusal where there is nobody to ask.
-    """
+def ask(question: str, *, default: bool) -> bool | None:
+    """Ask *question* on the terminal; None where there is nobody to ask."""
     if not sys.stdin or not sys.stdin.isatty():
-        raise UsageError("there is no terminal to ask on: --yes writes without asking")
+        return None
     sys.stdout.flush()
-    print("Write this? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201 - a question
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    choices = "[Y/n]" if default else "[y/N]"
+    print(f"{question} {choices} ", end="", file=sys.stderr, flush=True)  # noqa: T201 - a question
+    answer = sys.stdin.readline()
+    if not answer.strip():
+        return default and bool(answer)
+    return answer.strip().lower() in ("y", "yes")
+
+
+def ask_to_write(question: str) -> bool:
+    """Ask whether to write.
+
+    Raises UsageError where there is nobody to ask.
+    """
+    answer = ask(question, default=False)
+    if answer is None:
+        raise UsageError("there is no terminal to ask on: --yes writes without asking")
+    return answer

@@ -1,73 +1,59 @@
-"""Knows the shells: which one called us, which file each reads, and how to start a new one."""
+"""Says which file each shell reads, and starts new shells to see what they export."""
 
 import os
 import pwd
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.probes import calling_shell
+from gpucheck.probes.files import read_text
 from gpucheck.shellenv.snippet import Shell
 from gpucheck.usage_error import UsageError
 
-_PROGRAMS = {
-    Shell.BASH: ("bash", "rbash"),
-    Shell.ZSH: ("zsh",),
-    Shell.FISH: ("fish",),
-    Shell.TCSH: ("tcsh", "csh", "bsd-csh"),
-    Shell.SH: ("sh", "dash", "ash"),
-    Shell.KSH: ("ksh", "ksh93", "mksh", "lksh", "oksh"),
-}
-_NAMES = {name: shell for shell, names in _PROGRAMS.items() for name in names}
-_ANCESTORS_AT_MOST = 32
+ZSH_SECONDS = 5.0
 
 
-def calling(variables: Mapping[str, str], proc: Path = Path("/proc")) -> Shell:
-    """Return the shell that we were called from: the nearest parent that is one, else $SHELL's."""
-    for name in _ancestors(proc, os.getppid()):
-        if name in _NAMES:
-            return _NAMES[name]
-    named = Path(variables.get("SHELL") or _login_shell()).name
-    return _NAMES.get(named, Shell.BASH)
+def of_user(variables: Mapping[str, str]) -> Shell:
+    """Return the shell that the user works in: whose start-up file is to be written."""
+    return Shell(calling_shell.of_user(calling_shell.callers(), variables) or "bash")
 
 
-def _ancestors(proc: Path, pid: int) -> Iterator[str]:
-    """Yield the names of the programs that called us, the nearest first."""
-    for _ in range(_ANCESTORS_AT_MOST):
-        try:
-            text = (proc / str(pid) / "stat").read_text(errors="replace")
-        except OSError:
-            return
-        name, _, rest = text.partition("(")[2].rpartition(")")
-        try:  # a script's process is named after the script
-            program = (proc / str(pid) / "exe").readlink().name
-        except OSError:
-            program = name
-        yield name if name == "sh" or program == "busybox" else program
-        fields = rest.split()
-        if len(fields) < 2 or not fields[1].isdigit() or fields[1] == "0":
-            return
-        pid = int(fields[1])
-
-
-def _login_shell() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_shell
-    except KeyError:
-        return ""
+def reading_us(variables: Mapping[str, str]) -> Shell:
+    """Return the shell that reads what we print: the nearest above us."""
+    return Shell(calling_shell.nearest(calling_shell.callers(), variables) or "bash")
 
 
 def home_of(variables: Mapping[str, str]) -> Path:
     """Return the user's home: $HOME, else the password file's.
 
-    Raises Refusal where neither knows one.
+    Raises UsageError where neither knows one, and where root has the home of another user.
     """
     try:
-        return Path(variables.get("HOME") or Path("~").expanduser())
+        home = Path(variables.get("HOME") or Path("~").expanduser())
     except RuntimeError:
         raise UsageError("HOME is not set, and this user has no home: give --file") from None
+    if not home.is_absolute():
+        raise UsageError(f"HOME is {str(home)!r}, which is no absolute path: give --file")
+    _refuse_another_users(home)
+    return home
+
+
+def _refuse_another_users(home: Path) -> None:
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = home.stat().st_uid
+    except OSError:
+        return
+    if owner != 0 and pwd.getpwuid(0).pw_dir != str(home):
+        raise UsageError(
+            f"HOME is {home}, which belongs to another user (uid {owner}): run this without sudo, "
+            "or name the file by --file"
+        )
 
 
 def startup_file(shell: Shell, variables: Mapping[str, str]) -> Path:
@@ -76,7 +62,7 @@ def startup_file(shell: Shell, variables: Mapping[str, str]) -> Path:
     if shell is Shell.BASH:
         return home / ".bashrc"
     if shell is Shell.ZSH:
-        return Path(variables.get("ZDOTDIR") or home) / ".zshrc"
+        return (_zdotdir(variables, home) or home) / ".zshrc"
     if shell is Shell.FISH:
         folder = Path(variables.get("XDG_CONFIG_HOME") or home / ".config")
         return folder / "fish" / "conf.d" / "gpucheck.fish"
@@ -87,6 +73,29 @@ def startup_file(shell: Shell, variables: Mapping[str, str]) -> Path:
     return home / ".profile"
 
 
+def system_file(shell: Shell) -> Path:
+    """Return the file by which the exports reach every user's *shell*."""
+    if shell is Shell.FISH:
+        return Path("/etc/fish/conf.d/gpucheck.fish")
+    return Path(f"/etc/profile.d/gpucheck.{'csh' if shell is Shell.TCSH else 'sh'}")
+
+
+def _zdotdir(variables: Mapping[str, str], home: Path) -> Path | None:
+    """Return where zsh has its files: $ZDOTDIR, which a .zshenv may set, so that zsh is asked."""
+    if variables.get("ZDOTDIR"):
+        return Path(variables["ZDOTDIR"])
+    files = (home / ".zshenv", Path("/etc/zsh/zshenv"), Path("/etc/zshenv"))
+    texts = [read_text(file) for file in files]
+    zsh = shutil.which("zsh")
+    if zsh is None or not any(isinstance(text, str) and "ZDOTDIR" in text for text in texts):
+        return None
+    seen = look(
+        Shell.ZSH, Start(kind="not interactive", arguments=()), variables, ZSH_SECONDS, "ZDOTDIR"
+    )
+    found = (seen.variables or {}).get("ZDOTDIR", "")
+    return Path(found) if found.startswith("/") else None
+
+
 def login_file(variables: Mapping[str, str]) -> Path:
     """Return the file that a login bash reads: the first that is there, else ~/.profile."""
     home = home_of(variables)
@@ -95,7 +104,7 @@ def login_file(variables: Mapping[str, str]) -> Path:
 
 
 def leads_to_bashrc(content: bytes | None) -> bool:
-    """Tell whether a login file reads ~/.bashrc in turn, by a plain look."""
+    """Say whether a login file reads ~/.bashrc in turn, by a plain look."""
     lines = (content or b"").split(b"\n")
     return any(b"bashrc" in line.partition(b"#")[0] for line in lines)
 
@@ -125,7 +134,7 @@ class Seen:
 def starts(shell: Shell, file: Path, is_default: bool) -> tuple[Start, ...]:
     """Return the ways to start *shell* that `env install` tries."""
     name = shlex.quote(str(file))
-    if not is_default or shell in (Shell.DOCKERFILE, Shell.MODULEFILE, Shell.SYSTEMD):
+    if not is_default or not shell.has_startup_file:
         word = "." if shell in (Shell.SH, Shell.KSH) else "source"
         return (Start(kind="a shell that reads it", arguments=(), prefix=f"{word} {name}"),)
     interactive = Start(kind="interactive", arguments=("-i",))
@@ -148,13 +157,20 @@ _PLAIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def look(
-    shell: Shell, start: Start, variables: Mapping[str, str], deadline_seconds: float = 10.0
+    shell: Shell,
+    start: Start,
+    variables: Mapping[str, str],
+    deadline_seconds: float = 10.0,
+    exported: str = "",
 ) -> Seen:
-    """Start a new *shell* as a fresh session would, and return what it exports."""
+    """Start a new *shell* as a fresh session would, and return what it exports.
+
+    *exported* is a variable to export first, so that it is seen even where the shell does not.
+    """
     from gpucheck.probes import child
 
     path = f"{_PLAIN_PATH}:{variables.get('PATH', '')}"
-    found_programs = (shutil.which(name, path=path) for name in _PROGRAMS[shell])
+    found_programs = (shutil.which(name, path=path) for name in shell.row.programs)
     program = next(filter(None, found_programs), None)
     show = shutil.which("env", path=_PLAIN_PATH)
     if program is None or show is None:
@@ -163,6 +179,8 @@ def look(
     fresh |= {"PATH": _PLAIN_PATH, "SHELL": program, "TERM": "dumb"}
     token = f"gpucheck-{secrets.token_hex(8)}"
     command = f"echo {token}; {show} -0"
+    if exported:
+        command = f"export {exported}; {command}"
     if start.prefix:
         command = f"{start.prefix}; {command}"
     ended = child.run(

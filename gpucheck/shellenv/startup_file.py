@@ -1,14 +1,15 @@
 """Edits the text of a shell start-up file: bytes in, bytes out, one marked block.
 
-All that is needed to give back the original bytes stands in the file itself: what the block says
-of how it was put in, and a mark before each line that was put out of use.
+What undoes an edit to the byte is a Record, which is kept elsewhere (see `records`), under the
+checksum of the block. Without it, removal takes out exactly the block. Blocks of gpucheck 0.1.0
+have their record inside, and are recognized.
 """
 
 import enum
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gpucheck.knowledge.shells import Dialect
@@ -24,11 +25,10 @@ from gpucheck.snapshot import StartupSetting, Unknown
 from gpucheck.usage_error import UsageError
 
 _BEGINS, _ENDS = BLOCK_BEGINS.encode(), BLOCK_ENDS.encode()
-_INTRODUCTION = (
-    b"# Written by `gpucheck env install`; `gpucheck env uninstall` undoes it to the byte."
-)
-_RECORD = b"# record: "
-_CHECKSUM = b"# checksum: "
+#: Lines inside the blocks of gpucheck 0.1.0.
+_OLD_INTRODUCTION = b"# Written by `gpucheck env install`"
+_OLD_RECORD = b"# record: "
+_OLD_CHECKSUM = b"# checksum: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,26 @@ class Record:
     newline_added: bool = False  # the file's last line had none at its end
     blank_line_added: bool = False  # the file's last line went on into the next, by a backslash
     was_absent: bool = False  # there was no such file before
-    replaced: int = 0  # lines put out of use bear mark() of this number; 0: none do
+    replaced: int = 0  # lines commented out bear mark() of this number; 0: none do
+
+    def fields(self) -> dict[str, object]:
+        """Return the record as JSON has it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def read(cls, fields: object) -> "Record | None":
+        """Return the record that *fields* say; None where they do not fit."""
+        if not isinstance(fields, dict):
+            return None
+        try:
+            record = cls(**fields)
+        except TypeError:
+            return None
+        fits = isinstance(record.replaced, int) and isinstance(record.shell, str)
+        return record if fits else None
+
+
+NO_RECORDS: Mapping[str, Record] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +69,21 @@ class Block:
 
     start: int
     end: int
-    record: Record | None  # None: it has been edited beyond reading
-    is_edited: bool  # somebody changed it by hand
+    digest: str  # the checksum of the whole block
     snippet: bytes
+    old_record: Record | None = None  # of gpucheck 0.1.0, inside the block
+    is_old: bool = False  # written by gpucheck 0.1.0
+    is_old_edited: bool = False  # and edited by hand since
+
+    def record(self, records: Mapping[str, Record]) -> Record | None:
+        """Return how the block was made; None: nobody knows."""
+        return self.old_record if self.is_old else records.get(self.digest)
+
+    def is_edited(self, records: Mapping[str, Record]) -> bool:
+        """Whether somebody changed it by hand, as far as *records* tell."""
+        if self.is_old:
+            return self.is_old_edited
+        return bool(records) and self.digest not in records
 
 
 class State(enum.Enum):
@@ -62,6 +93,7 @@ class State(enum.Enum):
     CURRENT = "current"
     OUTDATED = "outdated"
     EDITED = "edited by hand"
+    OVERRIDDEN = "overridden"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +103,13 @@ class OldExport:
     line: int  # from 1
     text: str
     mangled: str | None  # what is wrong with its syntax
-    keeps: str | None  # why it cannot be put out of use by itself; None: it can
+    keeps: str | None  # why it cannot be commented out by itself; None: it can
 
 
 def find(text: bytes) -> Block | None:
     """Return gpucheck's block in *text*; None where there is none.
 
-    Raises Refusal where its marks do not stand in one pair.
+    Raises UsageError where its marks are not one pair.
     """
     begins = [found.start() for found in _marks(text, _BEGINS)]
     ends = [found.end() for found in _marks(text, _ENDS)]
@@ -85,58 +117,69 @@ def find(text: bytes) -> Block | None:
         return None
     if len(begins) != 1 or len(ends) != 1 or begins[0] >= ends[0]:
         raise UsageError(
-            f"its gpucheck marks do not stand in one pair ({len(begins)} begin, {len(ends)} end): "
-            "put them right by hand"
+            f"its gpucheck marks are not one pair ({len(begins)} begin, {len(ends)} end): "
+            "correct them by hand"
         )
     start, end = begins[0], ends[0]
     lines = [line + b"\n" for line in text[start:end].removesuffix(b"\n").split(b"\n")]
-    record = next((_record(line) for line in lines if line.startswith(_RECORD)), None)
-    checksum = next((line for line in lines if line.startswith(_CHECKSUM)), b"")
+    block = Block(
+        start=start,
+        end=end,
+        digest=_digest(b"".join(line.rstrip() + b"\n" for line in lines)),
+        snippet=b"".join(lines[1:-1]),
+    )
+    if not any(line.startswith((_OLD_RECORD, _OLD_CHECKSUM)) for line in lines):
+        return block
+    record = next((_old_record(line) for line in lines if line.startswith(_OLD_RECORD)), None)
+    checksum = next((line for line in lines if line.startswith(_OLD_CHECKSUM)), b"")
     rest = b"".join(line for line in lines if line is not checksum)
-    is_intact = checksum.strip() == _CHECKSUM + _digest(rest) and record is not None
-    known = (_BEGINS, _ENDS, _INTRODUCTION, _RECORD, _CHECKSUM)
-    snippet = b"".join(line for line in lines if not line.startswith(known))
-    return Block(start=start, end=end, record=record, is_edited=not is_intact, snippet=snippet)
+    is_intact = checksum.strip() == _OLD_CHECKSUM + _digest(rest).encode() and record is not None
+    return replace(block, old_record=record, is_old=True, is_old_edited=not is_intact)
 
 
 def _marks(text: bytes, mark: bytes) -> Iterator[re.Match[bytes]]:
     return re.finditer(rb"^" + re.escape(mark) + rb"[ \t\r]*(?:\n|\Z)", text, re.MULTILINE)
 
 
-def _record(line: bytes) -> Record | None:
+def _old_record(line: bytes) -> Record | None:
     try:
-        fields = json.loads(line[len(_RECORD) :])
-        record = Record(**fields)
-    except (ValueError, TypeError):
+        return Record.read(json.loads(line[len(_OLD_RECORD) :]))
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record.replaced, int) else None
 
 
-def _digest(text: bytes) -> bytes:
-    return hashlib.sha256(text).hexdigest()[:16].encode()
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
-def _block(snippet: str, record: Record) -> bytes:
-    fields = {name: getattr(record, name) for name in record.__slots__}
+def _block(snippet: str) -> tuple[bytes, str]:
+    """Return the block for *snippet*, and its checksum."""
     body = snippet.encode("utf-8", "surrogateescape")
-    head = [_BEGINS, _INTRODUCTION, _RECORD + json.dumps(fields).encode()]
-    above, below = b"\n".join(head) + b"\n", body + _ENDS + b"\n"
-    whole = above + _CHECKSUM + _digest(above + below) + b"\n" + below
+    whole = _BEGINS + b"\n" + body + _ENDS + b"\n"
     block = find(whole)
-    if block is None or block.is_edited or block.end != len(whole):
-        raise UsageError("the toolkit's path holds gpucheck's own marks")
-    return whole
+    if block is None or block.is_old or block.end != len(whole) or block.snippet != body:
+        raise UsageError("the toolkit's path contains gpucheck's own marks")
+    return whole, block.digest
 
 
-def state(text: bytes | None, snippet: str) -> State:
-    """Tell whether the block of *text* is there, is as *snippet*, or was edited by hand."""
+def state(text: bytes | None, snippet: str, records: Mapping[str, Record] = NO_RECORDS) -> State:
+    """Say whether the block of *text* is there, is as *snippet*, or was edited by hand."""
     block = None if text is None else find(text)
     if block is None:
         return State.ABSENT
-    if block.is_edited:
+    if block.is_edited(records):
         return State.EDITED
     is_current = block.snippet == snippet.encode("utf-8", "surrogateescape")
     return State.CURRENT if is_current else State.OUTDATED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """The text with the block in it, and what is to be kept to undo that."""
+
+    text: bytes
+    digest: str
+    record: Record
 
 
 def install(
@@ -144,27 +187,29 @@ def install(
     snippet: str,
     record: Record,
     *,
+    records: Mapping[str, Record] = NO_RECORDS,
     replaced_lines: Collection[int] = (),
     force: bool = False,
-) -> bytes:
+) -> Installed:
     """Return *text* (None: no file) with the block for *snippet*, in place of an older one.
 
-    *replaced_lines* are the numbers of lines to put out of use.
+    *replaced_lines* are the numbers of lines to comment out.
 
-    Raises Refusal where the marks are damaged, or the block was edited by hand and not *force*.
+    Raises UsageError where the marks are damaged, or the block was edited by hand and not *force*.
     """
     before = text or b""
     block = find(before)
     if block is not None:
-        _refuse_edited(block, force)
-        old = block.record or record
-        record = replace(
-            record,
-            newline_added=old.newline_added,
-            blank_line_added=old.blank_line_added,
-            was_absent=old.was_absent,
-            replaced=old.replaced,
-        )
+        _refuse_edited(block, records, force)
+        old = block.record(records)
+        if old is not None:
+            record = replace(
+                record,
+                newline_added=old.newline_added,
+                blank_line_added=old.blank_line_added,
+                was_absent=old.was_absent,
+                replaced=old.replaced,
+            )
         above, below = before[: block.start], before[block.end :]
     else:
         record = replace(record, was_absent=text is None)
@@ -180,23 +225,30 @@ def install(
         shift = 0 if block is None else before[block.start : block.end].count(b"\n")
         first_below = above.count(b"\n") + 1
         numbers = {line for line in replaced_lines if line < first_below}
-        above = _put_out_of_use(above, numbers, mark(record.replaced))
+        above = _comment_out(above, numbers, mark(record.replaced))
         numbers = {line - first_below + 1 - shift for line in replaced_lines if line >= first_below}
-        below = _put_out_of_use(below, numbers, mark(record.replaced))
-    return above + _block(snippet, record) + below
+        below = _comment_out(below, numbers, mark(record.replaced))
+    whole, digest = _block(snippet)
+    return Installed(text=above + whole + below, digest=digest, record=record)
 
 
-def uninstall(text: bytes, *, force: bool = False) -> bytes | None:
+def uninstall(
+    text: bytes, records: Mapping[str, Record] = NO_RECORDS, *, force: bool = False
+) -> bytes | None:
     """Return *text* without the block, and as it was before; None where there was no file.
 
-    Raises Refusal where the marks are damaged, or the block was edited by hand and not *force*.
+    Where no record of the block is known, exactly the block goes.
+
+    Raises UsageError where the marks are damaged, or the block was edited by hand and not *force*.
     """
     block = find(text)
     if block is None:
         return text
-    _refuse_edited(block, force)
+    _refuse_edited(block, records, force)
     above, below = text[: block.start], text[block.end :]
-    record = block.record
+    record = block.record(records)
+    if record is None and records and force:
+        record = list(records.values())[-1]  # edited by hand: the newest knows what else was done
     if record is None:
         return above + below
     if record.blank_line_added:
@@ -210,19 +262,17 @@ def uninstall(text: bytes, *, force: bool = False) -> bytes | None:
     return above + below
 
 
-def _refuse_edited(block: Block, force: bool) -> None:
-    if block.is_edited and not force:
+def _refuse_edited(block: Block, records: Mapping[str, Record], force: bool) -> None:
+    if block.is_edited(records) and not force:
         raise UsageError("gpucheck's block in it was edited by hand: --force overrides that")
 
 
-# --------------------------------------------------------------------- where the block is put in
+# ------------------------------------------------------------------------- where the block goes
 
 
 def dialect_of(shell: str) -> Dialect:
     """Return how to read the start-up files of *shell*."""
-    if shell == Shell.FISH.value:
-        return "fish"
-    return "csh" if shell == Shell.TCSH.value else "sh"
+    return Shell(shell).row.dialect
 
 
 _OPENS = re.compile(rb"(?:if|case|\[|\[\[|test|\(\()\b|\[|\(\(")
@@ -267,11 +317,11 @@ def _is_continued(line: bytes) -> bool:
     return (len(line) - len(line.rstrip(b"\\"))) % 2 == 1
 
 
-# ------------------------------------------------------------------- lines that are put out of use
+# ----------------------------------------------------------------- lines that are commented out
 
 
 def mark(number: int) -> bytes:
-    """Return what stands before a line out of use: a command that does nothing, and a comment.
+    """Return what precedes a line that is commented out: a command that does nothing, and a `#`.
 
     A comment alone could leave an `if` without a body, which is an error in shells.
     """
@@ -286,7 +336,7 @@ def _free_mark(text: bytes) -> int:
     return number
 
 
-def _put_out_of_use(text: bytes, numbers: Collection[int], prefix: bytes) -> bytes:
+def _comment_out(text: bytes, numbers: Collection[int], prefix: bytes) -> bytes:
     if not numbers:
         return text
     lines = text.split(b"\n")

@@ -396,3 +396,51 @@ def test_on_a_full_disk_the_file_stays_whole(tmp_path: Path):
     )
 
     assert ended.stdout == b"fine\n", ended.stderr
+
+
+def test_a_default_acl_of_the_folder_opens_the_new_file_to_nobody(tmp_path: Path):
+    setfacl = shutil.which("setfacl")
+    if setfacl is None:
+        pytest.skip("needs setfacl")
+    file = tmp_path / ".bashrc"
+    file.write_bytes(b"old\n")
+    file.chmod(0o660)
+    given = subprocess.run([setfacl, "-d", "-m", "u:1234:rwx", str(tmp_path)], capture_output=True)
+    if given.returncode:
+        pytest.skip("this file system knows no ACLs")
+
+    atomic_write.replace(atomic_write.read(file), b"new\n", backups=tmp_path / "backups")
+
+    assert "system.posix_acl_access" not in os.listxattr(file)
+    assert file.stat().st_mode & 0o777 == 0o660
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_group_that_the_user_is_not_in_is_let_go_and_reported(
+    tmp_path_factory: pytest.TempPathFactory,
+):
+    folder = tmp_path_factory.mktemp("home")
+    for above in folder.parents[:3]:
+        above.chmod(0o755)
+    file = folder / ".bashrc"
+    file.write_bytes(b"old\n")
+    file.chmod(0o664)
+    os.chown(folder, 1234, 1234)
+    os.chown(file, 1234, 4321)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(1234)
+            os.setuid(1234)
+            note = atomic_write.replace(
+                atomic_write.read(file), b"new\n", backups=folder / "backups"
+            )
+            status = 0 if "group 4321 could not be kept" in note else 2
+        finally:
+            os._exit(status)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert file.read_bytes() == b"new\n"
+    assert (file.stat().st_gid, file.stat().st_mode & 0o777) == (1234, 0o644)

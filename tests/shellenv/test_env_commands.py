@@ -50,6 +50,7 @@ class Machine:
             "LC_ALL": "C.UTF-8",
             "TERM": "dumb",
             "XDG_STATE_HOME": str(folder / "state"),
+            "XDG_CACHE_HOME": str(folder / "cache"),
         }
 
     def run(self, *command: str, text: str = "", **variables: str) -> subprocess.CompletedProcess:
@@ -190,12 +191,18 @@ def test_the_classical_recipe_is_found_replaced_and_given_back(here: Machine):
     (here.home / ".bashrc").write_text(recipe)
     before = complaints(here.run("bash", "-i", "-c", DOCTOR).stdout)
 
-    pointed_out = here.install()
+    unasked = here.install()
+    pointed_out = here.install("--no-replace")
+    overridden = here.env("status", "--shell", "bash")
     replaced = here.install("--replace")
 
     assert {"ENV010", "ENV028", "ENV031"} <= set(before)
+    assert unasked.returncode == 1
+    assert "lines 1-3, 5 of" in unasked.stdout
+    assert "--replace comments them out, --no-replace leaves them" in unasked.stdout
     assert f"{here.home}/.bashrc:3: export LD_LIBRARY_PATH" in pointed_out.stdout
-    assert "--replace puts it out of use" in pointed_out.stdout
+    assert "--replace comments it out" in pointed_out.stdout
+    assert (overridden.stdout.count(": current\n"), overridden.returncode) == (2, 0)
     assert replaced.returncode == 0, replaced.stdout
     assert complaints(here.run("bash", "-i", "-c", DOCTOR).stdout) == []
     assert here.run("bash", "-i", "-c", SHOW + "; echo $EDITOR").stdout.endswith("nvcc\nvi\n")
@@ -241,7 +248,7 @@ def test_on_a_terminal_it_asks_and_takes_no_for_an_answer(answer: str, status: i
     os.close(its)
 
     assert ended.returncode == status, ended.stderr
-    assert ended.stderr.endswith(b"Write this? [y/N] ")
+    assert ended.stderr.endswith(b".bashrc? [y/N] ") or b".profile? [y/N] " in ended.stderr
     assert (file.read_bytes() == BASHRC) == (status != 0)
 
 
@@ -257,7 +264,10 @@ def test_status_tells_a_block_that_was_edited_and_one_that_is_out_of_date(here: 
     refused = here.env("uninstall", "--yes", "--file", str(file), "--shell", "sh")
     forced = here.env("uninstall", "--yes", "--force", "--file", str(file), "--shell", "sh")
 
-    assert (outdated.stdout, outdated.returncode) == (f"{file}: outdated\n", 1)
+    assert (outdated.stdout.startswith(f"{file}: outdated: CUDA_HOME "), outdated.returncode) == (
+        True,
+        1,
+    )
     assert (edited.stdout, edited.returncode) == (f"{file}: edited by hand\n", 1)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert (forced.returncode, file.exists()) == (0, False)
@@ -410,3 +420,88 @@ def test_a_path_that_is_no_unicode_keeps_its_bytes(here: Machine):
     show = b'\nprintf %s "$CUDA_HOME"'
     seen = subprocess.run(["bash", "-c", printed.stdout + show], capture_output=True, timeout=100)
     assert seen.stdout == toolkit
+
+
+OTHER = "export CUDA_HOME=/usr/local/cuda-11.8\n"
+
+
+def test_a_line_behind_the_block_that_overrides_it_is_named(here: Machine):
+    file = here.home / ".bashrc"
+    here.install("--file", str(file))
+    file.write_text(file.read_text() + OTHER)
+
+    seen = here.env("status", "--file", str(file), "--shell", "bash")
+
+    line = file.read_text().count("\n")
+    assert seen.stdout.startswith(f"{file}: overridden by {file}:{line}; ")
+    assert seen.returncode == 1
+
+
+def test_without_the_state_directory_exactly_the_block_is_taken_out(here: Machine):
+    file = here.home / ".bashrc"
+    file.write_bytes(BASHRC)
+    here.install("--file", str(file))
+    shutil.rmtree(here.home.parent / "state")
+
+    removed = here.env("uninstall", "--yes", "--file", str(file), "--shell", "bash")
+
+    assert removed.returncode == 0, removed.stderr
+    assert file.read_bytes() == BASHRC
+
+
+def test_a_state_directory_that_cannot_be_written_leaves_all_as_it_was(here: Machine):
+    file = here.home / ".bashrc"
+    file.write_bytes(BASHRC)
+    (here.home.parent / "state").write_text("a file")
+
+    refused = here.install("--file", str(file))
+
+    assert refused.returncode == 2
+    assert "nothing was written" in refused.stderr
+    assert file.read_bytes() == BASHRC
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_writes_no_start_up_file_of_another_user_unless_it_is_named(here: Machine):
+    os.chown(here.home, 1234, 1234)
+
+    refused = here.install()
+    named = here.install("--file", str(here.home / ".bashrc"))
+
+    assert refused.returncode == 2
+    assert "belongs to another user" in refused.stderr
+    assert "--file" in refused.stderr
+    assert named.returncode == 0, named.stderr
+    assert (here.home / ".bashrc").stat().st_uid == 1234
+
+
+@pytest.mark.parametrize(("answer", "is_replaced"), [("y", True), ("", True), ("n", False)])
+def test_on_a_terminal_it_asks_about_hand_written_lines(
+    answer: str, is_replaced: bool, here: Machine
+):
+    file = here.home / ".bashrc"
+    file.write_text(OTHER)
+    ours, its = os.openpty()
+    command = [str(GPUCHECK), "env", "install", "--yes", "--shell", "bash", "--file", str(file)]
+
+    os.write(ours, f"{answer}\n".encode())
+    ended = subprocess.run(
+        [*command, "--cuda", str(here.toolkit)],
+        stdin=its,
+        capture_output=True,
+        env=here.variables,
+        timeout=60,
+    )
+    os.close(ours)
+    os.close(its)
+
+    assert f"Comment out line 1 of {file} too? [Y/n] ".encode() in ended.stderr
+    assert file.read_text().startswith(": #gpucheck-replaced") == is_replaced
+
+
+def test_for_every_user_the_exports_go_into_profile_d(here: Machine):
+    shown = here.env("diff", "--system", "--shell", "zsh", "--cuda", str(here.toolkit))
+
+    assert "+++ /etc/profile.d/gpucheck.sh" in shown.stdout
+    assert "typeset" not in shown.stdout
+    assert here.env("diff", "--system", "--file", "x").returncode == 2

@@ -19,8 +19,32 @@ def with_both(**sections: object) -> Snapshot:
 
 
 def test_the_newest_toolkit_that_the_driver_runs_is_the_default():
-    assert choose(with_both()).version == "13.0"
-    assert choose(with_both(driver={"module_version": "550.54.14"})).version == "12.4"
+    older = {"module_version": "550.54.14"}
+
+    assert choose(with_both(pytorch=NO_TORCH)).version == "13.0"
+    assert choose(with_both(pytorch=NO_TORCH, driver=older)).version == "12.4"
+
+
+TORCH_12 = {"torch": Torch(version="2.6.0+cu124", build="cuda", cuda="12.4")}
+
+
+def test_a_toolkit_of_torchs_cuda_goes_before_a_newer_one():
+    assert choose(with_both(pytorch=TORCH_12)).version == "12.4"
+
+
+def test_where_no_toolkit_fits_torch_one_has_to_be_named():
+    only = {"installed": (CUDA_13,)}
+
+    with pytest.raises(UsageError, match=r"no toolkit of CUDA 12 is installed.*--cuda VERSION"):
+        exports(machine(toolkits=only, pytorch=TORCH_12))
+    named = exports(machine(toolkits=only, pytorch=TORCH_12), cuda="13.0")
+    assert "PyTorch here is built for another CUDA major than 13.0." in named.warnings
+
+
+def test_the_link_is_named_and_not_the_version_unless_a_version_was_asked_for():
+    assert exports(with_both()).cuda_home == "/usr/local/cuda"
+    assert exports(with_both(), cuda="13.0").cuda_home == "/usr/local/cuda-13.0"
+    assert exports(with_both(), cuda="12.4").cuda_home == "/usr/local/cuda-12.4"
 
 
 def test_a_newer_minor_version_of_the_drivers_major_still_runs():
@@ -41,9 +65,9 @@ def test_a_toolkit_with_a_compiler_goes_before_a_newer_one_without():
 
 def test_a_toolkit_for_everybody_goes_before_that_of_a_conda_environment():
     conda = toolkit(home="/opt/conda", version="13.0", origin="conda", names=())
-    installed = (conda, toolkit(CUDA_12))
+    here = machine(toolkits={"installed": (conda, toolkit(CUDA_12))}, pytorch=NO_TORCH)
 
-    assert choose(machine(toolkits={"installed": installed})).version == "12.4"
+    assert choose(here).version == "12.4"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +134,7 @@ def test_with_torchs_own_libraries_ld_library_path_stays_out():
 def test_without_torch_and_not_found_otherwise_it_goes_in():
     found = needed(pytorch=NO_TORCH, libraries=NOT_FOUND_BY_THE_LOADER)
 
-    assert found.library_directory == "/usr/local/cuda-13.0/targets/x86_64-linux/lib"
+    assert found.library_directory == "/usr/local/cuda/targets/x86_64-linux/lib"
 
 
 def test_a_cpu_build_of_torch_has_nothing_to_hide():
@@ -148,7 +172,7 @@ def test_what_could_not_be_told_keeps_it_out_and_says_so(sections: dict[str, obj
     found = needed(**sections)
 
     assert found.library_directory is None
-    assert "could not be told (no answer)" in found.library_reason
+    assert "could not be determined (no answer)" in found.library_reason
 
 
 def test_always_and_never_have_their_way():
@@ -157,31 +181,9 @@ def test_always_and_never_have_their_way():
     assert out.library_directory is None
 
 
-def test_the_chosen_toolkits_names_are_its_own_and_the_others_make_way():
-    elsewhere = toolkit(CUDA_12, home="/opt/cuda-12.4", names=("/opt/cuda-12.4", "/opt/cuda"))
-
-    found = exports(machine(toolkits={"installed": (CUDA_13, elsewhere)}))
-
-    assert found.own == ("/usr/local/cuda-13.0", "/usr/local/cuda", "/usr/local/cuda-13")
-    assert found.others == ("/opt/cuda", "/opt/cuda-12.4")
-
-
-@pytest.mark.parametrize(
-    ("home", "origin"),
-    [("/usr", "distribution"), ("/opt/conda", "conda"), ("/home/me", "other"), ("/opt", "other")],
-)
-def test_a_folder_that_holds_more_than_cuda_never_makes_way(home: str, origin: str):
-    shared = toolkit(CUDA_12, home=home, names=(home,), origin=origin)
-
-    as_other = exports(machine(toolkits={"installed": (CUDA_13, shared)}), cuda="13.0")
-    as_chosen = exports(machine(toolkits={"installed": (CUDA_13, shared)}), cuda="12.4")
-
-    assert as_other.others == ()
-    assert as_chosen.own == ()
-
-
 def test_the_distributions_toolkit_leaves_path_as_it_is():
-    shared = toolkit(CUDA_12, home="/usr", names=(), origin="distribution")
+    home = "/usr/lib/nvidia-cuda-toolkit"  # its headers and libraries are in /usr
+    shared = toolkit(CUDA_12, home=home, names=(), origin="distribution")
 
     found = exports(machine(toolkits={"installed": (shared,)}, pytorch=NO_TORCH))
 
@@ -198,6 +200,6 @@ def test_the_list_shows_what_runs_and_what_matches():
     lines = listing(choices(with_both(driver={"module_version": "550.54.14"}))).splitlines()
 
     assert lines[1].split() == [
-        *("*", "12.4", "/usr/local/cuda-12.4", "/usr/local/cuda-12.4/bin/nvcc", "yes", "no"),
+        *("*", "13.0", "/usr/local/cuda-13.0", "/usr/local/cuda-13.0/bin/nvcc", "no", "yes"),
     ]
-    assert lines[2].split()[-2:] == ["no", "yes"]
+    assert lines[2].split()[-2:] == ["yes", "no"]

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,50 +8,16 @@ import pytest
 
 from gpucheck.shellenv import shells
 from gpucheck.shellenv.snippet import Shell
-
-
-def processes(folder: Path, *names: str) -> Path:
-    """A /proc in which we were called by *names*, the nearest first."""
-    pid = os.getppid()
-    for name in names:
-        (folder / str(pid)).mkdir()
-        (folder / str(pid) / "stat").write_text(f"{pid} ({name}) S {pid + 1} 0 0 0\n")
-        pid += 1
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("names", "shell"),
-    [
-        (("zsh",), Shell.ZSH),
-        (("python3", "make", "fish", "bash"), Shell.FISH),
-        (("mksh",), Shell.KSH),
-        (("dash",), Shell.SH),
-        (("odd) name (", "tcsh"), Shell.TCSH),
-    ],
-)
-def test_the_nearest_shell_above_us_is_the_caller(
-    names: tuple[str, ...], shell: Shell, tmp_path: Path
-):
-    assert shells.calling({}, processes(tmp_path, *names)) is shell
-
-
-def test_without_a_shell_above_us_the_login_shell_counts(tmp_path: Path):
-    proc = processes(tmp_path, "cron")
-
-    assert shells.calling({"SHELL": "/usr/bin/zsh"}, proc) is Shell.ZSH
-    assert shells.calling({"SHELL": "/sbin/nologin"}, proc) is Shell.BASH
+from gpucheck.usage_error import UsageError
 
 
 @pytest.mark.shells
 @pytest.mark.parametrize("name", ["bash", "dash", "zsh", "fish", "tcsh", "ksh", "mksh"])
 def test_a_real_shell_is_recognised(name: str, tmp_path: Path):
-    import shutil
-
     if shutil.which(name) is None:
         pytest.skip(f"{name} is not installed (make shells)")
     ask = tmp_path / "ask.py"
-    ask.write_text("from gpucheck.shellenv import shells\nprint(shells.calling({}).value)\n")
+    ask.write_text("from gpucheck.shellenv import shells\nprint(shells.reading_us({}).value)\n")
 
     ended = subprocess.run(
         [name, "-c", f"{sys.executable} {ask}; true"],
@@ -111,3 +78,28 @@ def test_a_shell_that_hangs_or_leaves_at_its_start_is_told(tmp_path: Path):
     assert (left.variables, late.variables) == (None, None)
     assert "exit status 3" in left.why
     assert "no answer in 0.5 s" in late.why
+
+
+@pytest.mark.shells
+def test_zsh_is_asked_where_its_files_are(tmp_path: Path):
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed (make shells)")
+    (tmp_path / ".zshenv").write_text("ZDOTDIR=$HOME/.config/zsh\n")
+    here = {"HOME": str(tmp_path), "PATH": os.defpath}
+
+    assert shells.startup_file(Shell.ZSH, here) == tmp_path / ".config/zsh/.zshrc"
+    (tmp_path / ".zshenv").write_text("export EDITOR=vi\n")
+    assert shells.startup_file(Shell.ZSH, here) == tmp_path / ".zshrc"
+
+
+def test_a_home_that_is_no_path_is_refused():
+    with pytest.raises(UsageError, match="no absolute path"):
+        shells.startup_file(Shell.BASH, {"HOME": "~"})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_root_leaves_the_home_of_another_user_alone(tmp_path: Path):
+    os.chown(tmp_path, 1234, 1234)
+
+    with pytest.raises(UsageError, match="belongs to another user"):
+        shells.startup_file(Shell.BASH, {"HOME": str(tmp_path)})

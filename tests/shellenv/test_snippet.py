@@ -8,6 +8,7 @@ import pytest
 from gpucheck.shellenv import snippet
 from gpucheck.shellenv.exports import Exports
 from gpucheck.shellenv.snippet import Shell
+from gpucheck.shellenv.startup_file import Record, install
 from gpucheck.usage_error import UsageError
 
 HOSTILE = '/opt/it\'s a "cuda" $HOME `x` \\ é $(touch x)'
@@ -20,7 +21,6 @@ def exports(home: str = "/opt/cuda", **changes: object) -> Exports:
         "bin_directory": f"{home}/bin",
         "library_directory": f"{home}/lib64",
         "library_reason": "in: because",
-        "own": (home,),
     }
     return Exports(**(usual | changes))
 
@@ -35,14 +35,16 @@ def test_no_placeholder_is_left_and_the_last_line_ends(shell: Shell):
 
 @pytest.mark.parametrize("shell", Shell)
 def test_words_in_a_comment_cannot_end_its_line(shell: Shell):
-    text = snippet.render(exports(library_reason="out:\ntouch x\r\u2028touch y"), shell)
+    told = exports(library_reason="out:\ntouch x\r\u2028touch y", library_directory=None)
+
+    text = snippet.render(told, shell)
 
     assert "out:?touch x??touch y" in text
 
 
 @pytest.mark.parametrize("shell", Shell)
 def test_what_looks_like_a_placeholder_in_a_path_stays(shell: Shell):
-    assert "/opt/@OWN@@BIN@" in snippet.render(exports("/opt/@OWN@@BIN@"), shell)
+    assert "/opt/@LIBRARIES@@BIN@" in snippet.render(exports("/opt/@LIBRARIES@@BIN@"), shell)
 
 
 def test_a_dockerfile_extends_what_the_image_has():
@@ -90,11 +92,40 @@ def test_lua_reads_back_the_path(tmp_path: Path):
         pytest.skip("Lua is not installed")
     program = tmp_path / "program.lua"
     shown = "function setenv(name, value) io.write(name, '=', value, '\\0') end\n"
+    shown += "function whatis(_) end help, family = whatis, whatis\n"
     program.write_text(f"{shown}prepend_path = setenv\n{text}", encoding="utf-8", newline="")
     ended = subprocess.run([lua, str(program)], capture_output=True, timeout=60)
     wanted = f"CUDA_HOME={home}\0PATH={home}/bin\0LD_LIBRARY_PATH={home}/lib64\0"
     assert ended.stdout.decode() == wanted, ended.stderr
 
 
-def test_the_templates_of_sh_and_ksh_say_the_same():
-    assert snippet.template(Shell.SH) == snippet.template(Shell.KSH)
+@pytest.mark.parametrize("libraries", [None, "/opt/cuda/lib64"])
+@pytest.mark.parametrize("shell", [each for each in Shell if each.has_startup_file])
+def test_the_block_is_short(shell: Shell, libraries: str | None):
+    text = snippet.render(exports(library_directory=libraries), shell)
+
+    block = install(b"", text, Record(shell=shell.value)).text
+    assert block.count(b"\n") <= (12 if shell is Shell.TCSH else 8)
+
+
+def test_tcl_reads_back_the_path(tmp_path: Path):
+    tclsh = shutil.which("tclsh")
+    text = snippet.render(exports(HOSTILE + "{[x]}"), Shell.TCL)
+
+    assert text.startswith("#%Module")
+    if tclsh is None:
+        pytest.skip("Tcl is not installed")
+    program = tmp_path / "program.tcl"
+    procs = "proc setenv {n v} {puts $n=$v}\nproc prepend-path {n v} {puts $n=$v}\n"
+    procs += "proc module-whatis {x} {}\nproc conflict {x} {}\n"
+    program.write_text(procs + text, encoding="utf-8")
+    ended = subprocess.run([tclsh, str(program)], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.startswith(f"CUDA_HOME={HOSTILE}{{[x]}}\n"), ended.stderr
+
+
+def test_environment_d_extends_what_the_session_has():
+    text = snippet.render(exports("/opt/a $b"), Shell.ENVIRONMENT_D)
+
+    assert 'PATH="/opt/a \\$b/bin":${PATH}\n' in text
+    with pytest.raises(UsageError, match="newline"):
+        snippet.render(exports("/opt/a\nb"), Shell.ENVIRONMENT_D)

@@ -3,6 +3,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpucheck.shellenv.startup_file import (
+    Installed,
     Record,
     State,
     find,
@@ -12,6 +13,12 @@ from gpucheck.shellenv.startup_file import (
     uninstall,
 )
 from gpucheck.usage_error import UsageError
+
+
+def kept(*installed: Installed) -> dict[str, Record]:
+    """The records that the state directory has after these writes."""
+    return {each.digest: each.record for each in installed}
+
 
 SNIPPET = "export CUDA_HOME='/usr/local/cuda-13.0'\n"
 OTHER = "export CUDA_HOME='/usr/local/cuda-12.4'\nexport X='é'\n"
@@ -60,8 +67,19 @@ ten_thousand = settings(
 def test_install_then_uninstall_gives_back_every_byte(text: bytes, shell: str):
     installed = install(text, SNIPPET, Record(shell=shell))
 
-    assert installed != text
-    assert uninstall(installed) == text
+    assert installed.text != text
+    assert uninstall(installed.text, kept(installed)) == text
+
+
+@ten_thousand
+@given(FILES, SHELLS)
+def test_without_a_record_exactly_the_block_is_taken_out(text: bytes, shell: str):
+    installed = install(text, SNIPPET, Record(shell=shell)).text
+    block = find(installed)
+
+    assert block is not None
+    assert installed[block.start : block.end].startswith(BEGINS + b"\n")
+    assert uninstall(installed) == installed[: block.start] + installed[block.end :]
 
 
 @ten_thousand
@@ -71,8 +89,8 @@ def test_replacing_old_exports_and_uninstall_gives_back_every_byte(text: bytes, 
 
     installed = install(text, SNIPPET, Record(shell=shell), replaced_lines=lines)
 
-    assert not [old for old in old_exports(installed, shell) if old.keeps is None]
-    assert uninstall(installed) == text
+    assert not [old for old in old_exports(installed.text, shell) if old.keeps is None]
+    assert uninstall(installed.text, kept(installed)) == text
 
 
 @ten_thousand
@@ -80,20 +98,25 @@ def test_replacing_old_exports_and_uninstall_gives_back_every_byte(text: bytes, 
 def test_installing_twice_is_installing_once(text: bytes, shell: str):
     once = install(text, SNIPPET, Record(shell=shell))
 
-    assert install(once, SNIPPET, Record(shell=shell)) == once
+    assert install(once.text, SNIPPET, Record(shell=shell), records=kept(once)) == once
 
 
 @ten_thousand
 @given(FILES, SHELLS)
 def test_another_toolkit_in_between_changes_nothing(text: bytes, shell: str):
     first = install(text, SNIPPET, Record(shell=shell))
-    lines = {old.line for old in old_exports(first, shell) if old.keeps is None}
+    lines = {old.line for old in old_exports(first.text, shell) if old.keeps is None}
 
-    second = install(first, OTHER, Record(shell=shell, cuda="12.4"), replaced_lines=lines)
+    second = install(
+        first.text,
+        OTHER,
+        Record(shell=shell, cuda="12.4"),
+        records=kept(first),
+        replaced_lines=lines,
+    )
 
-    assert second.count(BEGINS + b"\n") == first.count(BEGINS + b"\n")
-    assert install(second, SNIPPET, Record(shell=shell)).count(ENDS) == first.count(ENDS)
-    assert uninstall(second) == text
+    assert second.text.count(BEGINS + b"\n") == first.text.count(BEGINS + b"\n")
+    assert uninstall(second.text, kept(first, second)) == text
 
 
 @settings(max_examples=500, deadline=None)
@@ -104,18 +127,22 @@ def test_lines_that_the_user_added_since_stay_as_they_are(text: bytes, above: by
     above += b"\n"
     installed = install(text, SNIPPET, BASH)
 
-    assert uninstall(above + installed + below) == above + text + below
+    changed = above + installed.text + below
+    assert uninstall(changed, kept(installed)) == above + text + below
 
 
 def test_a_file_that_was_absent_is_absent_again():
     installed = install(None, SNIPPET, BASH)
 
-    assert uninstall(installed) is None
-    assert uninstall(installed + b"alias ll='ls -l'\n") == b"alias ll='ls -l'\n"
+    assert uninstall(installed.text, kept(installed)) is None
+    more = installed.text + b"alias ll='ls -l'\n"
+    assert uninstall(more, kept(installed)) == b"alias ll='ls -l'\n"
 
 
 def test_an_empty_file_stays_an_empty_file():
-    assert uninstall(install(b"", SNIPPET, BASH)) == b""
+    installed = install(b"", SNIPPET, BASH)
+
+    assert uninstall(installed.text, kept(installed)) == b""
 
 
 @pytest.mark.parametrize(
@@ -130,7 +157,7 @@ def test_an_empty_file_stays_an_empty_file():
 def test_the_block_goes_before_the_early_exit(exit_line: bytes):
     text = b"umask 022\n\n" + exit_line + b"alias ll='ls -l'\n"
 
-    installed = install(text, SNIPPET, BASH)
+    installed = install(text, SNIPPET, BASH).text
 
     assert installed.startswith(b"umask 022\n\n" + BEGINS)
     assert installed.endswith(ENDS + b"\n" + exit_line + b"alias ll='ls -l'\n")
@@ -139,18 +166,18 @@ def test_the_block_goes_before_the_early_exit(exit_line: bytes):
 def test_in_tcsh_the_block_goes_before_the_exit_for_scripts():
     text = b"if (! $?prompt) exit\nset history = 100\n"
 
-    assert install(text, SNIPPET, Record(shell="tcsh")).endswith(ENDS + b"\n" + text)
+    assert install(text, SNIPPET, Record(shell="tcsh")).text.endswith(ENDS + b"\n" + text)
 
 
 def test_without_an_early_exit_the_block_comes_last():
-    assert install(b"umask 022", SNIPPET, BASH).startswith(b"umask 022\n" + BEGINS)
+    assert install(b"umask 022", SNIPPET, BASH).text.startswith(b"umask 022\n" + BEGINS)
 
 
 def test_a_line_that_goes_on_does_not_swallow_the_mark():
     installed = install(b"alias x=y \\", SNIPPET, BASH)
 
-    assert installed.startswith(b"alias x=y \\\n\n" + BEGINS)
-    assert uninstall(installed) == b"alias x=y \\"
+    assert installed.text.startswith(b"alias x=y \\\n\n" + BEGINS)
+    assert uninstall(installed.text, kept(installed)) == b"alias x=y \\"
 
 
 @pytest.mark.parametrize(
@@ -171,19 +198,21 @@ def test_damaged_marks_are_refused(text: bytes):
 
 
 def test_a_block_edited_by_hand_is_refused_without_force():
-    edited = install(b"a\n", SNIPPET, BASH).replace(b"cuda-13.0", b"cuda-13.1")
+    installed = install(b"a", SNIPPET, BASH)
+    edited, records = installed.text.replace(b"cuda-13.0", b"cuda-13.1"), kept(installed)
 
-    assert state(edited, SNIPPET) is State.EDITED
+    assert state(edited, SNIPPET, records) is State.EDITED
     with pytest.raises(UsageError, match="edited by hand"):
-        install(edited, SNIPPET, BASH)
+        install(edited, SNIPPET, BASH, records=records)
     with pytest.raises(UsageError, match="edited by hand"):
-        uninstall(edited)
-    assert uninstall(edited, force=True) == b"a\n"
-    assert state(install(edited, SNIPPET, BASH, force=True), SNIPPET) is State.CURRENT
+        uninstall(edited, records)
+    assert uninstall(edited, records, force=True) == b"a"
+    again = install(edited, SNIPPET, BASH, records=records, force=True)
+    assert state(again.text, SNIPPET, kept(again)) is State.CURRENT
 
 
 def test_the_state_tells_absent_current_and_outdated():
-    installed = install(b"a\n", SNIPPET, BASH)
+    installed = install(b"a\n", SNIPPET, BASH).text
 
     assert state(None, SNIPPET) is State.ABSENT
     assert state(b"a\n", SNIPPET) is State.ABSENT
@@ -191,15 +220,44 @@ def test_the_state_tells_absent_current_and_outdated():
     assert state(installed, OTHER) is State.OUTDATED
 
 
-def test_the_block_remembers_how_it_was_made():
-    record = Record(shell="zsh", cuda="/opt/my cuda", ld_library_path="never")
+#: What gpucheck 0.1.0 wrote into a file that held "a", without a newline.
+OLD_BLOCK = b"""a
+# >>> gpucheck >>>
+# Written by `gpucheck env install`; `gpucheck env uninstall` undoes it to the byte.
+# record: {"shell": "bash", "cuda": "12.4", "ld_library_path": "auto", "newline_added": true, \
+"blank_line_added": false, "was_absent": false, "replaced": 0}
+# checksum: 0cd9b6019c97669a
+# CUDA 12.4. Runs no program; sourced again, it changes nothing more.
+export CUDA_HOME='/usr/local/cuda-12.4'
+# <<< gpucheck <<<
+"""
 
-    block = find(install(b"a", SNIPPET, record))
+
+def test_a_block_of_version_0_1_0_is_recognized_replaced_and_undone():
+    block = find(OLD_BLOCK)
 
     assert block is not None
-    assert block.record is not None
-    assert (block.record.cuda, block.record.ld_library_path) == ("/opt/my cuda", "never")
-    assert block.record.newline_added
+    assert (block.is_old, block.is_old_edited) == (True, False)
+    assert uninstall(OLD_BLOCK) == b"a"
+    new = install(OLD_BLOCK, SNIPPET, BASH)
+    assert b"# record" not in new.text
+    assert new.text.count(BEGINS) == 1
+    assert uninstall(new.text, kept(new)) == b"a"
+
+
+def test_a_block_of_version_0_1_0_that_was_edited_is_refused_without_force():
+    edited = OLD_BLOCK.replace(b"cuda-12.4'", b"cuda-12.5'")
+
+    with pytest.raises(UsageError, match="edited by hand"):
+        install(edited, SNIPPET, BASH)
+    assert state(edited, SNIPPET) is State.EDITED
+    assert uninstall(edited, force=True) == b"a"
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
+def test_a_record_that_does_not_fit_is_no_record(fields: object):
+    assert Record.read(fields) is None
+    assert Record.read({"shell": "bash", "more": fields}) is None
 
 
 def test_a_path_with_our_own_marks_in_it_is_refused():

@@ -1,6 +1,6 @@
 """One row for each family of rules: its prefix, its subject, where its findings are shown.
 
-The rows stand in the order in which a machine comes up: of two equal faults, the earlier is to be
+The rows are in the order in which a machine comes up: of two equal faults, the earlier is to be
 fixed first, and the report's sections follow it.
 """
 

@@ -1,6 +1,6 @@
 """Replaces what names a machine, its owner or their work by stable short tokens.
 
-Tokens stand in for the same thing everywhere in one snapshot, so that it is judged as the original
+Tokens replace the same thing everywhere in one snapshot, so that it is judged as the original
 is: a prefix of a UUID in CUDA_VISIBLE_DEVICES still names its GPU, and two paths under one home
 still share it. A token is itself left alone: redacting twice gives what once does.
 
@@ -106,7 +106,7 @@ def _key() -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Whose private names to look for, beside those that the snapshot itself shows."""
+    """Whose private names to look for, in addition to those that the snapshot itself shows."""
 
     home: str = ""
     user: str = ""

@@ -1,4 +1,4 @@
-"""What is raised where the call or an input is wrong: the user's to mend, and no defect."""
+"""What is raised where the call or an input is wrong: the user's to fix, and no defect."""
 
 
 class UsageError(Exception):

@@ -102,7 +102,7 @@ def slurm_states(nodes: Sequence[str]) -> dict[str, str]:
 
 
 def parse_sinfo(text: str) -> dict[str, str]:
-    """Read sinfo's `node|state|reason` lines; a node stands in each of its partitions."""
+    """Read sinfo's `node|state|reason` lines; a node is listed in each of its partitions."""
     states: dict[str, str] = {}
     for line in text.splitlines():
         name, _, rest = line.strip().partition("|")

@@ -31,7 +31,7 @@ class FoldedFinding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
-    """The judgement of a fleet. Findings: the most severe first, of those the rarest."""
+    """The verdict on a fleet. Findings: the most severe first, of those the rarest."""
 
     verdict: Literal["healthy", "degraded", "broken", "incomplete"]
     exit_code: int

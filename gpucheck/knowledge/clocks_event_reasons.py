@@ -39,7 +39,7 @@ def table() -> Table:
 
 
 def names(mask: int) -> tuple[str, ...]:
-    """Return nvidia-smi's words for every bit of *mask*; a bit nobody knows stands in hex."""
+    """Return nvidia-smi's words for every bit of *mask*; an unknown bit is given in hex."""
     known = [(reason.bit, reason.label) for reason in table().reasons if mask & reason.bit]
     rest = mask & ~sum(bit for bit, _ in known)
     unknown = [f"{1 << n:#x}" for n in range(rest.bit_length()) if rest >> n & 1]

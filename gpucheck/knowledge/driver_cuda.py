@@ -177,7 +177,7 @@ def architectures_of_toolkit(cuda: str) -> tuple[str, ...] | None:
     )
 
 
-# NVIDIA's compatibility guide allows the forward-compatibility libraries on data-centre GPUs, on
+# NVIDIA's compatibility guide allows the forward-compatibility libraries on data-center GPUs, on
 # chosen RTX boards and on Jetson; elsewhere cuInit answers 804.
 _DATA_CENTRE = re.compile(r"TESLA|T4G?|(?:A|B|GB|GH|H|L|P|V)[0-9]{1,3}[GSX]?")
 _NEVER = ("GEFORCE", "TITAN")

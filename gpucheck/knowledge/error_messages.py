@@ -1,6 +1,6 @@
 """What pasted errors of the driver, CUDA, PyTorch, NCCL and containers mean, and what to do.
 
-Sources stand in error_messages.json, keys a row.
+Sources are in error_messages.json, by key.
 """
 
 import re
@@ -30,7 +30,7 @@ FAULTS = {
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One error: texts that give it away, its meaning, and the rules that say whether it is so.
+    """One error: texts that give it away, its meaning, and the rules that look for its causes.
 
     A pattern is text in lower case with single spaces, in which "*" stands for anything short.
     A *general* one says little where another message of the same text says more. *cuda* and *nvml*
@@ -55,7 +55,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """The file as it is: causes stand before their consequences."""
+    """The file as it is: causes are before their consequences."""
 
     sources: dict[str, str]
     messages: tuple[Message, ...]
@@ -118,7 +118,7 @@ def _plain(text: str) -> str:
 
 
 def _holds(text: str, pattern: str) -> bool:
-    """Whether the parts of *pattern* between its "*" stand in *text*, in order and close by.
+    """Whether the parts of *pattern* between its "*" are in *text*, in order and close by.
 
     Plain searching instead of a regular expression: its time grows with the text, whatever is in
     it. After a part the nearest next one counts; only the first part is tried at each place.

@@ -1,4 +1,4 @@
-"""What each GPU model has: links, PCIe, ECC. Sources stand in gpus.json, a key a row."""
+"""What each GPU model has: links, PCIe, ECC. Sources are in gpus.json, by key."""
 
 from functools import cache, lru_cache
 

@@ -1,7 +1,7 @@
 """What the MNIST recipe of the smoke training reaches where all is well.
 
 The recipe: Flatten, Linear(784, 256), ReLU, Linear(256, 10), cross entropy, SGD with learning
-rate 0.01, batches of 256, inputs normalised; one epoch. Losses are those of batch 225.
+rate 0.01, batches of 256, inputs normalized; one epoch. Losses are those of batch 225.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from typing import NamedTuple
 BATCH_SIZE, LEARNING_RATE = 256, 0.01
 TRAINING_IMAGES = 60_000
 
-#: The curve that was published for the recipe, without normalised inputs; the third as printed.
+#: The curve that was published for the recipe, without normalized inputs; the third as printed.
 PUBLISHED_LOSSES = (2.311, 2.292, 2.388, 2.243, 2.188, 2.099, 1.972, 1.815, 1.637, 1.466)
 
 

@@ -1,4 +1,4 @@
-"""What NVIDIA says of each Xid and recovery action. Sources stand in xid.json, keys a row."""
+"""What NVIDIA says of each Xid and recovery action. Sources are in xid.json, by key."""
 
 from functools import cache
 

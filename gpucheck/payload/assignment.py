@@ -41,7 +41,7 @@ CPU_REPLICAS = 4  # of "all" on the CPU: as many as the recipe has GPUs
 
 
 class GpuChoiceError(ValueError):
-    """A choice of GPUs makes no sense; the message is for whoever made it."""
+    """A choice of GPUs that cannot be used; the message is for whoever made it."""
 
 
 def chosen_gpus(wanted: str, visible: int) -> list[int]:

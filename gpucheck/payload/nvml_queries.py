@@ -1,7 +1,7 @@
 """The questions that gpucheck asks NVML, each with what it means to ask: one call, or several.
 
 A query's answer is numbers, texts and lists of them as NVML has them (milliwatts, masks, codes).
-pynvml is handed in, so that this file is imported without it. Old drivers lack newer functions:
+pynvml is a parameter, so that this file is imported without it. Old drivers lack newer functions:
 where an older one answers the same question, it is asked in its place.
 """
 

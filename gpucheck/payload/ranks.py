@@ -1,6 +1,6 @@
 """Runs the training as one rank of several under DistributedDataParallel.
 
-NCCL on GPUs, gloo on the CPU. Beside the training, each rank leaves a sign of life in the store
+NCCL on GPUs, gloo on the CPU. During the training, each rank leaves a sign of life in the store
 twice a second, and rank 0 reports how long it has not heard of whom: a rank or a host
 that is lost has a name, whatever the collective operations are waiting for.
 """

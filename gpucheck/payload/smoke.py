@@ -68,7 +68,7 @@ def _last_line(error: BaseException) -> str:
 
 
 class Reading:
-    """Reads the data in a thread from the start on, beside the import of torch."""
+    """Reads the data in a thread from the start on, while torch is imported."""
 
     def __init__(self, work: Assignment, emit: Callable[..., None]) -> None:
         self._work = work

@@ -45,7 +45,7 @@ class Classifier(nn.Sequential):  # type: ignore[misc]
     """Flatten, Linear, ReLU, Linear; and a note of who worked on how many images.
 
     DataParallel's replicas are shallow copies: all of them write into the one list. (It copies
-    every module anew for each batch: a module around the layers would cost time.)
+    every module again for each batch: a module around the layers would cost time.)
     """
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ def describe(number: int) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Data:
-    """The digits on one device: normalised images, and their labels."""
+    """The digits on one device: normalized images, and their labels."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -361,7 +361,7 @@ def look_at_weights(classifier: Classifier, step: int) -> None:
 
 
 def test(classifier: Classifier, data: Data) -> float:
-    """Return the share of the test images that are recognised."""
+    """Return the share of the test images that are recognized."""
     classifier.eval()
     with torch.no_grad():
         right = classifier(data.test_images).argmax(1) == data.test_labels

@@ -111,7 +111,7 @@ def _with_best_version(
     """Return the cuDNN that torch gets with its version by the best witness.
 
     What cuDNN itself answered comes first: its front hands the question on to its parts, so that
-    the answer is that of the parts that it really gets. Then what lies beside it says, in the
+    the answer is that of the parts that it really gets. Then what lies next to it says, in the
     order of trust of `version_of`; then its header.
     """
     for witness in (opened, front, install):

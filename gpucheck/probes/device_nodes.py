@@ -1,6 +1,6 @@
 """Looks at the driver's device files: which are there, and who may open them.
 
-A device file is never opened: opening /dev/nvidiaN initialises that GPU, which takes seconds and
+A device file is never opened: opening /dev/nvidiaN initializes that GPU, which takes seconds and
 wakes a sleeping laptop's, and may hang where the driver does. access(2) asks the kernel instead,
 which asks the device cgroup too (devcgroup_inode_permission in the kernel's fs/namei.c).
 """

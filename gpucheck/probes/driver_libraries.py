@@ -117,7 +117,7 @@ def _moved(cache: Cache, top: str) -> Cache:
 def _copies(
     root: Path, process: Process, soname: str, mounts: frozenset[str]
 ) -> Iterator[DriverLibrary]:
-    """Yield the copies of *soname*: the one that the loader takes, where it stands in the order."""
+    """Yield the copies of *soname*: the one that the loader takes, at its place in the order."""
     selected = process.find_plainly(soname)
     chosen, via = "", ""
     if isinstance(selected, Missing):  # the loader stops at a file that it cannot make sense of
@@ -397,7 +397,7 @@ def _build_id(path: Path) -> bytes | None:
 
 
 def find_version(path: Path, versions: tuple[str, ...]) -> str | None:
-    """Return the first of *versions* that stands in the bytes of *path*, else None."""
+    """Return the first of *versions* that is in the bytes of *path*, else None."""
     try:
         with path.open("rb") as file:
             if not 0 < os.fstat(file.fileno()).st_size <= LIBRARY_LIMIT_BYTES:

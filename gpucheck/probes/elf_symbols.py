@@ -78,7 +78,7 @@ class Symbols:
     def undefined(self, prefixes: tuple[bytes, ...]) -> Iterator[bytes]:
         """Yield the symbols with one of *prefixes* that other files have to define; not weak ones.
 
-        The undefined ones stand before all that .gnu.hash knows.
+        The undefined ones come before all that .gnu.hash knows.
         """
         size = _SYMBOL.size * self._count_of_unhashed()
         rows = os.pread(self._file, size, self._symbols_at)

@@ -108,7 +108,7 @@ def split_library_path(value: str) -> list[str]:
 
 
 def split_preload(value: str) -> list[str]:
-    """Split as the loader does: at blanks and `:` (ld.so(8)); empty elements mean nothing."""
+    """Split as the loader does: at spaces and `:` (ld.so(8)); empty elements mean nothing."""
     return [text for text in re.split("[ :]", value) if text]
 
 
@@ -291,11 +291,11 @@ def _compat(text: str, resolved: str, names: tuple[str, ...]) -> str | Unknown |
 
 
 def is_world_writable(text: str) -> bool | Unknown:
-    """Whether everybody may put files into this folder, or put another folder in its place.
+    """Whether anyone may put files into this folder, or put another folder in its place.
 
     Neither is hindered by a sticky bit on the folder itself: it only keeps people from removing
     each other's files. On a parent, such as /tmp, it does keep them from swapping what is there.
-    Where the folder does not exist, everybody who may write above may create it.
+    Where the folder does not exist, anyone who may write above may create it.
     """
     try:
         return any(

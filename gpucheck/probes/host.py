@@ -685,7 +685,7 @@ def parse_request_redirect(config: bytes) -> bool | None:
     """Whether a bridge's ACS control has P2P request redirect on; None: too little may be read.
 
     The extended capabilities of PCI Express begin at byte 256. Each header holds the id in bits
-    0-15 and the next one's place in bits 20-31; ACS is 0x000D, its control register stands at +6,
+    0-15 and the next one's place in bits 20-31; ACS is 0x000D, its control register is at +6,
     and bit 2 of that is the redirect (linux/pci_regs.h). Users other than root see 64 bytes.
     """
     if len(config) < 256:

@@ -82,7 +82,7 @@ def probe(
 ) -> KernelLog:
     """Return what the kernel log says, from the first source that this user may read.
 
-    *commands* read the log of the machine that we stand on, so they are asked only where *root* is
+    *commands* read the log of the machine that we run on, so they are asked only where *root* is
     the real one or somebody names them.
     """
     ends_at = time.monotonic() + deadline_seconds

@@ -279,7 +279,7 @@ def parse_elf(
 
     A segment that ends behind *file_bytes* is an error too: the loader maps it, and dies (SIGBUS).
 
-    Raises `ElfError` for whatever the loader refuses, and for a header that makes no sense.
+    Raises `ElfError` for whatever the loader refuses, and for a header with unexpected values.
     """
     head = read(1024, 0)
     if len(head) < 52:
@@ -386,7 +386,7 @@ def _string(read: Callable[[int, int], bytes], at: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """One machine's dynamic loader: what it was built with, and what it was told."""
+    """One machine's dynamic loader: what it was built with, and what it was given."""
 
     cache: Cache | None = None  # None: there is none
     system_directories: tuple[str, ...] = ("/lib", "/usr/lib")
@@ -771,7 +771,7 @@ _MOST_INTERPRETER_BYTES = 4 << 20
 def read_interpreter(data: bytes) -> tuple[tuple[str, ...], tuple[int, int] | None]:
     """Return the default directories and the version that an ld-linux*.so was built with.
 
-    They stand in its read-only data. Nothing found gives `()` and `None`; before 2.33 the file
+    They are in its read-only data. Nothing found gives `()` and `None`; before 2.33 the file
     did not tell its version, and did not know the glibc-hwcaps subfolders: (2, 32) stands for all.
     """
     directories = _system_directories(data)

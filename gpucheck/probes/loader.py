@@ -564,7 +564,7 @@ def conda_libraries(prefix: str) -> dict[str, str]:
 
 
 def version_of(path: str) -> str | Unknown:
-    """Return the version of the library file *path*, as the best witness beside it says.
+    """Return the version of the library file *path*, as the best witness next to it says.
 
     Witnesses: the metadata of the wheel that it lies in, a cudnn_version.h that belongs to it, the
     name of the file itself. CUPTI's file names count years, not CUDA versions: unknown.

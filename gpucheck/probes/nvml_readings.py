@@ -90,7 +90,7 @@ def watts(milliwatts: int) -> float:
 
 
 def text(value: str) -> str:
-    """Return a text without the blanks around it."""
+    """Return a text without the spaces around it."""
     if not isinstance(value, str):
         raise TypeError(value)
     return value.strip()

@@ -73,7 +73,7 @@ class NvmlSession:
         self.plan = queries.plan(deep=self.deep, watch=self.watch, later=self.later)
 
     def run(self, deadline_seconds: float) -> None:
-        """Ask until every GPU has answered or is known to be in trouble, or the time is over."""
+        """Ask until every GPU has answered or is known to have failed, or the time is over."""
         ends_at = time.monotonic() + deadline_seconds
         only = None if self.only is None else list(self.only)
         parallel = True

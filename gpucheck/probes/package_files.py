@@ -2,7 +2,7 @@
 
 What was read is kept in the cache directory, one file for each site-packages folder, and holds as
 long as a file has the same size and modification time. A cache that is damaged, of another
-version, or cannot be written costs nothing but the time to read everything anew.
+version, or cannot be written costs nothing but the time to read everything again.
 """
 # Thousands of files: strings and os calls, where a Path would cost more than the call.
 # ruff: noqa: PTH116

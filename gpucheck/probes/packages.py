@@ -164,7 +164,7 @@ def _is_of_wheels(claims: Iterable[tuple[Installed, CompiledFile]]) -> bool:
 
 
 def _present(site: Site, claims: Sequence[tuple[Installed, CompiledFile]]) -> str | None:
-    """Return whose file is there; "" where it cannot be told, None where it is nobody's."""
+    """Return whose file is there; "" where it is not known, None where it is nobody's."""
     path = f"{site.path}/{claims[0][1].path}"
     try:
         size = os.stat(path).st_size  # noqa: PTH116

@@ -43,7 +43,7 @@ def parse_total(text: str, name: str) -> int | Unknown:
     if name in counts:
         return int(counts[name])
     if not counts:
-        return Unknown("the counter of PCI Express errors makes no sense")
+        return Unknown("the counter of PCI Express errors has an unexpected value")
     return sum(map(int, counts.values()))
 
 
@@ -64,7 +64,7 @@ def parse_resources(text: str) -> tuple[int, ...] | Unknown:
     lines = text.splitlines()[:2]
     starts = [re.match(r"(0x[0-9a-fA-F]{1,16}) 0x[0-9a-fA-F]{1,16} ", line) for line in lines]
     if len(lines) < 2 or None in starts:
-        return Unknown("the device's resources make no sense")
+        return Unknown("the device's resources have unexpected values")
     return tuple(n for n, found in enumerate(starts) if found and int(found[1], 16) == 0)
 
 

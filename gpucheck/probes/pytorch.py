@@ -1,4 +1,4 @@
-"""Reads which torch a Python would import, and what stands beside it, without importing it."""
+"""Reads which torch a Python would import, and what is installed with it, without importing it."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def probe(
 ) -> PyTorch:
     """Return the facts of *python*'s torch; None chooses the Python as `doctor --python` says.
 
-    A Python whose paths no file tells is asked in a child, which has *deadline_seconds*.
+    A Python whose paths no file names is asked in a child, which has *deadline_seconds*.
     """
     choice = choose_python(python, variables)
     if choice is None:
@@ -175,7 +175,7 @@ def described(output: bytes) -> _Interpreter | None:
 
 
 def _virtual_environment(path: str, variables: Mapping[str, str]) -> _Interpreter | None:
-    """Return what the files of a virtual environment tell; None where they leave a doubt."""
+    """Return what the files of a virtual environment tell; None where they leave it open."""
     prefix = Path(path).parent.parent
     settings = parse_pyvenv(_text(prefix / "pyvenv.cfg") or "")
     if "home" not in settings or settings.get("include-system-site-packages", "") != "false":

@@ -1,4 +1,4 @@
-"""Finds who sets a variable besides start-up files: conda, environment modules, the container."""
+"""Finds who sets a variable, start-up files aside: conda, environment modules, the container."""
 
 import json
 import re

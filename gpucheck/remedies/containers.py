@@ -86,7 +86,7 @@ def without_uvm(machine: Snapshot) -> Remedy:
             (MAKE_UVM,),
         )
     return Remedy(
-        "Load nvidia_uvm on the host, write its CDI specification anew, which was made without "
+        "Load nvidia_uvm on the host, write its CDI specification again, which was made without "
         "that device, and create the container again.",
         (MAKE_UVM, NEW_SPECIFICATION),
         alternatives=(

@@ -50,7 +50,7 @@ def install(
 ) -> Remedy:
     """Return how to install *requirements* ("torch==2.8.0+cu126") into the examined Python.
 
-    *again* writes the same versions anew, without what they depend on: the files are damaged.
+    *again* writes the same versions again, without what they depend on: the files are damaged.
     Requirements that no package could have give no command.
     """
     python = _python(machine)
@@ -173,7 +173,7 @@ def match_companions(machine: Snapshot) -> Remedy:
 
 
 def reinstall_torch(machine: Snapshot, *, with_dependencies: bool = False) -> Remedy:
-    """Return how to write the files of the torch that is here anew, at the version that it has.
+    """Return how to write the files of the torch that is here again, at the version that it has.
 
     *with_dependencies* brings back the wheels that it asks for too, where they are gone.
     """
@@ -187,7 +187,7 @@ def reinstall_torch(machine: Snapshot, *, with_dependencies: bool = False) -> Re
         machine,
         [f"torch=={copies[0]}"],
         text=f"Install torch {version} again"
-        + (", with the libraries that it asks for." if with_dependencies else ": its files anew."),
+        + (", with the libraries that it asks for." if with_dependencies else ": its files again."),
         index=f"{torch_cuda.INDEX}/{local}" if local.startswith(("cu", "cpu")) else "",
         again=not with_dependencies,
         verify=verify_torch(machine),

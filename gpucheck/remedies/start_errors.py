@@ -28,7 +28,7 @@ FABRIC_PROVIDER = (
 def windows_driver(text: str) -> Remedy:
     """Return *text* and what follows it in Windows, whose driver serves WSL."""
     return Remedy(
-        f"{text}, then update WSL and shut it down, so that it starts anew.",
+        f"{text}, then update WSL and shut it down, so that it starts again.",
         (UPDATE_WSL, SHUT_WSL_DOWN),
     )
 
@@ -173,7 +173,7 @@ def _not_initialised(machine: Snapshot) -> Remedy | None:
     if is_container(machine):
         return containers.start_with_gpus(machine)
     return Remedy(
-        "Load nvidia_uvm anew; if that does not help, reboot.",
+        "Reload nvidia_uvm; if that does not help, reboot.",
         (RELOAD_UVM,),
         alternatives=(Remedy("Reboot.", (system_packages.REBOOT,)),),
     )
@@ -245,7 +245,7 @@ def _unknown(machine: Snapshot) -> Remedy | None:
         return _lost_devices()
     after = ", which a suspend may have left broken" if machine.host.is_laptop is True else ""
     return Remedy(
-        f"Load nvidia_uvm anew{after}; if that does not help, reboot.",
+        f"Reload nvidia_uvm{after}; if that does not help, reboot.",
         (RELOAD_UVM,),
         alternatives=(Remedy("Reboot.", (system_packages.REBOOT,)),),
     )

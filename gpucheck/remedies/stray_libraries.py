@@ -23,7 +23,7 @@ def remove(machine: Snapshot, libraries: Sequence[Library]) -> Remedy:
     for line in value(machine.libraries.ld_so_conf) or ():
         if line.directory == folder and not _DEFAULT_FOLDER.fullmatch(folder):
             return Remedy(
-                f"Take the line of {folder} out of {line.file}, and make the loader's cache anew.",
+                f"Take the line of {folder} out of {line.file}, and rebuild the loader's cache.",
                 (command("ldconfig", root=True, lasts="permanent"),),
             )
     own = Remedy(

@@ -45,7 +45,7 @@ class ReplicaEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainingEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """The smoke training as the JSON shows it. null: not known, or it did not come so far."""
+    """The smoke training as the JSON shows it. null: not known, or it was not reached."""
 
     strategy: str
     device: str
@@ -175,10 +175,10 @@ def details(training: Training) -> Iterator[str]:
         every = f"loss, every {training.log_interval} batches"
         if _is_the_published(training):
             # Names of one length, so that the curves stand under each other on 80 columns.
-            yield f"{every}, beside the curve published for the recipe:"
+            yield f"{every}, next to the curve published for the recipe:"
             yield f"this training {_numbers(losses)}"
             yield f"the published {_numbers(recipe.PUBLISHED_LOSSES)}"
-            yield "(2.388 as printed there, and without normalised inputs)"
+            yield "(2.388 as printed there, and without normalized inputs)"
         else:
             yield f"{every}: {_numbers(losses)}"
     gap = parity(training)
@@ -194,7 +194,7 @@ def details(training: Training) -> Iterator[str]:
 
 
 def _is_the_published(training: Training) -> bool:
-    """Tell whether this was the training whose curve was published, but for normalised images."""
+    """Tell whether this was the training whose curve was published, but for normalized images."""
     batches = (training.batch_size, training.learning_rate, training.epochs)
     return batches == (recipe.BATCH_SIZE, recipe.LEARNING_RATE, 1) and training.data == "mnist"
 

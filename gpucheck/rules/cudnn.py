@@ -63,7 +63,7 @@ def no_cudnn(machine: Snapshot) -> Answers:
     name in torch's own paths (DT_RPATH), in LD_LIBRARY_PATH, in its cache and in the default
     directories. torch's wheels ask for a wheel that brings it (nvidia-cudnn-cu12, -cu13); it goes
     missing when somebody removes that wheel, or a failed upgrade leaves its folder empty. The
-    number matters: libcudnn.so.8 does not stand in for libcudnn.so.9.
+    number matters: libcudnn.so.8 cannot replace libcudnn.so.9.
 
     Without any torch in the environment that was asked for this is a warning: C++ programs that
     use cuDNN would not start; what another framework gets is a question of its own (PKG003). A
@@ -132,7 +132,7 @@ def older_cudnn(machine: Snapshot) -> Answers:
     missing from the older library. Within one major version most work still passes, so that this
     is a warning; another major never serves.
 
-    Mostly an older copy stands in front of torch's own: on LD_LIBRARY_PATH, or as another version
+    Mostly an older copy is found before torch's own: on LD_LIBRARY_PATH, or as another version
     of the wheel. Take it away, or install the wheel that torch asks for.
     """
     library = yield from _torchs(machine)
@@ -168,7 +168,7 @@ def older_cudnn(machine: Snapshot) -> Answers:
     caused_by=("LIB001", "LIB002", "LIB003", "DNN001", "LIB004"),
 )
 def torn_cudnn(machine: Snapshot) -> Answers:
-    """cuDNN's parts must all be there, and be of one version, or convolutions and LSTMs fail.
+    """cuDNN's parts must all be there, and of the same version, or convolutions and LSTMs fail.
 
     libcudnn.so.9 is a thin front. It opens libcudnn_graph, _ops, _cnn and _adv when they are first
     needed, and libcudnn_graph opens the engines and the heuristic; cuDNN 8 has pairs of _infer and
@@ -262,7 +262,7 @@ def _torn_install(machine: Snapshot, path: str) -> Answers:
         if missing:
             yield Symptom(
                 severity=Severity.WARNING,
-                saw=f"{path} is {version}; beside it {', '.join(missing)} is missing",
+                saw=f"{path} is {version}; next to it {', '.join(missing)} is missing",
                 remedy=Remedy("Install the whole cuDNN package again."),
             )
         return
@@ -316,7 +316,7 @@ def unloadable_cudnn(machine: Snapshot) -> Answers:
     download, "cannot open shared object file" names a library that this one needs (often
     libz.so.1, or libcudnn_graph.so.9), "version `GLIBC_2.28' not found" a system that is too old.
     A version other than the file's name says means that its parts come from another cuDNN: a
-    warning, for parts of one version serve.
+    warning, for parts of the same version serve.
     """
     opened = yield from known(machine.cudnn.opened, absent="there is no cuDNN to open")
     if opened is None:

@@ -64,5 +64,5 @@ def stale_header(machine: Snapshot) -> Answers:
                 subject=install.directory,
                 saw=f"{install.header} is {header}; {install.directory}/{install.soname} is "
                 f"{version}",
-                remedy=Remedy("Install header and library from one package, of one version."),
+                remedy=Remedy("Install header and library from one package."),
             )

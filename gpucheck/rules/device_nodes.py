@@ -107,7 +107,7 @@ def _make_nodes(missing: list[str]) -> Command:
 def device_forbidden(machine: Snapshot) -> Answers:
     """A program that may not open /dev/nvidia* has no GPU, whatever root sees.
 
-    Normally everybody may read and write these files. Where a distribution or an administrator
+    Normally anyone may read and write these files. Where a distribution or an administrator
     gives them to a group, join that group and log in again. In a container the files' owner and the
     runtime's device rules both count: "Operation not permitted" in spite of the file's mode is the
     device cgroup's word.
@@ -163,7 +163,7 @@ def _forbidden(machine: Snapshot, forbidden: list[DeviceNode]) -> Symptom:
 
 
 def _let_through(machine: Snapshot) -> Remedy:
-    """Return how the device cgroup of this kind of place is told to let the driver through."""
+    """Return how the device cgroup of this kind of place is made to let the driver through."""
     if machine.host.container in containers.WHOLE_SYSTEMS:
         return Remedy(
             "On the host, allow NVIDIA's devices in this container's configuration "

@@ -108,7 +108,7 @@ def _more_room(machine: Snapshot) -> Remedy:
     return Remedy(
         'Enable "Above 4G decoding" (and Resizable BAR, where there is such a setting) in the '
         "firmware setup, and reboot. Where there is none, or with a GPU in an external box, let "
-        "the kernel give out the addresses anew (pci=realloc); with many cards, use fewer.",
+        "the kernel assign the addresses again (pci=realloc); with many cards, use fewer.",
         system_packages.kernel_parameter(machine, "pci=realloc"),
     )
 
@@ -126,7 +126,7 @@ def _more_room(machine: Snapshot) -> Remedy:
 def gpus_missing(machine: Snapshot) -> Answers:
     """A GPU that NVML does not list cannot be used: the driver failed to start it.
 
-    The kernel log (`dmesg | grep NVRM`, as root) mostly says why: the adapter failed to initialise,
+    The kernel log (`dmesg | grep NVRM`, as root) mostly says why: the adapter failed to initialize,
     the firmware gave it too little address space, the driver is too old or of the wrong kind, or
     the GPU has no power. GPUs that are lent to virtual machines, excluded by a module parameter,
     hidden by a device cgroup, or not given to this container are not counted.
@@ -234,7 +234,7 @@ def _missing_in_container(machine: Snapshot, listed_count: int) -> Answers:
 @rule(
     "DRV017",
     Severity.ERROR,
-    "A GPU failed to initialise",
+    "A GPU failed to initialize",
     caused_by=("DRV022", "DRV006"),
     when=gpu_to_drive,
 )

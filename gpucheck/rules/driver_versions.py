@@ -126,8 +126,8 @@ def _on_host(
         )
     if is_on_disk and others:
         return Remedy(
-            f"The module on disk is {module} too: install module and libraries of one version, "
-            "then reboot.",
+            f"The module on disk is {module} too: install module and libraries of the same "
+            "version, then reboot.",
             system_packages.install_driver(machine),
         )
     return Remedy(

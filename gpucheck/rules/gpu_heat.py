@@ -247,7 +247,7 @@ def clocks_held(gpu: Gpu, machine: Snapshot) -> Answers:
     """Application clocks or locked clocks keep this GPU under its maximum, whatever the load.
 
     They stay from an earlier benchmark or from an administrator until they are reset or the driver
-    is loaded anew. Low clocks of an idle GPU are normal. NVML does not report locked clocks, so
+    is loaded again. Low clocks of an idle GPU are normal. NVML does not report locked clocks, so
     they are recognized under load only (--deep): low clocks for which the driver gives no reason.
     """
     top = yield from known(gpu.clock_sm_max_mhz)

@@ -226,7 +226,7 @@ def gave_up(machine: Snapshot) -> Answers:
     Loading it once more fails in the same way. What it said last, in the kernel log of this boot,
     names the reason: a GPU that has "fallen off the bus and is not responding" has no power or is
     kept asleep; "probe routine was not called" means that another driver holds the GPU; "No NVIDIA
-    devices probed" means that every GPU was refused, for a reason that stands in the lines before.
+    devices probed" means that every GPU was refused, for a reason that the lines before give.
     """
     if not (yield from _is_out(machine)):
         return

@@ -159,7 +159,7 @@ def compat_does_not_fit(machine: Snapshot) -> Answers:
     """A compat library replaces the driver's libcuda; where that is refused, CUDA does not start.
 
     The forward-compatibility package (cuda-compat-X-Y) lets an old driver run a newer CUDA, on
-    data-centre GPUs alone, and only if it is newer than the driver itself. Elsewhere cuInit fails:
+    data-center GPUs alone, and only if it is newer than the driver itself. Elsewhere cuInit fails:
     error 803 (system has unsupported display driver / cuda driver combination) where it is older
     than the driver, error 804 (forward compatibility was attempted on non supported HW) on other
     GPUs. Images bring it too, by LD_LIBRARY_PATH or by a file in /etc/ld.so.conf.d. Take it out,

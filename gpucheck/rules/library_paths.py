@@ -50,7 +50,7 @@ def shadowed_wheels(machine: Snapshot) -> Answers:
     torch's wheels need nothing on LD_LIBRARY_PATH. Take the directory out; where another program
     needs it, set the variable for that program alone. gpucheck follows the loader's order without
     loading anything, and does not complain where torch's own DT_RPATH wins all the same, or where
-    both copies are of one version.
+    both copies are of the same version.
     """
     libraries = yield from known(machine.libraries.resolved, absent="no torch is here")
     if libraries == ():
@@ -137,7 +137,7 @@ def cached_toolkit(machine: Snapshot) -> Answers:
                 f"cache; CUDA_HOME={home.value} is CUDA {wanted}",
                 remedy=Remedy(
                     "Point CUDA_HOME at the toolkit that programs run on, or correct "
-                    f"{folder.file} and make the cache anew.",
+                    f"{folder.file} and rebuild the cache.",
                     (command("ldconfig", root=True, lasts="permanent"),),
                 ),
             )
@@ -166,7 +166,7 @@ def old_cxx_library(machine: Snapshot) -> Answers:
 
     libstdc++ is the C++ library of gcc, and grows with it; a program needs one that is as new as
     the compiler that made it. torch needs a newer one than the system's own on old systems only;
-    mostly another program's old copy stands in front: from MATLAB, Vivado, ROS, spack or Anaconda
+    mostly another program's old copy is found first: from MATLAB, Vivado, ROS, spack or Anaconda
     on LD_LIBRARY_PATH, or a conda environment with an old libstdcxx-ng, whose python loads it
     first. It has nothing to do with GLIBC_2.NN, which is the age of the Linux itself.
     """

@@ -142,7 +142,7 @@ def damaged_wheels(machine: Snapshot) -> Answers:
     a library dies with SIGBUS. Where the loader finds an equal library elsewhere in its place, this
     is a warning: torch runs, on a copy that nobody chose.
 
-    Install the wheel again: --force-reinstall makes pip write all its files anew.
+    Install the wheel again: --force-reinstall makes pip write all its files again.
     """
     if not machine.pytorch.damaged:
         wheels = yield from _wheels(machine)

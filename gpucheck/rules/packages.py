@@ -203,7 +203,7 @@ def not_on_its_path(machine: Snapshot) -> Answers:
     libraries by name while they run. Some look into the folders of NVIDIA's wheels, others only
     where the loader looks: their own paths, LD_LIBRARY_PATH, the loader's cache. A library that a
     wheel brought is then here, and off the path; or it is here in another major, which does not
-    count: libcudnn.so.9 does not stand in for libcudnn.so.8. It is worth a note only where torch
+    count: libcudnn.so.9 cannot replace libcudnn.so.8. It is worth a note only where torch
     brings all of them into the process, for a program that imports torch first.
 
     Take the release of the package that fits what is here, or name the folders in LD_LIBRARY_PATH

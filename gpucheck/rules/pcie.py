@@ -150,7 +150,7 @@ def _speed_up(machine: Snapshot) -> Remedy:
 
 @gpu_rule("LNK003", Severity.WARNING, "High rate of PCIe replays", caused_by=("LNK012",))
 def pcie_replays(gpu: Gpu, machine: Snapshot) -> Answers:
-    """The PCIe link makes errors and repeats transfers; a link like this ends in a lost GPU.
+    """The PCIe link has errors and repeats transfers; a link like this ends in a lost GPU.
 
     Counted between two readings; an old total says nothing. Reseat the board, replace a riser or
     cable, and look for heat.

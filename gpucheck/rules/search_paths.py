@@ -205,9 +205,9 @@ def element_is_writable(machine: Snapshot) -> Answers:
                 yield Symptom(
                     saw=f"{name} names {entry.text}, "
                     + (
-                        "to which everybody may write (or to a directory above it)"
+                        "to which anyone may write (or to a directory above it)"
                         if is_there
-                        else "which does not exist and which everybody may create"
+                        else "which does not exist and which anyone may create"
                     ),
                     remedy=_close(entry.text, remove) if is_there else remove,
                     subject=entry.text,

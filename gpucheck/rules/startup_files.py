@@ -217,7 +217,7 @@ _CURLY = str.maketrans("“”„‟″‘’‚‛′", "\"\"\"\"\"'''''")
 
 
 def _meant(setting: StartupSetting) -> str:
-    """Return the value that a mangled line shows; "" where it cannot be told."""
+    """Return the value that a mangled line shows; "" where it cannot be determined."""
     text = setting.text.translate(_CURLY)
     _, found, rest = text.partition(setting.variable)
     rest = rest.strip()
@@ -364,7 +364,7 @@ def _installed_again(machine: Snapshot, fault: BlockFault) -> Remedy:
         )
     if fault.override is None:
         return Remedy(
-            "Write the block anew",
+            "Write the block again",
             steps=(command("gpucheck env install", lasts="permanent"),),
             verify=command("gpucheck env status"),
         )

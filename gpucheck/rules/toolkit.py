@@ -73,7 +73,7 @@ def toolkit_outruns_driver(machine: Snapshot) -> Answers:
     will do (NVIDIA's minor-version compatibility), so a newer minor is only worth knowing: what
     needs the newer driver's features fails with error 36, and PTX code with error 222.
 
-    Install a newer driver, or build with a toolkit of the driver's major version. On data-centre
+    Install a newer driver, or build with a toolkit of the driver's major version. On data-center
     GPUs the package cuda-compat carries a newer user-mode driver over an older kernel module.
     """
     installed = yield from known(machine.toolkits.installed)

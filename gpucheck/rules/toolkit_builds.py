@@ -101,7 +101,7 @@ def host_compiler_too_new(machine: Snapshot) -> Answers:
     """nvcc compiles the host side of CUDA code with your C++ compiler, and refuses one too new.
 
     The build stops with "unsupported GNU version! gcc versions later than N are not supported".
-    The limit stands in the toolkit's own crt/host_config.h. An older compiler can be installed in
+    The limit is in the toolkit's own crt/host_config.h. An older compiler can be installed in
     addition (g++-13 next to g++-15) and named to nvcc with NVCC_CCBIN, or to CMake with
     CUDAHOSTCXX. The flag -allow-unsupported-compiler silences the check, and what comes out may be
     wrong.

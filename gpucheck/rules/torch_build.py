@@ -152,7 +152,7 @@ def driver_too_old(machine: Snapshot) -> Answers:
     CUDA 12.2 (NVIDIA's minor-version compatibility). What does not go is a newer major.
 
     There are two ways out, and one is enough: a newer driver, or a torch that is built for this
-    driver. On data-centre GPUs the package cuda-compat is a third: a newer user-mode driver over
+    driver. On data-center GPUs the package cuda-compat is a third: a newer user-mode driver over
     the old kernel module. Where such a library is in use, or torch was seen to work (--deep), the
     version numbers do not count.
     """

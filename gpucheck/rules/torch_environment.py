@@ -1,4 +1,4 @@
-"""Rules about what stands beside torch in its environment: TOR006, TOR010, TOR011."""
+"""Rules about what is installed with torch in its environment: TOR006, TOR010, TOR011."""
 
 from collections.abc import Iterator
 

@@ -318,7 +318,7 @@ def numbers_differ(machine: Snapshot) -> Answers:
     """With GPUs of different models, CUDA puts the fastest first; nvidia-smi goes by the bus.
 
     GPU 0 of a program is then another card than GPU 0 of nvidia-smi, and CUDA_VISIBLE_DEVICES=0
-    takes the wrong one. With CUDA_DEVICE_ORDER=PCI_BUS_ID both count alike.
+    takes the wrong one. With CUDA_DEVICE_ORDER=PCI_BUS_ID both count the same way.
     """
     gpus = yield from gpus_of(machine)
     if len(gpus) == 1:

@@ -45,7 +45,7 @@ class _Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """The judgement of one case; equal ones of several GPUs become one finding."""
+    """The verdict on one case; equal ones of several GPUs become one finding."""
 
     number: int
     severity: Severity
@@ -63,7 +63,7 @@ def xid_errors(machine: Snapshot) -> Answers:
     several, failing for different programs. The others say what the machine needs. The log covers
     this boot; a reset since may have fixed what it reports.
 
-    Where NVML reports the same fault, the log line stands under that finding. Xid 154 is the
+    Where NVML reports the same fault, the log line is reported under that finding. Xid 154 is the
     driver's note of the recovery that it asks for: what NVML says of that now counts more. Xids 144
     to 150 come from NVLink 5: on several links or GPUs, or followed by Xid 45, they mean that the
     fabric as a whole has to be reset.

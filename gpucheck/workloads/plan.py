@@ -11,7 +11,7 @@ DEFAULT_GPUS = "all"
 
 
 class PlanError(ValueError):
-    """What was asked for makes no sense; the message is for whoever asked."""
+    """What was asked for cannot be done; the message is for whoever asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,7 @@ class Smoke:
     """A smoke training under way: `with Smoke(plan) as smoke: training = smoke.finish()`.
 
     The children start at once and import torch, so that the caller can examine the machine in
-    the meantime. Raises PlanError where *plan* makes no sense.
+    the meantime. Raises PlanError where *plan* cannot be carried out.
     """
 
     def __init__(

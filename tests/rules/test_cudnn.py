@@ -319,7 +319,7 @@ def test_without_torch_the_plain_cudnn_must_be_whole():
 
     [symptom] = symptoms(torn_cudnn, without_torch(selected_for_builds=path, installs=(torn,)))
 
-    assert symptom.saw == f"{path} is 9.14.0; beside it libcudnn_adv.so.9 is missing"
+    assert symptom.saw == f"{path} is 9.14.0; next to it libcudnn_adv.so.9 is missing"
     assert passes(torn_cudnn, without_torch(selected_for_builds=path, installs=(SYSTEM,)))
 
 

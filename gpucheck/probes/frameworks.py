@@ -1,5 +1,6 @@
 """Finds the GPU frameworks other than torch in a Python, and which CUDA each was built for."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ def _jax(seen: _Seen) -> Iterator[Framework]:
     for major in ("13", "12"):
         names = (f"jax-cuda{major}-plugin", f"jax-cuda{major}-pjrt")
         plugin = next((seen.by_name[name] for name in names if name in seen.by_name), None)
+        if plugin is None and os.path.isdir(f"{jax.site}/jax_plugins/xla_cuda{major}"):  # noqa: PTH112
+            plugin = seen.by_name.get("jaxlib") or jax  # conda's jaxlib brings the plugin itself
         if plugin is not None:
             yield _framework("jax", jax, plugin, True, major, "9")
             return

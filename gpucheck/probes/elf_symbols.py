@@ -179,7 +179,7 @@ def gnu_hash(symbol: bytes) -> int:
     return number
 
 
-_NAME = re.compile(rb"(?<=\0)lib[A-Za-z][\w-]{0,40}\.so(?:\.\d{1,5}){0,3}(?=\0)")
+_NAME = re.compile(rb"(?<![^\0])lib[A-Za-z][\w-]{0,40}\.so(?:\.\d{1,5}){0,3}(?=\0)")
 
 
 def library_names(path: str) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ from gpucheck.snapshot import (
 #: The C++ namespaces that torch's libraries define.
 TORCH_SYMBOLS = (b"_ZN3c10", b"_ZNK3c10", b"_ZN2at", b"_ZNK2at", b"_ZN5torch")
 _PYTHON_TAG = re.compile(r"\.cpython-(\d+)")
+_TORCH_TAG = re.compile(r"torch_?\d+[^/]*$")  # one file for each release of torch
 _SHOWN_SYMBOLS = 3
 _SHOWN_PATHS = 4
 _REQUIRES_TORCH = re.compile(rb"^Requires-Dist:\s*torch\s*(?![\w.-])(?!.*extra)", re.MULTILINE)
@@ -449,6 +450,7 @@ class _Look:
             path
             for path, notes in self.files.items()
             if any(TORCH_LIBRARY.fullmatch(name) for name in notes.needed)
+            and not _TORCH_TAG.search(path)
         ]
         for variants in self._variants(linked):
             found = [self._mismatch(path) for path in variants]

@@ -9,8 +9,9 @@ from gpucheck.knowledge import driver_cuda
 from gpucheck.knowledge import packages as table
 from gpucheck.remedies.gpu_packages import gpu_build, keep_one
 from gpucheck.remedies.python_packages import install
+from gpucheck.remedies.variables import set_list
 from gpucheck.requirements import is_same_version
-from gpucheck.rule import Answers, Remedy, Severity, Symptom, command, known, rule
+from gpucheck.rule import Answers, Remedy, Severity, Symptom, known, rule
 from gpucheck.snapshot import FileClash, Framework, GpuPackage, PackageLibrary, Snapshot, value
 from gpucheck.versions import version_tuple
 from gpucheck.wording import count, listed
@@ -208,7 +209,4 @@ def _without(machine: Snapshot, variable: str, directory: str, framework: str) -
     if not isinstance(written, str) or variable == "LD_PRELOAD":
         return Remedy(text)
     kept = [each for each in re.split("[:;]", written) if each and each != directory]
-    if not kept:
-        return Remedy(text, (command("unset LD_LIBRARY_PATH", lasts="shell"),))
-    step = command("export LD_LIBRARY_PATH={kept}", kept=":".join(kept), lasts="shell")
-    return Remedy(text, (step,))
+    return set_list(machine, variable, kept, removed=directory, text=text)

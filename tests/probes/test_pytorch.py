@@ -403,6 +403,23 @@ def test_cuda_13s_own_folder_beside_cuda_12s_is_not_mixed(tmp_path):
     assert pytorch.probe(None, active(tmp_path)).mixed_wheels == ()
 
 
+def test_wheels_for_two_majors_that_keep_their_files_apart_are_not_mixed(tmp_path):
+    site = environment(tmp_path)
+    for major in ("12", "13"):
+        files = {f"nvidia_cutlass_dsl/libs/_ir.cu{major}.so": "x"}
+        wheel(site, f"nvidia_cutlass_dsl_libs_cu{major}", "4.8.0", files)
+
+    assert pytorch.probe(None, active(tmp_path)).mixed_wheels == ()
+
+
+def test_the_file_that_many_wheels_bring_is_not_damaged(tmp_path):
+    site = environment(tmp_path)
+    wheel(site, "nvidia_nvtiff_cu13", "0.8.0.82", {"nvidia/__init__.py": ""})
+    (site / "nvidia/__init__.py").write_text("# another wheel's")
+
+    assert pytorch.probe(None, active(tmp_path)).damaged == ()
+
+
 # ------------------------------------------------------------------------------------ parsers
 
 

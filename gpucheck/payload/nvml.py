@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Between the baseline of the counters and each later sample; the first has to come while cuInit
 #: is awaited, which takes half a second with two H200s, the second where it takes longer.
-SAMPLES_AFTER_SECONDS = (0.15, 1.2)
+SAMPLES_AFTER_SECONDS = (0.1, 1.2)
 #: The InfoROM is checked unasked on machines with so many GPUs at most.
 FEW_GPUS = 4
 

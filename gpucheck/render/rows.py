@@ -1,11 +1,11 @@
 """One row per GPU, and one per pair of GPUs: what the table shows and the JSON carries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from gpucheck.report import Report, Verdict
+from gpucheck.report import Finding, Report
 from gpucheck.rule import Severity
 from gpucheck.snapshot import (
     Gpu,
@@ -17,6 +17,9 @@ from gpucheck.snapshot import (
     ThermalThresholds,
     Unknown,
 )
+
+#: What a scheduler does with a GPU: use it; use it and tell its owner; give it no further work.
+GpuVerdict = Literal["ok", "degraded", "drain"]
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +40,7 @@ class GpuRow(msgspec.Struct, frozen=True, kw_only=True):
     bus_id: str | None
     state: Literal["ok", "lost", "hung", "crashed", "failed"]
     error: str | None
-    verdict: Verdict
+    verdict: GpuVerdict
     findings: tuple[str, ...]
     compute_capability: str | None
     vbios_version: str | None
@@ -151,22 +154,28 @@ def _gpu_row(gpu: Gpu, report: Report) -> GpuRow:
     values |= _limits(gpu, reader)
     values |= _memory(gpu, reader)
     values |= _links(gpu, reader)
-    mine = [finding for finding in report.findings if finding.subject == gpu.subject]
-    severities = {finding.severity for finding in mine}
-    verdict: Verdict = "healthy"
-    if Severity.ERROR in severities:
-        verdict = "broken"
-    elif Severity.WARNING in severities:
-        verdict = "degraded"
+    mine = [
+        finding
+        for finding in report.findings
+        if gpu.index in finding.gpus or finding.subject == gpu.subject
+    ]
     return GpuRow(
         index=gpu.index,
         state=gpu.state,
-        verdict=verdict,
+        verdict=_verdict(gpu, mine),
         findings=tuple(dict.fromkeys(finding.code for finding in mine)),
         processes=_processes(gpu, reader),
         unknown=reader.unknown,
         **values,  # type: ignore[arg-type]
     )
+
+
+def _verdict(gpu: Gpu, findings: Sequence[Finding]) -> GpuVerdict:
+    """Judge one GPU by the findings that are about it, alone or among others."""
+    severities = {finding.severity for finding in findings}
+    if gpu.state != "ok" or Severity.ERROR in severities:
+        return "drain"
+    return "degraded" if Severity.WARNING in severities else "ok"
 
 
 class _Reader:

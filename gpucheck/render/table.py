@@ -10,7 +10,7 @@ GIB = 1 << 30
 WIDE = 110  # columns from which there is room for units, bus ids and clocks
 NARROW = 72  # columns below which one blank has to part the columns of the table
 
-_VERDICT_SIGNS: dict[str, Sign] = {"healthy": "good", "degraded": "warning", "broken": "error"}
+_VERDICT_SIGNS: dict[str, Sign] = {"ok": "good", "degraded": "warning", "drain": "error"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +197,9 @@ def _state(row: GpuRow) -> str:
     # The blank in front is where the coloured sign goes.
     if row.state != "ok":
         return f"  {row.state} {' '.join(row.findings)}".rstrip()
-    if row.verdict == "healthy":
+    if row.verdict == "ok":
         return "  ok"
-    return f"  {' '.join(row.findings)}"
+    return f"  {row.verdict} {' '.join(row.findings)}".rstrip()
 
 
 _INDEX = _Column(heading="GPU", cell=lambda row: str(row.index))

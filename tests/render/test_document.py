@@ -98,7 +98,7 @@ def test_a_gpu_is_a_row():
     assert (first["temperature_celsius"], first["temperature_limit_celsius"]) == (37, 89)
     assert (first["power_watts"], first["power_limit_watts"]) == (82.2, 700)
     assert (first["nvlinks_up"], first["nvlinks"]) == (18, 18)
-    assert (first["verdict"], first["findings"]) == ("healthy", [])
+    assert (first["verdict"], first["findings"]) == ("ok", [])
     assert (second["verdict"], second["findings"]) == ("degraded", ["GPU012"])
 
 

@@ -6,7 +6,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gpucheck import __version__
+from gpucheck import __version__, derived
 from gpucheck.render.remedy import Adviser
 from gpucheck.render.rows import GpuRow, PairRow, gpu_rows, pair_rows
 from gpucheck.render.training import TrainingEntry, entry
@@ -170,8 +170,6 @@ def _host(machine: Snapshot) -> HostFacts:
     from gpucheck.render.summaries import (
         cudnn_for_torch,
         default_toolkit,
-        driver_cuda,
-        driver_version,
     )
 
     host = machine.host
@@ -192,9 +190,9 @@ def _host(machine: Snapshot) -> HostFacts:
         memory_bytes=_number(host.memory_bytes),
         pci_gpus=None if isinstance(buses, Unknown) else tuple(_bus_id(gpu) for gpu in buses),
         gpus=_number(machine.nvml.count),
-        driver=driver_version(machine),
+        driver=derived.driver_version(machine),
         driver_module=_text(machine.driver.module_kind),
-        driver_cuda=driver_cuda(machine),
+        driver_cuda=derived.newest_cuda(machine),
         toolkit=None if toolkit is None else toolkit.home,
         toolkit_version=None if toolkit is None else _text(toolkit.version),
         python=python.path if isinstance(python, Python) else None,

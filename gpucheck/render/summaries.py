@@ -51,10 +51,12 @@ def host(machine: Snapshot) -> str:
 
 def driver(machine: Snapshot) -> str:
     """Version, kind of module, and the newest CUDA that it runs."""
-    version = driver_version(machine)
+    version = derived.driver_version(machine)
     if version is None and isinstance(machine.host.tegra, str):
         version = "part of the Jetson's own system"
     if version is None:
+        if machine.host.is_wsl is True and derived.is_driven(machine):
+            return "by Windows, of unknown version"
         reason = _why(machine.driver.module_version)
         return f"unknown: {reason}" if reason else "no NVIDIA driver is loaded or installed"
     parts = [version]
@@ -65,7 +67,7 @@ def driver(machine: Snapshot) -> str:
         parts.append("by Windows")
     elif machine.driver.module_version is None and not isinstance(machine.host.tegra, str):
         parts.append("no module is loaded")
-    if cuda := driver_cuda(machine):
+    if cuda := derived.newest_cuda(machine):
         parts.append(f"CUDA {cuda}")
     match machine.driver.cuda_init:
         case CudaInit(code=0):
@@ -309,33 +311,6 @@ def of_section(name: str, machine: Snapshot) -> str:
 
 
 # ------------------------------------------------------------- single facts, also for the JSON
-
-
-def driver_version(machine: Snapshot) -> str | None:
-    """The loaded module's version, else NVML's, else that of the library that wins."""
-    for fact in (machine.driver.module_version, machine.nvml.driver_version):
-        if isinstance(fact, str):
-            return fact
-    libraries = machine.driver.libraries
-    if isinstance(libraries, tuple):
-        for library in libraries:
-            if (
-                library.is_selected
-                and isinstance(library.version, str)
-                and library.is_stub is not True
-            ):
-                return library.version
-    return None
-
-
-def driver_cuda(machine: Snapshot) -> str | None:
-    """The newest CUDA that the driver runs, by NVML or by cuDriverGetVersion."""
-    if isinstance(machine.nvml.cuda_version, str):
-        return machine.nvml.cuda_version
-    match machine.driver.cuda_init:
-        case CudaInit(driver_version=str(version)):
-            return version
-    return None
 
 
 def default_toolkit(machine: Snapshot) -> Toolkit | None:

@@ -4,6 +4,8 @@ import pytest
 from driver_machines import (
     BLIND,
     NO_CUDA,
+    UNREAD,
+    WSL,
     cuda,
     found_in,
     library,
@@ -13,13 +15,17 @@ from driver_machines import (
     steps,
 )
 
+from gpucheck.rule import Symptom
 from gpucheck.rules import driver_answers as rules
 from gpucheck.snapshot import (
     CudaInit,
+    Fabric,
     NvmlError,
+    Snapshot,
     Unknown,
 )
 from machines import (
+    HEALTHY,
     gpu,
     machine,
     not_checked,
@@ -166,3 +172,90 @@ def test_a_container_that_lost_its_devices_is_to_be_restarted():
     )
 
     assert only(rules.nvml_fails, lost).what_to_do.text.startswith("Create the container again")
+
+
+# ----------------------------------------------------------------------------- by the facts at hand
+
+
+def answer(code: int, base: Snapshot = HEALTHY, **sections: Any) -> Symptom:
+    """What DRV009 says of *code* on a machine with these facts."""
+    changed = machine(base, **sections)
+    return only(rules.cuinit_fails, machine(changed, driver={"cuda_init": cuda(code)}))
+
+
+EL9 = {"kernel_release": "5.14.0-570.12.1.el9_6.x86_64"}
+
+
+@pytest.mark.parametrize("code", [3, 802, 999])
+def test_hmm_comes_first_on_a_kernel_where_it_is_known_to_fail(code: int):
+    symptom = answer(code, host={**EL9, "hypervisor": None})
+
+    assert "uvm_disable_hmm=1" in steps(symptom)[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"driver": {"uvm_disables_hmm": True}},
+        {"driver": {"module_kind": "closed"}},
+        {"host": {"container": "docker"}},
+        {"host": {"kernel_release": "5.15.0-100-generic"}},
+    ],
+)
+def test_hmm_is_not_named_where_the_facts_exclude_it(changes: dict[str, Any]):
+    assert not any("hmm" in step for step in steps(answer(3, **changes)))
+
+
+def test_gpucheck_forked_nothing_so_nobody_is_told_to_spawn():
+    old = answer(3, host={"kernel_release": "5.15.0-100-generic"})
+
+    assert "spawn" not in old.what_to_do.text
+    assert "nvidia_uvm" in old.what_to_do.text
+
+
+def test_a_guest_s_fabric_is_its_provider_s():
+    gpus = tuple(gpu(n, fabric=Fabric(state=2)) for n in range(2))
+
+    text = answer(802, host={"hypervisor": "kvm"}, nvml={"gpus": gpus}).what_to_do.text
+
+    assert "report to its provider" in text
+
+
+def test_an_exclusive_gpu_is_shared_again():
+    busy = answer(46, nvml={"gpus": (gpu(0, compute_mode=3), gpu(1))})
+
+    assert steps(busy) == ("nvidia-smi -c DEFAULT",)
+
+
+@pytest.mark.parametrize("code", [3, 46, 100, 304, 802, 803, 804, 999])
+def test_a_container_is_not_told_to_reset_reboot_or_make_files_here(code: int):
+    symptom = answer(code, host={"container": "docker"}, nvml=BLIND)
+
+    here = [step.text for step in symptom.what_to_do.steps if step.on == "here"]
+    words = ("reboot", "gpu-reset", "fabricmanager", "mknod", "modprobe")
+    assert not [text for text in here for word in words if word in text]
+
+
+@pytest.mark.parametrize("code", [3, 100, 999])
+def test_under_wsl_every_remedy_is_windows_own(code: int):
+    symptom = only(rules.cuinit_fails, machine(WSL, driver={"cuda_init": cuda(code)}))
+
+    assert "in Windows" in symptom.what_to_do.text
+    assert {step.on for step in symptom.what_to_do.steps} == {"windows"}
+
+
+@pytest.mark.parametrize("code", [9, 17])
+def test_a_card_in_tcc_mode_is_put_into_wddm_mode(code: int):
+    error = NvmlError(call="nvmlInitWithFlags", code=code)
+
+    symptom = only(rules.nvml_fails, machine(WSL, nvml={"error": error, "count": UNREAD}))
+
+    assert steps(symptom)[0] == "nvidia-smi -dm WDDM"
+
+
+def test_a_crash_under_wsl_asks_for_another_driver_in_windows():
+    error = NvmlError(call="nvmlDeviceGetComputeRunningProcesses", message="crashed with SIGSEGV")
+
+    symptom = only(rules.nvml_fails, machine(WSL, nvml={"error": error, "count": UNREAD}))
+
+    assert symptom.what_to_do.text.startswith("Update the NVIDIA driver in Windows")

@@ -12,12 +12,14 @@ from driver_machines import (
     steps,
 )
 
+from gpucheck.rule import Severity
 from gpucheck.rules import driver_presence as rules
 from gpucheck.rules.driver_gpus import gpus_missing
 from gpucheck.rules.driver_versions import wrong_driver_for_gpu
 from gpucheck.rules.kernel_module import not_loaded
 from gpucheck.snapshot import (
     PciGpu,
+    Snapshot,
     Unknown,
 )
 from machines import (
@@ -144,3 +146,34 @@ def test_an_old_card_that_nouveau_drives_beside_working_gpus_is_left_alone():
     assert passes(rules.nouveau, mixed)
     assert passes(gpus_missing, mixed)
     assert passes(wrong_driver_for_gpu, mixed)
+
+
+# --------------------------------------------------------------------------------------- DRV023
+
+
+def lender(driver: str = "vfio-pci", **changes: Any) -> Snapshot:
+    return machine(
+        NO_GPU,
+        host={"pci_gpus": (card(driver=driver),)},
+        driver={"passthrough_option": None, **changes},
+    )
+
+
+@pytest.mark.parametrize("driver", ["vfio-pci", "pci-stub", "pciback"])
+def test_the_only_gpu_in_other_hands_is_named_with_its_holder(driver: str):
+    assert only(rules.lent, lender(driver)).saw == (
+        f"the only GPU, 0000:00:07.0, belongs to {driver}"
+    )
+    assert rules.lent.severity is Severity.INFO
+
+
+def test_the_option_that_lends_it_is_named():
+    option = "/etc/modprobe.d/vfio.conf: options vfio-pci ids=10de:1e84"
+
+    assert option in only(rules.lent, lender(passthrough_option=option)).saw
+
+
+def test_one_gpu_for_us_and_one_for_guests_is_no_matter():
+    shared = machine(host={"pci_gpus": (card(BUS_IDS[0]), card(driver="vfio-pci"))})
+
+    assert passes(rules.lent, shared)

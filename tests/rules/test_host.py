@@ -3,7 +3,16 @@ import pytest
 from gpucheck.rule import Severity
 from gpucheck.rules import host as rules
 from gpucheck.snapshot import Deep, GpuPair, PciGpu, PeerCopy, Unknown
-from machines import HEALTHY, gpu, is_applicable, machine, not_checked, passes, symptoms
+from machines import (
+    HEALTHY,
+    gpu,
+    is_applicable,
+    machine,
+    not_checked,
+    passes,
+    symptoms,
+    with_variables,
+)
 
 UNREAD = Unknown("permission denied")
 NO_GPU = machine(host={"pci_gpus": ()}, nvml={"count": 0, "gpus": ()})
@@ -268,3 +277,82 @@ def test_few_cpus_are_no_question_without_a_gpu():
     m = machine(NO_GPU, host={"container": "docker", "cpus_usable": 1})
 
     assert not is_applicable(rules.few_cpus, m)
+
+
+def test_functions_that_manage_nvswitches_are_no_network():
+    board = machine(
+        host={
+            "rdma_devices": ("mlx5_0", "mlx5_1"),
+            "switch_managers": ("mlx5_0", "mlx5_1"),
+            "locked_memory_limit_bytes": 8 << 20,
+        }
+    )
+
+    assert not is_applicable(rules.locked_memory_is_limited, board)
+
+
+def test_a_network_next_to_them_is_one():
+    mixed = machine(
+        host={
+            "rdma_devices": ("mlx5_0", "mlx5_1"),
+            "switch_managers": ("mlx5_0",),
+            "locked_memory_limit_bytes": 8 << 20,
+        }
+    )
+
+    [found] = symptoms(rules.locked_memory_is_limited, mixed)
+
+    assert found.saw.endswith("RDMA devices are here: mlx5_1")
+
+
+def test_what_only_root_may_tell_on_such_a_board_is_not_checked():
+    unread = machine(
+        host={
+            "pci_gpus": (PciGpu(bus_id="0000:06:00.0", device_id="0x2901"),),
+            "rdma_devices": ("mlx5_0",),
+            "switch_managers": Unknown("only root may", "no permission"),
+            "locked_memory_limit_bytes": 8 << 20,
+        }
+    )
+
+    [answer] = not_checked(rules.locked_memory_is_limited, unread)
+
+    assert answer.kind == "no permission"
+
+
+def test_in_a_slurm_job_the_limit_is_slurmd_s():
+    job = with_variables(
+        machine(host={"rdma_devices": ("mlx5_0",), "locked_memory_limit_bytes": 8 << 20}),
+        SLURM_JOB_ID="12",
+    )
+
+    [found] = symptoms(rules.locked_memory_is_limited, job)
+
+    assert "slurmd" in found.what_to_do.text
+    assert "limits.d" not in found.what_to_do.steps[0].text
+
+
+NOTHING_INSIDE = machine(
+    host={"container": "kubernetes"}, driver={"device_nodes": (), "libraries": ()}
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "saw", "word"),
+    [
+        (None, "no driver library", "Request `nvidia.com/gpu: 1`"),
+        ("void", "no driver library", "Request `nvidia.com/gpu: 1`"),
+        ("all", "NVIDIA_VISIBLE_DEVICES=all asks", "runtimeClassName: nvidia"),
+        ("GPU-1111", "the runtime did not act", "device plugin"),
+    ],
+)
+def test_whether_somebody_asked_for_gpus_is_told_by_the_variable(
+    asked: str | None, saw: str, word: str
+):
+    [found] = symptoms(
+        rules.container_without_gpus,
+        with_variables(NOTHING_INSIDE, NVIDIA_VISIBLE_DEVICES=asked),
+    )
+
+    assert saw in found.saw
+    assert word in found.what_to_do.text

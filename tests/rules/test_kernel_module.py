@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from driver_machines import (
     NO_DRIVER,
@@ -10,6 +12,7 @@ from driver_machines import (
 )
 
 from gpucheck.rules import kernel_module as rules
+from gpucheck.snapshot import DkmsFailure, ModuleBlock, Snapshot
 from machines import (
     is_applicable,
     machine,
@@ -119,3 +122,201 @@ def test_a_signed_module_and_an_unreadable_log_are_not_checked():
     doubt = machine(SECURE, kernel_log={"module_refused": UNREAD})
 
     assert not_checked(rules.refused, doubt)
+
+
+# --------------------------------------------------------------------------------------- DRV005
+
+
+def test_the_kernel_s_lockdown_is_named_without_mokutil():
+    locked = machine(
+        NOT_LOADED,
+        host={"secure_boot": None, "lockdown": "integrity"},
+        driver={"module_file": "/lib/nvidia.ko"},
+        kernel_log={"module_refused": "Lockdown: modprobe: unsigned module loading is restricted"},
+    )
+
+    symptom = only(rules.refused, locked)
+
+    assert symptom.saw.startswith("the kernel is locked down (integrity), and the kernel says")
+    assert symptom.what_to_do.text.startswith("Remove `lockdown=`")
+    assert steps(symptom) == ()
+
+
+def test_enforced_signatures_are_named():
+    enforced = machine(
+        NOT_LOADED,
+        host={"signatures_enforced": True},
+        driver={"module_file": "/lib/nvidia.ko", "module_is_signed": False},
+    )
+
+    assert only(rules.refused, enforced).saw == (
+        "module.sig_enforce is on, and /lib/nvidia.ko carries no signature"
+    )
+
+
+# --------------------------------------------------------------------------------------- DRV018
+
+OFF_THE_BUS = (
+    "The NVIDIA GPU 0000:00:07.0 (PCI ID: 10de:2335) installed in this system has fallen off the "
+    "bus and is not responding to commands."
+)
+FILED = machine(NOT_LOADED, driver={"module_file": "/lib/nvidia.ko"})
+
+
+@pytest.mark.parametrize(
+    ("host", "word"),
+    [
+        ({"hypervisor": None, "is_laptop": True}, "Shut the laptop down fully"),
+        ({"hypervisor": None, "is_laptop": False}, "power cables"),
+        ({"hypervisor": "kvm"}, "Stop this virtual machine"),
+    ],
+)
+def test_a_gpu_that_does_not_respond_is_dealt_with_as_this_machine_can(
+    host: dict[str, Any], word: str
+):
+    gone = machine(FILED, host=host, kernel_log={"module_said": (OFF_THE_BUS,)})
+
+    symptom = only(rules.gave_up, gone)
+
+    assert OFF_THE_BUS in symptom.saw
+    assert word in symptom.what_to_do.text
+    assert found_in(gone)["DRV003"] == "DRV018"
+
+
+def test_the_driver_that_holds_the_gpu_is_looked_for():
+    said = ("The NVIDIA probe routine was not called for 1 device(s).", "No NVIDIA devices probed.")
+
+    symptom = only(rules.gave_up, machine(FILED, kernel_log={"module_said": said}))
+
+    assert "probe routine was not called" in symptom.saw
+    assert steps(symptom) == ("lspci -nnk -d 10de:",)
+
+
+def test_a_module_that_was_unloaded_by_hand_did_not_give_up():
+    said = (
+        "loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04",
+        "nvidia-nvlink: Unregistered Nvlink Core, major device number 234",
+    )
+
+    assert passes(rules.gave_up, machine(FILED, kernel_log={"module_said": said}))
+
+
+def test_what_a_loaded_module_said_earlier_is_no_fault():
+    assert passes(rules.gave_up, machine(kernel_log={"module_said": (OFF_THE_BUS,)}))
+
+
+def test_a_log_that_may_not_be_read_leaves_the_reason_open():
+    assert not_checked(rules.gave_up, machine(FILED, kernel_log={"module_said": UNREAD}))
+
+
+# --------------------------------------------------------------------------------------- DRV019
+
+
+def failure(error: str, **changes: Any) -> Snapshot:
+    plain: dict[str, Any] = {"log": "/var/lib/dkms/nvidia/580.159.04/build/make.log"}
+    found = DkmsFailure(error=error, **{**plain, "compiler": None, **changes})
+    return machine(NOT_LOADED, driver={"dkms_failure": found, "dkms_kernels": ("6.5.0-1",)})
+
+
+def test_a_compiler_older_than_the_kernel_s_is_replaced():
+    broken = failure(
+        "cc: error: unrecognized command-line option '-ftrivial-auto-var-init=zero'",
+        kernel_compiler="x86_64-linux-gnu-gcc-12 (Ubuntu 12.3.0-1ubuntu1~22.04) 12.3.0",
+        compiler="cc (Ubuntu 11.4.0-1ubuntu1~22.04) 11.4.0",
+    )
+
+    symptom = only(rules.build_failed, broken)
+
+    assert "-ftrivial-auto-var-init=zero" in symptom.saw
+    assert symptom.what_to_do.text == "Build the module with gcc 12, which built the kernel."
+    assert steps(symptom)[0] == "apt install gcc-12"
+    assert found_in(broken)["DRV003"] == "DRV019"
+
+
+def test_a_kernel_that_is_newer_than_the_driver_needs_a_newer_driver():
+    broken = failure(
+        "nv.c:12:5: error: implicit declaration of function 'x'",
+        kernel_compiler="gcc (GCC) 14.2.1",
+        compiler="cc (GCC) 14.2.1",
+    )
+
+    text = only(rules.build_failed, broken).what_to_do.text
+
+    assert text.startswith("Install a newer driver: the source of 580.159.04 does not compile")
+    assert "boot kernel 6.5.0-1, which has a module" in text
+
+
+def test_a_full_disk_is_emptied_first():
+    broken = failure("ld: final link failed: No space left on device", kernel_compiler=None)
+
+    assert steps(only(rules.build_failed, broken))[0].startswith("df -h")
+
+
+def test_a_failed_build_of_a_module_that_is_loaded_is_no_matter():
+    found = DkmsFailure(log="/x", error="error: y")
+
+    assert passes(rules.build_failed, machine(driver={"dkms_failure": found}))
+
+
+# --------------------------------------------------------------------------------------- DRV020
+
+
+def blocked(*blocks: ModuleBlock, **changes: Any) -> Snapshot:
+    return machine(FILED, driver={"module_blocks": blocks, **changes})
+
+
+def test_prime_select_s_choice_is_changed_by_prime_select():
+    path = "/usr/lib/modprobe.d/blacklist-nvidia.conf"
+    chosen = blocked(ModuleBlock(path=path, text="blacklist nvidia"), prime_profile="off")
+
+    symptom = only(rules.blacklisted, chosen)
+
+    assert "prime-select chose the integrated GPU" in symptom.saw
+    assert steps(symptom) == ("prime-select on-demand", "reboot")
+    assert found_in(chosen)["DRV003"] == "DRV020"
+
+
+def test_a_line_of_modprobe_s_configuration_is_commented_out():
+    line = ModuleBlock(path="/etc/modprobe.d/x.conf", text="alias nvidia off", is_total=True)
+
+    symptom = only(rules.blacklisted, blocked(line, prime_profile=None))
+
+    assert symptom.saw == '/etc/modprobe.d/x.conf says "alias nvidia off"'
+    assert steps(symptom)[0].endswith("/etc/modprobe.d/x.conf")
+
+
+def test_an_option_at_boot_is_removed_where_it_is():
+    option = ModuleBlock(path="/proc/cmdline", text="module_blacklist=nvidia", is_total=True)
+
+    text = only(rules.blacklisted, blocked(option, prime_profile=None)).what_to_do.text
+
+    assert "Remove `module_blacklist=nvidia` from the kernel's command line" in text
+
+
+def test_a_blacklist_does_not_matter_to_a_module_that_is_loaded():
+    line = ModuleBlock(path="/etc/modprobe.d/x.conf", text="blacklist nvidia")
+
+    assert passes(rules.blacklisted, machine(driver={"module_blocks": (line,)}))
+
+
+# --------------------------------------------------------------------------------------- DRV021
+
+
+def test_a_module_file_of_another_kernel_is_no_module_for_this_one():
+    other = machine(FILED, driver={"module_file_kernel": "6.5.0-1-generic"})
+
+    symptom = only(rules.other_kernel, other)
+
+    assert symptom.saw == (
+        "/lib/nvidia.ko is a module of kernel 6.5.0-1-generic; the running kernel is "
+        "6.8.0-50-generic"
+    )
+    assert found_in(other)["DRV003"] == "DRV021"
+
+
+def test_the_running_kernel_s_module_is_said_to_be_so_only_where_it_was_compared():
+    unread = machine(FILED, driver={"module_file_kernel": UNREAD})
+
+    assert "is built for the running kernel" in only(rules.not_loaded, FILED).saw
+    assert "is in the folder of the running kernel" in only(rules.not_loaded, unread).saw
+    assert not_checked(rules.other_kernel, unread)

@@ -98,16 +98,21 @@ def _fabric_manager_version(
 
 def parse_package_version(text: str) -> str | None:
     """Find the version of an installed nvidia-fabricmanager in dpkg's status file."""
-    for name in ("Package: nvidia-fabricmanager\n", "Package: nvidia-fabricmanager-"):
-        at = text.find(name)
-        while at >= 0:
-            entry = text[at : text.find("\n\n", at) if "\n\n" in text[at:] else len(text)]
-            fields = parse_fields(entry)
-            if fields.get("Status", "").endswith(" installed") and "-dev" not in fields["Package"]:
-                found = RELEASE.search(fields.get("Version", ""))
-                return found[0] if found else None
-            at = text.find(name, at + 1)
-    return None
+    found: str | None = None
+    for entry in text.split("\n\n"):
+        if not entry.lstrip("\n").startswith(_FABRIC_MANAGER):
+            continue
+        fields = parse_fields(entry)
+        if not fields.get("Status", "").endswith(" installed") or "-dev" in fields.get("Package", ""):
+            continue
+        release = RELEASE.search(fields.get("Version", ""))
+        if fields.get("Package") == "nvidia-fabricmanager" and release:
+            return release[0]
+        found = found or (release[0] if release else None)
+    return found
+
+
+_FABRIC_MANAGER = ("Package: nvidia-fabricmanager\n", "Package: nvidia-fabricmanager-")
 
 
 def has_subnet_manager(root: Path) -> bool:

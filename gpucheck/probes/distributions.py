@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpucheck.probes.files import names_in, read_bytes, read_text
+from gpucheck.probes.files import names_in, read_text
 from gpucheck.probes.ld_so import ElfError, read_elf
 from gpucheck.snapshot import DamagedFile, Distribution
 
 _RECORD_LIMIT_BYTES = 4 << 20  # RECORD of torch itself is 2 MB, every other file is smaller
-_METADATA_LIMIT_BYTES = 256 << 10
+_METADATA_LIMIT_BYTES = 64 << 10  # requirements stand before the description
 _LINE_LIMIT = 2000  # of one requirement: the longest real ones have 200 letters
 _MARKER_DEPTH = 20  # parentheses in a marker; `packaging` goes as deep as they do
 _DAMAGE_LIMIT = 100  # files of one wheel: a folder that was deleted is one error, not thousands
@@ -63,8 +63,7 @@ def _wheel(site: str, folder: str, name: str, version: str, python_version: str)
     is_watched = _WATCHED.fullmatch(name) is not None
     requires: tuple[str, ...] = ()
     if name in _TELLERS or not is_watched:
-        data = read_bytes(described / "METADATA", _METADATA_LIMIT_BYTES)
-        text = data if isinstance(data, bytes) else b""
+        text = _beginning(f"{site}/{folder}/METADATA")
         if not is_watched and not any(word in text for word in _ASKS_FOR):
             return None
         requires = _requirements(text.decode("utf-8", "replace"), site, python_version)
@@ -83,6 +82,21 @@ def _wheel(site: str, folder: str, name: str, version: str, python_version: str)
             cuda_major=_cuda_major(Path(site, name)) if name in _COMPANIONS else None,
         ),
     )
+
+
+def _beginning(path: str) -> bytes:
+    """Return the beginning of a file in one call: an environment has hundreds of distributions."""
+    try:
+        # O_NONBLOCK: a FIFO in the place of a file must not hold us up.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return b""
+    try:
+        return os.read(descriptor, _METADATA_LIMIT_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 _COMPANIONS = ("torchvision", "torchaudio")

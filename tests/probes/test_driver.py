@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -576,3 +577,21 @@ def test_a_mode_that_forbids_is_not_the_cgroup(root: Path):
 
     assert isinstance(nodes, tuple)
     assert not nodes[0].is_denied_by_cgroup
+
+
+def test_thousands_of_stanzas_of_one_package_take_no_time():
+    stanza = "Package: nvidia-fabricmanager-580\nStatus: deinstall ok config-files\n\n"
+    started = time.monotonic()
+
+    assert daemons.parse_package_version(stanza * 20_000) is None
+    assert time.monotonic() - started < 5
+
+
+def test_of_several_packages_the_installed_one_counts():
+    text = (
+        "Package: nvidia-fabricmanager-570\nStatus: deinstall ok config-files\nVersion: 570.1-1\n\n"
+        "Package: nvidia-fabricmanager-dev-580\nStatus: install ok installed\nVersion: 580.2-1\n\n"
+        "Package: nvidia-fabricmanager-580\nStatus: install ok installed\nVersion: 580.159.04-1\n"
+    )
+
+    assert daemons.parse_package_version(text) == "580.159.04"

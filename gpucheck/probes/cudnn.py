@@ -10,12 +10,14 @@ from pathlib import Path
 
 from gpucheck.knowledge import cudnn as table
 from gpucheck.probes.child import Child, Ended, payload_command
+from gpucheck.probes.elf import Elf, ElfError, read_elf
 from gpucheck.probes.files import names_in, read_text
-from gpucheck.probes.ld_so import Elf, ElfError, Process, read_elf
-from gpucheck.probes.loader import header_version, origin_of, this_loader, version_of
+from gpucheck.probes.ld_so import Process
+from gpucheck.probes.library_files import header_version, origin_of, version_of
 from gpucheck.probes.messages import CudnnAnswer, MessageError, decode_all
 from gpucheck.probes.package_owner import owner_of
 from gpucheck.probes.readable import readable
+from gpucheck.probes.this_loader import this_loader
 from gpucheck.snapshot import (
     Cudnn,
     CudnnInstall,

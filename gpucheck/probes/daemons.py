@@ -103,10 +103,11 @@ def parse_package_version(text: str) -> str | None:
         if not entry.lstrip("\n").startswith(_FABRIC_MANAGER):
             continue
         fields = parse_fields(entry)
-        if not fields.get("Status", "").endswith(" installed") or "-dev" in fields.get("Package", ""):
+        name = fields.get("Package", "")
+        if not fields.get("Status", "").endswith(" installed") or "-dev" in name:
             continue
         release = RELEASE.search(fields.get("Version", ""))
-        if fields.get("Package") == "nvidia-fabricmanager" and release:
+        if name == "nvidia-fabricmanager" and release:
             return release[0]
         found = found or (release[0] if release else None)
     return found

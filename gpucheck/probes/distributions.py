@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.probes.elf import ElfError, read_elf
 from gpucheck.probes.files import names_in, read_text
-from gpucheck.probes.ld_so import ElfError, read_elf
 from gpucheck.snapshot import DamagedFile, Distribution
 
 _RECORD_LIMIT_BYTES = 4 << 20  # RECORD of torch itself is 2 MB, every other file is smaller

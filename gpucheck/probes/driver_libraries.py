@@ -14,18 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace as changed
 from pathlib import Path
 
+from gpucheck.probes.elf import Elf, ElfError, read_elf
 from gpucheck.probes.files import names_in, read_text
 from gpucheck.probes.kernel_module import section, seen_from
-from gpucheck.probes.ld_so import (
-    CACHE_FLAGS,
-    Cache,
-    Elf,
-    ElfError,
-    Loader,
-    Missing,
-    Process,
-    read_elf,
-)
+from gpucheck.probes.ld_so import Loader, Missing, Process
+from gpucheck.probes.ld_so_cache import CACHE_FLAGS, Cache
 from gpucheck.snapshot import DriverLibrary, Unknown, replace
 
 SONAMES = ("libcuda.so.1", "libnvidia-ml.so.1")
@@ -80,7 +73,7 @@ def probe(
 def _loader(root: Path, library_path: str | None) -> Loader:
     """Describe this machine's loader; below another *root*, every path is moved there."""
     # Not above: the module is read while the other probes wait.
-    from gpucheck.probes.loader import this_loader
+    from gpucheck.probes.this_loader import this_loader
 
     elf = read_elf(os.path.realpath(sys.executable))
     loader = this_loader(

@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 
 from gpucheck.probes.distributions import split_name
+from gpucheck.probes.elf import ElfError, read_elf
 from gpucheck.probes.elf_symbols import library_names
 from gpucheck.probes.files import names_in, read_bytes
-from gpucheck.probes.ld_so import ElfError, read_elf
 
 #: CUDA's own libraries and those that NVIDIA counts to it; not the driver's, not TensorRT's.
 CUDA_LIBRARY = re.compile(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpucheck.knowledge import packages as table
-from gpucheck.probes import loader
+from gpucheck.probes import library_files, loader
 from gpucheck.probes.elf_symbols import SymbolError, Symbols
 from gpucheck.probes.files import names_in, read_bytes, read_text
 from gpucheck.probes.ld_so import Loaded, Missing, Process, Rehearsal
@@ -138,7 +138,7 @@ class Surroundings:
     def wheels(self) -> Mapping[str, str]:
         """Return the CUDA libraries of NVIDIA's wheels and of torch: path by SONAME."""
         if self._wheels is None:
-            self._wheels = loader.wheel_libraries([site.path for site in self.sites], None)
+            self._wheels = library_files.wheel_libraries([site.path for site in self.sites], None)
         return self._wheels
 
     def index(self) -> Mapping[str, list[str]]:
@@ -179,7 +179,7 @@ class Surroundings:
     def version(self, path: str) -> Maybe[str]:
         """Return the version of the library file *path*."""
         if path not in self._versions:
-            self._versions[path] = loader.version_of(path)
+            self._versions[path] = library_files.version_of(path)
         return self._versions[path]
 
     def is_loaded_by_torch(self, name: str) -> bool:

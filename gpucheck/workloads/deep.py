@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from gpucheck.probes import messages
 from gpucheck.probes.child import Child, Ended, payload_command
-from gpucheck.probes.ld_so import ElfError, read_elf
+from gpucheck.probes.elf import ElfError, read_elf
 from gpucheck.probes.messages import Message, MessageError
 from gpucheck.snapshot import (
     Deep,

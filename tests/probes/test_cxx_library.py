@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from gpucheck.probes import cxx_library
+from gpucheck.probes.elf import read_elf
 from gpucheck.probes.elf_versions import defined_versions, needed_versions
-from gpucheck.probes.ld_so import Process, read_elf
-from gpucheck.probes.loader import this_loader
+from gpucheck.probes.ld_so import Process
+from gpucheck.probes.this_loader import this_loader
 from gpucheck.snapshot import CxxLibrary
 
 

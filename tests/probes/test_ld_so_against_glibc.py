@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from elf_files import AARCH64, I386, NODEFLIB, elf
 
-from gpucheck.probes.ld_so import Loaded, Loader, Missing, Process, read_cache
-from gpucheck.probes.loader import this_loader
+from gpucheck.probes.ld_so import Loaded, Loader, Missing, Process
+from gpucheck.probes.ld_so_cache import read_cache
+from gpucheck.probes.this_loader import this_loader
 
 INTERPRETER = "/lib64/ld-linux-x86-64.so.2"
 

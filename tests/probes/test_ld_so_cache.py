@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucheck.probes.ld_so import Cache, CacheError, read_cache
+from gpucheck.probes.ld_so_cache import Cache, CacheError, read_cache
 
 LDCONFIG = shutil.which("ldconfig", path="/sbin:/usr/sbin:/bin:/usr/bin")
 LINE = re.compile(r"^\t(\S+) \(([^)]*)\) => (.+)$", re.MULTILINE)

@@ -11,15 +11,8 @@ from elf_files import I386, NODEFLIB, elf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucheck.probes.ld_so import (
-    Elf,
-    ElfError,
-    hwcaps_of,
-    legacy_subfolders_of,
-    parse_elf,
-    read_elf,
-    read_interpreter,
-)
+from gpucheck.probes.elf import Elf, ElfError, parse_elf, read_elf
+from gpucheck.probes.ld_so_interpreter import hwcaps_of, legacy_subfolders_of, read_interpreter
 
 SAMPLE = elf(soname="libx.so.1", needed=["liba.so", "libb.so"], runpath="$ORIGIN:/opt")
 

@@ -15,17 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wheel_tree import PRELOADING, plant_libraries, plant_system_cudnn, plant_torch, remove
 
-from gpucheck.probes.ld_so import read_elf
-from gpucheck.probes.loader import (
-    Preload,
-    _Import,
-    _wheels_in,
-    header_version,
-    probe,
-    read_preloading,
-    start,
-    version_of,
-)
+from gpucheck.probes.elf import read_elf
+from gpucheck.probes.library_files import _wheels_in, header_version, version_of
+from gpucheck.probes.loader import _Import, probe, start
+from gpucheck.probes.torch_preloading import Preload, read_preloading
 from gpucheck.snapshot import Libraries, Library, Python, PyTorch, Torch, Unknown, replace
 
 pytestmark = pytest.mark.skipif(

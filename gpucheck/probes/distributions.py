@@ -28,6 +28,7 @@ class Wheel:
 #: Listed whatever they require; others are listed if they require one of these.
 _WATCHED = re.compile(
     r"torch|torchvision|torchaudio|triton|pytorch-triton.*|cuda-toolkit|cuda-bindings|nvidia-.*"
+    r"|bitsandbytes|numba|numba-cuda|jax|jaxlib|tensorflow|torch-xla"  # variables select for these
 )
 #: Of these, the requirements tell torch's own pins and the companions' torch.
 _TELLERS = frozenset({"torch", "torchvision", "torchaudio"})

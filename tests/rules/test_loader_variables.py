@@ -2,7 +2,7 @@ import pytest
 from env_machines import ENV, LIB_12, LIB_13, UNREAD, environment, library_path, startup, steps
 
 from gpucheck.report import examine
-from gpucheck.rules import library_path as rules
+from gpucheck.rules import loader_variables as rules
 from gpucheck.snapshot import CudaInit, DriverLibrary, PreloadEntry
 from machines import (
     HEALTHY,

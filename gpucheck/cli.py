@@ -295,6 +295,67 @@ def smoke(
 
 
 @app.command()
+def bench(
+    gpus: Annotated[
+        str, typer.Option(metavar="all|2|0,3", help="As for smoke; on the CPU a count.")
+    ] = "all",
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="gemm,memory,copy,peer,allreduce", help="Measure these alone."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One data type, small copies, no all-reduce.")
+    ] = False,
+    device: Annotated[
+        Device, typer.Option(help="cpu tries the program, and measures no GPU.")
+    ] = Device.CUDA,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|none", help="Earlier runs to compare with. Default: this user's."
+        ),
+    ] = None,
+    save_baseline: Annotated[
+        bool, typer.Option("--save-baseline", help="Add this run to the baseline.")
+    ] = False,
+    python: PythonOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: the report, and the figures.")
+    ] = False,
+    snapshot_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--snapshot",
+            metavar="FILE",
+            help="Write the facts here too, private details removed, for doctor --from.",
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what passed and what was not checked too.")
+    ] = False,
+) -> None:
+    """Measure how fast each GPU computes and copies, and judge that."""
+    from gpucheck import privacy, snapshot_file
+    from gpucheck.bench import baseline_file, measure
+    from gpucheck.render import render
+    from gpucheck.workloads.bench import MEASURES, BenchPlan
+
+    chosen = MEASURES if only is None else tuple(only.split(","))
+    kept = baseline_file() if baseline is None else Path(baseline)
+    report = measure(
+        BenchPlan(gpus=gpus, only=chosen, quick=quick, device=device.value),
+        python=python,
+        quiet=as_json,
+        baseline=None if baseline == "none" else kept,
+        save_baseline=save_baseline,
+    )
+    if snapshot_to is not None:
+        snapshot_file.save(snapshot_file.as_json(privacy.redact(report.machine)), snapshot_to)
+    write(render(report, Format.JSON if as_json else Format.TEXT, verbose=verbose))
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def snapshot(
     identify: Annotated[
         bool,

@@ -110,3 +110,12 @@ def module_loaded(machine: Snapshot) -> Obstacle | None:
     if isinstance(version, Unknown):
         return NotChecked.because(version)
     return NotApplicable(why="the kernel module is not loaded") if version is None else None
+
+
+def was_measured(machine: Snapshot) -> Obstacle | None:
+    """`gpucheck bench` measured the GPUs; what it measured on the CPU is no performance."""
+    if machine.bench is None:
+        return NotApplicable(why="nothing was measured: gpucheck bench does")
+    if machine.bench.device == "cpu":
+        return NotApplicable(why="measured on the CPU: a rehearsal")
+    return None

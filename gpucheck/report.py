@@ -99,8 +99,9 @@ class Report:
             return "incomplete"
         if Severity.WARNING in severities:
             return "degraded"
-        training = self.machine.training
-        return "rehearsal" if training is not None and training.device == "cpu" else "healthy"
+        workloads = (self.machine.training, self.machine.bench)
+        is_rehearsal = any(one is not None and one.device == "cpu" for one in workloads)
+        return "rehearsal" if is_rehearsal else "healthy"
 
     @property
     def unanswered(self) -> tuple[Unchecked, ...]:

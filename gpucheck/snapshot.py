@@ -1116,6 +1116,64 @@ class Training(Fact, frozen=True, kw_only=True):
     phases_ms: Mapping[str, float] = {}
 
 
+class Figure(Fact, frozen=True, kw_only=True):
+    """One thing that `gpucheck bench` measured, and how the GPU was meanwhile."""
+
+    #: "fp32", "tf32", "fp16", "bf16", "fp8", "int8": matrix products; "memory"; "h2d", "d2h";
+    #: "h2d together", "d2h together"; "peer"; "all-reduce"
+    measure: str
+    gpus: tuple[int, ...]  # NVML's indexes: one; source and target; or all that took part
+    size: int  # order of the matrices, or bytes
+    value: Known[float] = NOT_EXAMINED  # median: 10^12 operations or 10^9 bytes a second
+    low: Maybe[float] = None  # 5th and 95th percentile over batches
+    high: Maybe[float] = None
+    burst: Maybe[float] = None  # of the first batches, before the power limit is met
+    repeated: Maybe[float] = None  # measured once more, alone, because the first was low
+    wrong: Maybe[str] = None  # contents that came back different
+    clock_sm_mhz: Reading[float] = NOT_EXAMINED  # median of what NVML saw meanwhile
+    clock_sm_maximum_mhz: Reading[float] = NOT_EXAMINED
+    power_watts: Reading[float] = NOT_EXAMINED
+    temperature_celsius: Reading[float] = NOT_EXAMINED  # highest
+    clocks_event_reasons: Reading[int] = NOT_EXAMINED  # mask of those seen twice or more
+    pcie_generation: Reading[int] = NOT_EXAMINED  # in force meanwhile
+    pcie_width: Reading[int] = NOT_EXAMINED
+
+    @property
+    def best(self) -> float | None:
+        """The value; where it was measured twice, the better one: chance only ever slows down."""
+        if isinstance(self.value, Unknown):
+            return None
+        again = value(self.repeated)
+        return self.value if again is None else max(self.value, again)
+
+
+class BenchGpu(Fact, frozen=True, kw_only=True):
+    """One GPU that `gpucheck bench` measured."""
+
+    index: int  # NVML's; where NVML does not show it, CUDA's number
+    name: str = ""
+    uuid: Maybe[str] = NOT_EXAMINED
+    bus_id: Maybe[str] = NOT_EXAMINED
+    compute_capability: Maybe[str] = NOT_EXAMINED
+    multiprocessors: Maybe[int] = NOT_EXAMINED
+    memory_bus_bits: Maybe[int] = NOT_EXAMINED
+    cpus: Maybe[str] = NOT_EXAMINED  # of its NUMA node, on which host memory was pinned
+
+
+class Bench(Fact, frozen=True, kw_only=True):
+    """What `gpucheck bench` measured."""
+
+    device: Literal["cuda", "cpu"] = "cuda"
+    method: int = 1  # figures of different methods are never compared
+    torch: Known[str] = NOT_EXAMINED
+    cuda: Maybe[str] = NOT_EXAMINED
+    gpus: Known[tuple[BenchGpu, ...]] = NOT_EXAMINED
+    figures: Known[tuple[Figure, ...]] = NOT_EXAMINED
+    nvls: Known[bool] = NOT_EXAMINED  # NCCL reduced in the NVSwitches
+    baseline: Maybe[tuple[Figure, ...]] = None  # medians of this machine's earlier runs
+    elapsed_seconds: float = 0.0
+
+
 class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     """All that is known of one machine at one moment."""
 
@@ -1134,6 +1192,7 @@ class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     kernel_log: KernelLog = KernelLog()
     deep: Deep | None = None  # None: --deep was not asked for
     training: Training | None = None  # None: no smoke training was run
+    bench: Bench | None = None  # None: gpucheck bench was not run
     expected_gpus: int | None = None  # --expect-gpus
     elapsed_ms: Mapping[str, float] = {}
 

@@ -29,6 +29,7 @@ LAYERS = (
     ("gpucheck.derived", "gpucheck.training_evidence"),
     ("gpucheck.startup_lines",),
     ("gpucheck.rule", "gpucheck.families"),
+    ("gpucheck.bench_evidence",),
     ("gpucheck.conditions", "gpucheck.remedies"),
     ("gpucheck.rules",),
     ("gpucheck.report", "gpucheck.explain"),
@@ -37,7 +38,7 @@ LAYERS = (
     ("gpucheck.snapshot_file",),
     ("gpucheck.shellenv",),
     ("gpucheck.fleet",),
-    ("gpucheck.smoke", "gpucheck.env_cli", "gpucheck.fleet_cli"),
+    ("gpucheck.smoke", "gpucheck.bench", "gpucheck.env_cli", "gpucheck.fleet_cli"),
     ("gpucheck.cli",),
     ("gpucheck.__main__",),
 )

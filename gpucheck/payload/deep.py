@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import time
 import traceback
@@ -13,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Callable
 
 from .channel import emit, reserve_stdout
+from .cuda_device import bus_id
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ def put_to_work(index: int) -> bool:
     """Do every piece of work on one GPU; return whether all of it came out right."""
     emit("step", text=f"waking gpu {index}", gpu=index)
     try:
-        emit("gpu", gpu=index, bus_id=bus_id(index))
+        emit("gpu", gpu=index, bus_id=bus_id(index) if DEVICE == "cuda" else None)
     except Exception:
         emit("gpu", gpu=index, bus_id=None)
     is_sound = True
@@ -160,20 +160,6 @@ def attempt(work: Callable[..., str | None], *numbers: int) -> str | None:
         return wrong
     except Exception as error:
         return text_of(error)
-
-
-def bus_id(index: int) -> str | None:
-    """Ask the CUDA driver, which torch has initialised, where on the PCI bus a GPU is."""
-    if DEVICE != "cuda":
-        return None
-    driver = ctypes.CDLL("libcuda.so.1")
-    handle = ctypes.c_int()
-    name = ctypes.create_string_buffer(32)
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), index):
-        return None
-    if driver.cuDeviceGetPCIBusId(name, len(name), handle):
-        return None
-    return name.value.decode().lower()
 
 
 def integers(*shape: int, reach: int, seed: int) -> torch.Tensor:

@@ -12,8 +12,8 @@ from .channel import emit, silence
 PAUSE_SECONDS = 0.25
 
 
-def main() -> None:
-    """Report all GPUs four times a second, until nobody reads it."""
+def main(pause_seconds: str = f"{PAUSE_SECONDS}") -> None:
+    """Report all GPUs every *pause_seconds*, until nobody reads it."""
     silence()
     try:
         import pynvml
@@ -33,6 +33,7 @@ def main() -> None:
             "index": index,
             "uuid": _ask(pynvml.nvmlDeviceGetUUID, handle),
             "bus_id": _bus_id(handle),
+            "memory_bus_bits": _ask(pynvml.nvmlDeviceGetMemoryBusWidth, handle),
         }
         for index, handle in enumerate(handles)
     ]
@@ -43,7 +44,7 @@ def main() -> None:
             emit("readings", gpus=readings)
         except BrokenPipeError:
             os._exit(0)
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(float(pause_seconds))
 
 
 def _read(handle: Any) -> dict[str, object]:  # noqa: ANN401 - NVML's own
@@ -65,6 +66,9 @@ def _read(handle: Any) -> dict[str, object]:  # noqa: ANN401 - NVML's own
         ),
         "power_watts": None if power is None else power / 1000,
         "clocks_event_reasons": _ask(reasons, handle),
+        "clock_sm_mhz": _ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+        "pcie_generation": _ask(nvml.nvmlDeviceGetCurrPcieLinkGeneration, handle),
+        "pcie_width": _ask(nvml.nvmlDeviceGetCurrPcieLinkWidth, handle),
         **{
             name: _ask(nvml.nvmlDeviceGetTotalEccErrors, handle, kind, nvml.NVML_VOLATILE_ECC)
             for name, kind in (

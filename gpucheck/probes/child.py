@@ -6,6 +6,7 @@ bounded moment and then leave it behind. A child never outlives the process that
 kernel ends it when its parent is gone, however that came (prctl(2), PR_SET_PDEATHSIG).
 """
 
+import contextlib
 import ctypes
 import os
 import selectors
@@ -81,6 +82,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
         working_directory: str = "/",
         limit_bytes: int = OUTPUT_LIMIT_BYTES,
+        takes_orders: bool = False,
     ) -> None:
         self.deadline_seconds = deadline_seconds
         self.started_at = time.monotonic()
@@ -110,7 +112,7 @@ class Child:
                 self._process = subprocess.Popen(
                     command,
                     preexec_fn=become,  # noqa: PLW1509 - a few calls of C's
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE if takes_orders else subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     start_new_session=True,
@@ -169,6 +171,16 @@ class Child:
                 if self._late is not None and stall_seconds is not None:
                     self._late = min(stall_seconds, self._late)
                 return
+
+    def order(self, line: str) -> None:
+        """Write *line* to the child's stdin; one that is gone shows in how it ended."""
+        if self._process is None or self._process.stdin is None:
+            return
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except (OSError, ValueError):  # its end of the pipe is closed, or ours
+            pass
 
     def end(self) -> Ended:
         """Wait for the child up to its deadline, end it if it is late, and tell how it went."""
@@ -257,9 +269,10 @@ class Child:
         self._selector.close()
         if self._process is None:
             return
-        for pipe in (self._process.stdout, self._process.stderr):
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(OSError):  # an order that the child did not take
+                    pipe.close()
         if self._process.returncode is None:
             # Python would warn about, and later wait for, a child that we left behind on purpose.
             self._process.returncode = -signal.SIGKILL

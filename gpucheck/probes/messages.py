@@ -359,6 +359,10 @@ class GpuReading(Part, frozen=True, kw_only=True):
     temperature_celsius: int | None = None
     power_watts: float | None = None
     clocks_event_reasons: int | None = None
+    clock_sm_mhz: int | None = None
+    memory_bus_bits: int | None = None
+    pcie_generation: int | None = None
+    pcie_width: int | None = None
     corrected_ecc: int | None = None
     uncorrected_ecc: int | None = None
 
@@ -393,6 +397,46 @@ class NvmlAnswer(Message, frozen=True, kw_only=True, tag="nvml answer"):
 
 class NvmlRound(Message, frozen=True, kw_only=True, tag="nvml round"):
     """The first reading of all GPUs is complete."""
+
+
+# ----------------------------------------------------------------------------------------- bench
+
+
+class BenchReady(Message, frozen=True, kw_only=True, tag="bench ready"):
+    """torch is imported; orders are awaited."""
+
+    torch: str
+    cuda: str | None
+
+
+class BenchDevice(Part, frozen=True, kw_only=True):
+    """A GPU as torch shows it."""
+
+    index: int  # CUDA's
+    name: str
+    uuid: str | None = None
+    bus_id: str | None = None
+    compute_capability: str | None = None
+    multiprocessors: int | None = None
+    free_bytes: int | None = None
+    total_bytes: int | None = None
+    l2_bytes: int = 0
+    cpus: str | None = None  # of its NUMA node, to which the process keeps
+
+
+class Measured(Message, frozen=True, kw_only=True, tag="measured"):
+    """An order was carried out. Rates are 10^12 operations or 10^9 bytes a second."""
+
+    id: int
+    began: float
+    value: float | None = None  # median over batches
+    low: float | None = None  # 5th and 95th percentile
+    high: float | None = None
+    burst: float | None = None
+    samples: int = 0
+    wrong: str | None = None  # contents that came back different
+    error: str | None = None
+    device: BenchDevice | None = None  # answers "describe"
 
 
 def types() -> tuple[type[Message], ...]:

@@ -290,6 +290,13 @@ def training(machine: Snapshot) -> str:
     return line(machine)
 
 
+def performance(machine: Snapshot) -> str:
+    """What the bench measured, in one line."""
+    from gpucheck.render.performance import line
+
+    return line(machine)
+
+
 _SUMMARIES: Mapping[str, Callable[[Snapshot], str]] = {
     "Host": host,
     "Driver": driver,
@@ -301,6 +308,7 @@ _SUMMARIES: Mapping[str, Callable[[Snapshot], str]] = {
     "Frameworks": frameworks,
     "Multi-GPU": multi_gpu,
     "Training": training,
+    "Performance": performance,
 }
 
 

@@ -118,6 +118,10 @@ class _Page:
 
             for text in training.details(report.machine.training):
                 yield from _block(text, style, "  ", "    ")
+        if "PRF" in prefixes and report.machine.bench is not None:
+            from gpucheck.render import performance
+
+            yield from (f"  {text}" for text in performance.details(report.machine.bench))
         for group in here:
             yield from self._group(group)
         if self._verbose:

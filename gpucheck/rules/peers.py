@@ -203,7 +203,7 @@ def copy_differs(machine: Snapshot) -> Answers:
     translating IOMMU or PCIe access control (ACS) between the GPUs; also a broken NVLink or riser.
     Until it is fixed, use one GPU, or let NCCL go through the host: NCCL_P2P_DISABLE=1.
     """
-    if machine.deep is None and machine.training is None:
+    if machine.deep is None and machine.training is None and machine.bench is None:
         yield NotApplicable(why="no copies were made: --deep and gpucheck smoke make them")
         return
     seen: set[tuple[int, ...]] = set()
@@ -216,6 +216,14 @@ def copy_differs(machine: Snapshot) -> Answers:
         yield from _judge_copies(training.copies, name, {}, seen)
     elif training is not None:
         yield NotApplicable(why="the training ran on the CPU")
+    if machine.bench is not None and machine.bench.device == "cuda":
+        for figure in value(machine.bench.figures) or ():
+            if figure.measure == "peer" and isinstance(figure.wrong, str):
+                source, target = figure.gpus
+                copied = PeerCopy(
+                    source=source, target=target, error=figure.wrong, gpus=figure.gpus
+                )
+                yield from _judge_copies((copied,), "gpu", {}, seen)
 
 
 def _judge_copies(

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from typing import TypeVar
 
+from gpucheck.payload.watch_gpus import PAUSE_SECONDS
 from gpucheck.probes.child import Child, payload_command
 from gpucheck.probes.messages import GpuReading, GpuReadings, MessageError, NvmlFailed, messages_in
 from gpucheck.snapshot import NOT_SUPPORTED, Known, NotSupported, Reading, Unknown, WatchedGpu
@@ -15,10 +16,11 @@ _LIMIT_BYTES = 1 << 30
 Number = TypeVar("Number", int, float)
 
 
-def start() -> Child:
+def start(pause_seconds: float = PAUSE_SECONDS) -> Child:
     """Start the child that reads the GPUs again and again."""
+    pause = f"{pause_seconds:g}"
     return Child(
-        payload_command(sys.executable, "watch_gpus", isolated=True, pynvml=True),
+        payload_command(sys.executable, "watch_gpus", pause, isolated=True, pynvml=True),
         deadline_seconds=_WHOLE_RUN_SECONDS,
         limit_bytes=_LIMIT_BYTES,
     )
@@ -70,6 +72,14 @@ class Watch:
     def number(self, uuid: str | None, bus_id: str | None) -> int | None:
         """Return NVML's index of a GPU, None where NVML does not show it."""
         return next((gpu.index for gpu in self.newest() if _is(gpu, uuid, bus_id)), None)
+
+    def between(
+        self, uuid: str | None, bus_id: str | None, since: float, until: float
+    ) -> Sequence[GpuReading]:
+        """Return the readings of one GPU from *since* to *until*."""
+        with self._lock:
+            readings = [message for message in self._readings if since <= message.at <= until]
+        return [gpu for message in readings for gpu in message.gpus if _is(gpu, uuid, bus_id)]
 
     def of(
         self, uuid: str | None, bus_id: str | None, *, cuda_start: float, since: float, until: float

@@ -1,0 +1,160 @@
+"""Runs a bench from its start to the verdict on it, and keeps this machine's baseline."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from gpucheck.report import Report, examine
+from gpucheck.snapshot import Bench, Figure, Snapshot, Unknown, replace, value
+from gpucheck.usage_error import UsageError
+from gpucheck.workloads.bench import BenchPlan, BenchPlanError, BenchRun, Progress
+
+_KEPT_RUNS = 10
+
+
+class _Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One earlier run: what it measured, and what has to be the same for a comparison."""
+
+    key: str
+    figures: tuple[Figure, ...]
+
+
+def measure(
+    plan: BenchPlan,
+    *,
+    python: str | None,
+    quiet: bool,
+    baseline: Path | None,
+    save_baseline: bool,
+) -> Report:
+    """Measure as *plan* says, and judge the machine with the figures.
+
+    The machine is examined while torch is imported, before any GPU is touched: whatever works on
+    a GPU then is somebody else's. Only the rules about performance and links judge. Raises
+    UsageError where the plan makes no sense, or the Python has no torch.
+    """
+    from gpucheck.forked_collector import ForkedCollector
+    from gpucheck.scope import Scope
+
+    with ExitStack() as stack:
+        progress = _Progress()
+        try:
+            run = BenchRun(plan, python=python, progress=progress)
+        except BenchPlanError as error:
+            raise UsageError(str(error)) from None
+        # It forks: before there are threads.
+        collector = stack.enter_context(ForkedCollector(Scope(python=python, quick=True)))
+        stack.enter_context(run)
+        if not quiet:
+            progress.show = stack.enter_context(_shown())
+        machine = collector.facts()
+        bench = run.measure()
+    if isinstance(bench.figures, Unknown) and "No module named 'torch'" in bench.figures.why:
+        raise UsageError(
+            "this Python has no torch, which measures: `gpucheck doctor` says how to install it "
+            "(or name another Python: --python)"
+        )
+    key = _key(machine, bench)
+    if baseline is not None:
+        bench = replace(bench, baseline=_baseline(_runs(baseline), key))
+        if save_baseline:
+            _save(baseline, _Run(key=key, figures=value(bench.figures) or ()))
+    return examine(
+        replace(machine, bench=bench), select=("PRF", "LNK", "GPU001", "GPU010", "GPU012")
+    )
+
+
+class _Progress:
+    """Passes on what is measured now to whoever shows it."""
+
+    show: Progress | None = None
+
+    def __call__(self, text: str) -> None:
+        if self.show is not None:
+            self.show(text)
+
+
+@contextmanager
+def _shown() -> Iterator[Progress | None]:
+    """Show what is measured now on a terminal's last line; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from gpucheck.progress import ERASE
+
+    def show(text: str) -> None:
+        sys.stderr.write(f"{ERASE}Measuring: {text} ...")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        sys.stderr.write(ERASE)
+        sys.stderr.flush()
+
+
+# ------------------------------------------------------------------------------------ baseline
+
+
+def baseline_file() -> Path:
+    """Return where this machine's baseline is kept."""
+    from platformdirs import user_state_path
+
+    return user_state_path("gpucheck", appauthor=False) / "bench.json"
+
+
+def _key(machine: Snapshot, bench: Bench) -> str:
+    """Return what has to be the same for two runs to be compared."""
+    from hashlib import sha256
+
+    driver = value(machine.nvml.driver_version) or ""
+    gpus = [f"{gpu.name} {value(gpu.uuid)}" for gpu in value(bench.gpus) or ()]
+    limits = [str(value(gpu.power_limit_enforced_watts)) for gpu in value(machine.nvml.gpus) or ()]
+    torch = ".".join((value(bench.torch) or "").split(".")[:2])
+    parts = (str(bench.method), torch, driver.split(".")[0], *limits, *gpus)
+    return sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _runs(file: Path) -> tuple[_Run, ...]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=tuple[_Run, ...])
+    except FileNotFoundError:
+        return ()
+    except (OSError, msgspec.DecodeError, ValueError) as error:
+        raise UsageError(f"{file}: the baseline cannot be read: {error}") from error
+
+
+def _baseline(runs: Sequence[_Run], key: str) -> tuple[Figure, ...] | None:
+    """Return the median of each figure over the runs that may be compared; None: there are none."""
+    found: dict[tuple[str, tuple[int, ...], int], list[Figure]] = {}
+    for run in runs:
+        for figure in run.figures if run.key == key else ():
+            if figure.best is not None:
+                found.setdefault((figure.measure, figure.gpus, figure.size), []).append(figure)
+    if not found:
+        return None
+    return tuple(
+        Figure(
+            measure=measure,
+            gpus=gpus,
+            size=size,
+            value=float(median(each.best or 0.0 for each in figures)),
+        )
+        for (measure, gpus, size), figures in found.items()
+    )
+
+
+def _save(file: Path, run: _Run) -> None:
+    """Add *run* to those that are kept, the oldest going first."""
+    kept = [*_runs(file), run][-_KEPT_RUNS:]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1))
+        fresh.replace(file)
+    except OSError as error:
+        raise UsageError(f"{file}: the baseline cannot be kept: {error.strerror}") from error

@@ -36,7 +36,6 @@ _UUID = re.compile(r"\b(GPU|MIG)-(?!GPU-)([0-9A-Fa-f][0-9A-Fa-f-]{0,35})")
 _UUID_TOKEN = re.compile(r"[0-9a-f]{12}")  # a real one has a "-" behind its eighth digit
 _SERIAL_TOKEN = re.compile(r"serial-[0-9a-f]{8}")
 _HOMES = re.compile(r"/(?:home|Users)/([^/:;,=\s'\"`)(]+)")
-_SHOWN_HOME = re.compile(r"(?<![\w.~-])/~(\d*)(?![\w.~-])")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
 #: Secrets that say of themselves what they are: GitHub, GitLab, Hugging Face, OpenAI, Slack, AWS.
 _TOKENS = re.compile(
@@ -295,11 +294,6 @@ def _kernel_words(text: str) -> str:
 _CHIP = re.compile(
     r"(?:gsp|nv|tu|ga|ad|gh|gb|gv|gp|gm|gk)_?[a-z]{0,3}\d\w*|[a-z]{1,4}\d{1,4}|bin|gz|zst|xz|ko|lib"
 )
-
-
-def shown(text: str) -> str:
-    """Return *text* of a redacted snapshot as people write it: the owner's home is `~`."""
-    return _SHOWN_HOME.sub(r"~\1", text) if "/~" in text else text
 
 
 def redact(machine: "Snapshot", whose: Owner | None = None) -> "Snapshot":

@@ -7,8 +7,6 @@ complaint, before anything is laid out.
 import re
 from typing import TYPE_CHECKING
 
-from gpucheck.privacy import shown
-
 if TYPE_CHECKING:
     from gpucheck.report import Report
     from gpucheck.snapshot import Snapshot
@@ -22,6 +20,8 @@ _SEQUENCES = re.compile(
     "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\\\|\x9c)?"
     "|\x1b[ -/]*[0-~]?"
 )
+#: The owner's home in a redacted snapshot (`privacy.HOME`), which people write as `~`.
+_HOME = re.compile(r"(?<![\w.~-])/~(\d*)(?![\w.~-])")
 _BLANKS = re.compile("[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")
 #: C0, C1 and DEL; soft hyphen; zero-width and bidi controls (UAX #9); interlinear marks and tags
 _UNSEEN = (
@@ -37,7 +37,8 @@ def clean(text: str) -> str:
     """Return *text* on one line, without control sequences and of bounded length."""
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}… ({len(text)} characters)"
-    text = shown(text)
+    if "/~" in text:
+        text = _HOME.sub(r"~\1", text)
     if not _SUSPECT.search(text):
         return text
     text = _BLANKS.sub(" ", _SEQUENCES.sub("", text))

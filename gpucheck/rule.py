@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from gpucheck.derived import own_gpus
 from gpucheck.snapshot import Gpu, NotSupported, Silence, Snapshot, Unknown
 
 T = TypeVar("T")
@@ -176,9 +177,13 @@ def known(
 def gpus_of(machine: Snapshot) -> Generator[Obstacle, None, tuple[Gpu, ...]]:
     """Return the GPUs that NVML lists; say why there are none."""
     found = machine.nvml.gpus
-    if isinstance(found, Unknown) and machine.host.pci_gpus == ():
-        yield NotApplicable(why="no GPU")
-        return ()
+    if isinstance(found, Unknown) and isinstance(machine.host.pci_gpus, tuple):
+        if not machine.host.pci_gpus:
+            yield NotApplicable(why="no GPU")
+            return ()
+        if not own_gpus(machine):
+            yield NotApplicable(why="every GPU is reserved for virtual machines")
+            return ()
     gpus = yield from known(found)
     if gpus is None:
         return ()

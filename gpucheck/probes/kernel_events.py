@@ -87,7 +87,7 @@ class KernelEvents:
         if before is not None:
             lines[key] = msgspec.structs.replace(before, count=before.count + 1)
         elif len(lines) < LINES_KEPT:
-            line = " ".join(text.split())[:LINE_LENGTH]
+            line = " ".join(text.replace("NVRM:", "").split())[:LINE_LENGTH]
             lines[key] = KernelLine(text=line, bus_id=bus_id, process=process)
 
     def _of(self, kind: str) -> tuple[KernelLine, ...]:

@@ -379,6 +379,8 @@ def summary(report: Report) -> str:
         return f"Degraded: {counts}; nothing is broken."
     if report.verdict == "rehearsal":
         return "Rehearsal on the CPU: the program works, and no GPU was proven."
+    if any(root.code == "DRV023" for root in roots):
+        return "No GPU is this system's to use: all are reserved for virtual machines."
     if not (report.passed or roots):
         return "Nothing wrong was seen, but nothing could be checked either."
     also = f", {counts}" if counts else ""

@@ -157,9 +157,10 @@ def nvml_fails(machine: Snapshot) -> Answers:
         yield NotApplicable(why="Jetson boards have no NVML before JetPack 7")
         return
     code = value(error.code)
+    message = value(error.message) or "no answer"
     if code is None and error.call != "open":
         yield Symptom(
-            saw=f"{error.call}: {error.message}",
+            saw=message if error.call in message else f"{error.call}: {message}",
             remedy=start_errors.no_answer(machine),
             explained_by=("GPU001", "DRV017"),
         )

@@ -64,7 +64,8 @@ def no_address(machine: Snapshot) -> Answers:
             continue
         bars = value(gpu.unassigned_bars)
         if bars:
-            saw = f"{listed([f'BAR {bar}' for bar in bars])} of {gpu.bus_id} starts at address 0"
+            starts = "starts" if len(bars) == 1 else "start"
+            saw = f"{listed([f'BAR {bar}' for bar in bars])} of {gpu.bus_id} {starts} at address 0"
             if gpu.bus_id in by_log:
                 saw += f'; the kernel says: "{by_log[gpu.bus_id].text}"'
         elif bars is None and gpu.bus_id in by_log:

@@ -271,7 +271,7 @@ def a_driver_next_to_old_logs_and_other_blacklists(machine: BuiltMachine) -> Non
 NO_ADDRESS = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n" * 6
 
 
-@case("HST008", saw="BAR 0 and BAR 1 of 0000:01:00.0 starts at address 0", fix="Above 4G decoding")
+@case("HST008", saw="BAR 0 and BAR 1 of 0000:01:00.0 start at address 0", fix="Above 4G decoding")
 def an_external_card_without_address_space(machine: BuiltMachine) -> None:
     only_card(machine, "0x1d01")
     on_metal(machine, chassis="10")

@@ -165,8 +165,8 @@ def test_no_rule_stumbles_over_a_fact_that_is_missing(base: Snapshot, fact: Any)
         assert not [n for n in report.not_checked if "gpucheck's own" in n.why]
 
 
-def test_codes_run_from_drv001_to_drv023():
-    assert sorted(rule.code for rule in DRV) == [f"DRV{n:03}" for n in range(1, 24)]
+def test_codes_run_from_drv001_to_drv024():
+    assert sorted(rule.code for rule in DRV) == [f"DRV{n:03}" for n in range(1, 25)]
 
 
 def test_the_healthy_machine_is_looked_at_in_full():

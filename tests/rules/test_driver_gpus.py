@@ -156,7 +156,7 @@ def test_a_gpu_without_addresses_gets_them_where_they_are_given_out(
 
     symptom = only(rules.no_address, broken)
 
-    assert symptom.saw == f"BAR 0 and BAR 1 of {BUS_IDS[1]} starts at address 0"
+    assert symptom.saw == f"BAR 0 and BAR 1 of {BUS_IDS[1]} start at address 0"
     assert word in symptom.what_to_do.text
     assert "HST008" in only(rules.gpus_missing, broken).explained_by
 

@@ -550,11 +550,13 @@ def test_cupy_with_a_newer_nccl_than_torchs(machine: BuiltMachine):
 # ------------------------------------------------------------------------- PKG006: frameworks
 
 
-def jax(machine: BuiltMachine, version: str = "0.6.1", cuda: int = 12) -> None:
+def jax(
+    machine: BuiltMachine, version: str = "0.6.1", cuda: int = 12, tag: str = "runpath"
+) -> None:
     folders = cuda_12_wheels(machine)
-    path = ":".join(f"$ORIGIN/../../nvidia/{folder}/lib" for folder in folders)
-    plugin = extension(machine, f"jax_plugins/xla_cuda{cuda}/xla_cuda_plugin.so", runpath=path)
-    sparse = extension(machine, f"jax_cuda{cuda}_plugin/_sparse.so", runpath=path)
+    path = {tag: ":".join(f"$ORIGIN/../../nvidia/{folder}/lib" for folder in folders)}
+    plugin = extension(machine, f"jax_plugins/xla_cuda{cuda}/xla_cuda_plugin.so", **path)
+    sparse = extension(machine, f"jax_cuda{cuda}_plugin/_sparse.so", **path)
     machine.write(f"{SITE}/jax_plugins/xla_cuda{cuda}/__init__.py", "")
     core = extension(machine, "jaxlib/_jax.so")
     machine.write(f"{SITE}/jax/__init__.py")
@@ -576,8 +578,7 @@ def test_jax_with_its_wheels_is_well_and_needs_no_torch(machine: BuiltMachine):
     assert not found(report, "DNN001")
 
 
-def test_jax_that_gets_a_modules_cuda_in_place_of_its_wheels(machine: BuiltMachine):
-    jax(machine)
+def a_modules_cuda(machine: BuiltMachine) -> str:
     folder = "/opt/sw/cuda/12.1/lib64"
     for name, number in (("libcusparse.so.12", "12.1.0.106"), ("libnvJitLink.so.12", "12.1.105")):
         real = f"{name.partition('.so')[0]}.so.{number}"
@@ -585,17 +586,42 @@ def test_jax_that_gets_a_modules_cuda_in_place_of_its_wheels(machine: BuiltMachi
         machine.link(f"{folder}/{name}", real)
     machine.environment["LD_LIBRARY_PATH"] = folder
     machine.environment["LOADEDMODULES"] = "gcc/12.2:cuda/12.1"
+    return folder
+
+
+def test_jax_that_gets_a_modules_cuda_in_place_of_its_wheels(machine: BuiltMachine):
+    jax(machine)
+    folder = a_modules_cuda(machine)
 
     report = machine.doctor()
 
-    [finding] = [
-        f for f in report["findings"] if f["explained_by"] is None and f["severity"] != "info"
-    ]
-    assert finding["code"] == "PKG006"
-    assert (
-        f"libcusparse.so.12: {folder}/libcusparse.so.12 (12.1.0.106) instead of" in finding["saw"]
-    )
+    [finding] = found(report, "PKG006")
+    instead = f"libcusparse.so.12: {folder}/libcusparse.so.12 (12.1.0.106) instead of"
+    assert instead in finding["saw"]
     assert "unset LD_LIBRARY_PATH" in _commands(finding)
+    assert finding["explained_by"] is None
+    assert {f["code"] for f in report["findings"] if f["severity"] != "info"} == {"PKG006"}
+
+
+def test_jax_whose_own_path_wins_for_all_but_what_its_libraries_need(machine: BuiltMachine):
+    jax(machine, tag="rpath")
+    folder = a_modules_cuda(machine)
+    machine.remove(f"{folder}/libcusparse.so.12")
+
+    report = machine.doctor()
+
+    [finding] = found(report, "PKG006")
+    assert f"libnvJitLink.so.12: {folder}/libnvJitLink.so.12 (12.1.105)" in finding["saw"]
+    assert "libcusparse.so.12:" not in finding["saw"]
+    assert f"{folder}/libnvJitLink.so.12.1.105" in mapped(machine, "libcusparse.so.12")
+
+
+def mapped(machine: BuiltMachine, name: str) -> str:
+    """Return what the real loader maps for the wheel's library *name*."""
+    file = f"{SITE}/nvidia/cusparse/lib/{name}"
+    program = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); print(open('/proc/self/maps').read())"
+    python = ["/opt/venv/bin/python3", "-I", "-c", program, file]
+    return machine.execute(python, {}).stdout
 
 
 def test_a_jax_without_cuda_on_a_machine_with_gpus(machine: BuiltMachine):

@@ -107,7 +107,7 @@ gpucheck 0.1.0 on host-1
 ✓ Multi-GPU    NV18 between the pair, peer-to-peer copies OK
 ✓ Libraries    5 for torch: 5 from wheels; NCCL 2.28.9
 ✓ cuDNN        9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
-✓ Frameworks   2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3
+✓ Frameworks   torch 2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3
 ✓ CUDA         13.0 in /usr/local/cuda-13.0, gcc 13.3.0 (nvcc takes up to 15)
 ✓ Environment  CUDA_HOME=/usr/local/cuda, LD_LIBRARY_PATH is unset
 
@@ -147,8 +147,8 @@ gpucheck 0.1.0 on host-1
 ✓ Multi-GPU    NV18 between the pair, peer-to-peer copies OK
 ✓ Libraries    5 for torch: 5 from wheels; NCCL 2.28.9
 ✓ cuDNN        9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
-✗ Frameworks   2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the active
-               environment) (see DRV006)
+✗ Frameworks   torch 2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the
+               active environment) (see DRV006)
 ✓ CUDA         13.0 in /usr/local/cuda-13.0, gcc 13.3.0 (nvcc takes up to 15)
 ✓ Environment  CUDA_HOME=/usr/local/cuda, LD_LIBRARY_PATH is unset
 

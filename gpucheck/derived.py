@@ -303,7 +303,7 @@ def works_on_gpus(machine: Snapshot) -> bool:
 
 
 def cudnn_is_of_one_version(machine: Snapshot) -> bool:
-    """Tell whether all parts of the cuDNN that torch gets are there, and of one version.
+    """Tell whether all parts of the cuDNN that torch gets are there and of the same version.
 
     The front is not asked: it is a shim that any of them serves.
     """
@@ -329,7 +329,7 @@ def torch_requirements(machine: Snapshot) -> tuple[str, ...]:
 def wheels_here(machine: Snapshot) -> dict[str, Distribution]:
     """Return NVIDIA's library wheels by name: of two copies, the one that torch finds.
 
-    That is the one beside torch, else the first on the path.
+    That is the one next to torch, else the first on the path.
     """
     torch = torch_distribution(machine)
     found: dict[str, Distribution] = {}
@@ -467,7 +467,7 @@ def toolkits_by_preference(machine: Snapshot) -> tuple[Toolkit, ...]:
     """Return the toolkits here, the one to build with first.
 
     That is one of torch's CUDA major that the driver runs, the newest first. One with a compiler
-    goes before one without; one for everybody before one of a conda environment or a wheel.
+    goes before one without; one for all users before one of a conda environment or a wheel.
     """
     installed = machine.toolkits.installed
     if isinstance(installed, Unknown):

@@ -573,7 +573,7 @@ class Torch(Fact, frozen=True, kw_only=True):
 
 
 class PyTorch(Fact, frozen=True, kw_only=True):
-    """The Python that was asked for, its torch, and what stands beside it."""
+    """The Python that was asked for, its torch, and what is installed with it."""
 
     python: Maybe[Python] = NOT_EXAMINED
     torch: Maybe[Torch] = NOT_EXAMINED  # None: this Python has none

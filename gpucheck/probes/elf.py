@@ -150,7 +150,9 @@ def parse_elf(
         machine=machine,
         needed=tuple(_string(read, strings_at + at) for at in needed_at),
         soname=text(_DT_SONAME),
-        rpath=text(_DT_RPATH) if runpath is None else None,  # glibc ignores it beside a RUNPATH
+        rpath=text(_DT_RPATH)
+        if runpath is None
+        else None,  # glibc ignores it where there is a RUNPATH
         runpath=runpath,
         no_default_directories=bool(values.get(_DT_FLAGS_1, 0) & _DF_1_NODEFLIB),
         interpreter=interpreter,

@@ -53,7 +53,7 @@ _NAME = re.compile(r"lib([\w-]+?)\.so")
 
 
 def forget() -> None:
-    """Look at the files anew: what was kept may have changed since the last examination."""
+    """Forget what was read: the files may have changed since the last examination."""
     _wheels_in.cache_clear()
     _conda_prefix.cache_clear()
 

@@ -154,6 +154,12 @@ class _Import:
                 self._trace(path)
                 late = self.process.missing[before:]
                 self.missing += [m for m in late if m.name not in DRIVER_LIBRARIES]
+        # What one object missed and a later one brought in answers to its name by now.
+        self.missing = [
+            each
+            for each in self.missing
+            if each.path is not None or self.process.loaded(each.name) is None
+        ]
         self._open_cudnn_parts()
 
     def libraries(self) -> Iterator[Library]:

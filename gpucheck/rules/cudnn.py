@@ -24,7 +24,7 @@ from gpucheck.versions import version_tuple
 from gpucheck.wording import count
 
 #: cuDNN 9's library of its older interface for convolutions, which torch does not call. Measured
-#: on 2 H100s with torch 2.11.0: with this part from 9.14 beside 9.19's others all work passes; with
+#: on 2 H100s with torch 2.11.0: with this part from 9.14 among 9.19's others all work passes; with
 #: engines_precompiled or graph from there, LSTMs fail.
 _UNUSED = "libcudnn_cnn.so.9"
 

@@ -138,7 +138,7 @@ def _other_cuda(
     if torch.build != "cuda" or not isinstance(torch.cuda, str):
         return None
     if cuda == "cpu":
-        # torchaudio's CPU build looks for no CUDA, and works on the CPU beside any torch.
+        # torchaudio's CPU build looks for no CUDA, and works on the CPU with any torch.
         is_vision = companion.name == "torchvision"
         built = f"torch {version} is built for CUDA {torch.cuda}"
         return f"{name} is a CPU-only build; {built}" if is_vision else None

@@ -304,3 +304,22 @@ def test_without_docstrings_gpucheck_refuses_in_one_line():
 
 def test_without_assertions_it_says_the_same():
     assert run("DRV006", PYTHONOPTIMIZE="1").stdout == run("DRV006").stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("said", "page"),
+    [
+        ("nvml return code 9", "smi-no-driver"),
+        ("NVML error 999: Unknown Error", "nvml-unknown"),
+        ("cuInit(0) failed with error 802", "not-ready-802"),
+        ("cuda driver library init failure: 205", "cuda-205"),
+        ("error code 801", "not-supported-801"),
+        ("Xid error 62", "xid-62"),
+        ("XID_79", "xid-79"),
+        ("what is xid 48?", "xid-48"),
+        ("Triton Error [CUDA]: misaligned address", "misaligned-716"),
+        ("cudaErrorUnknown(999)", "unknown-999"),
+    ],
+)
+def test_people_write_codes_in_many_ways(said: str, page: str):
+    assert pages(said)[0].name == page

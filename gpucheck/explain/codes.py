@@ -14,15 +14,17 @@ NVML_PAGE = "https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceEnumvs.htm
 #: A text that is nothing but a number: "802", "error 802", "CUDA error: 802", "nvml 15".
 _BARE = re.compile(
     r"(?P<what>cuda|cuinit|nvml|xid|sxid)?[\s_-]*(?:runtime |driver )?"
-    r"(?:error|err|code|status|returned)?[\s_-]*(?:code|number|nr|no)?[\s:=#.(-]*"
+    r"(?P<word>error|err|code|status|returned|return)?[\s_-]*(?:code|value|number|nr|no)?"
+    r"[\s:=#.(-]*"
     r"(?P<number>\d{1,5})[\s).:]*",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"\b(?:CUDA_ERROR_[A-Z0-9_]+|cudaError[A-Z]\w+|NVML_ERROR_[A-Z0-9_]+)\b")
 #: A number inside a longer text, where the words before it say that it is CUDA's.
 _NUMBER = re.compile(
-    r"(?:cuda|cuinit|cudagetdevicecount|cuda runtime|driver)\w*[^\n\d]{0,80}?"
-    r"\b(?:error(?: code)?|err|failed|code|returned)[\s:=#(]{1,3}(?:with )?(?P<number>\d{1,4})\b",
+    r"(?:cuda|cuinit(?:\(0\))?|cudagetdevicecount|cuda runtime|driver)\w*[^\n\d]{0,80}?"
+    r"\b(?:error(?: code)?|err|failed|failure|code|returned)[\s:=#(]{1,3}(?:with )?"
+    r"(?P<number>\d{1,4})\b",
     re.IGNORECASE,
 )
 _SPELLED = re.compile(
@@ -54,7 +56,7 @@ def bare(text: str) -> tuple[Page, ...]:
     if what == "nvml":
         return (_of_nvml(number),) if number in _NVML_ROWS else ()
     found = [] if cuda_errors.cuda_name(number) is None else [_of_cuda(number)]
-    if not what and xids.is_known(number):
+    if not what and not match["word"] and xids.is_known(number):
         found.append(xids.page(number))
     return tuple(found)
 

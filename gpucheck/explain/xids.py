@@ -12,7 +12,8 @@ FABRIC_PAGE = "https://docs.nvidia.com/datacenter/tesla/fabric-manager-user-guid
 
 #: "NVRM: Xid (PCI:0000:3b:00): 79, …", "Xid 79", "xid: 79", "XID-79"; never an SXid's number.
 _XID = re.compile(
-    r"(?<![A-Za-z])xid(?: ?\((?:PCI:)?(?P<bus>[0-9a-f:.]{5,20})\))?[\s:=#(-]{0,4}"
+    r"(?<![A-Za-z])xids?(?: ?\((?:PCI:)?(?P<bus>[0-9a-f:.]{5,20})\))?"
+    r"(?: error| code| number)?[\s:=#(_-]{0,4}"
     r"(?P<number>\d{1,3})\b(?=(?P<rest>[^\n]{0,400}))",
     re.IGNORECASE,
 )

@@ -32,7 +32,8 @@ FAULTS = {
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """One error: texts that give it away, its meaning, and the rules that look for its causes.
 
-    A pattern is text in lower case with single spaces, in which "*" stands for anything short.
+    A pattern is text in lower case with single spaces, in which "*" stands for anything short;
+    *whole* ones have to be the whole text, since a healthy machine's output holds them too.
     A *general* one says little where another message of the same text says more. *cuda* and *nvml*
     are the error codes that it is the page of, *xids* the Xids that say the same.
     """
@@ -51,6 +52,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     general: bool = False
     cuda: tuple[int, ...] = ()
     nvml: int | None = None
+    whole: tuple[str, ...] = ()
     xids: tuple[int, ...] = ()
 
 
@@ -83,7 +85,7 @@ def find(text: str) -> tuple[Message, ...]:
     found = [
         message
         for message in table().messages
-        if any(_holds(plain, pattern) for pattern in message.patterns)
+        if plain in message.whole or any(_holds(plain, pattern) for pattern in message.patterns)
     ]
     specific = tuple(message for message in found if not message.general)
     return specific or tuple(found)

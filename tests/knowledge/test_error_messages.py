@@ -102,6 +102,32 @@ def test_of_a_huge_log_start_and_end_are_read():
     assert error_messages.find(filler + "NVRM: API mismatch:\n")[0].id == "api-mismatch"
 
 
+def test_what_a_healthy_machine_prints_is_no_error():
+    recorded = Path(__file__).parents[1] / "recorded"
+
+    for name in ("h200_nvidia_smi_q.txt", "h200x2.txt"):
+        assert pages((recorded / name).read_text(encoding="utf-8")) == (), name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NVRM: loading NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 01:44:30 UTC 2024",
+        "nvidia: module license 'NVIDIA' taints kernel.\nDisabling lock debugging",
+        "nvidia-nvlink: Nvlink Core is being initialized, major device number 234",
+        "NCCL INFO NET/Plugin : No plugin found (libnccl-net.so), using internal implementation",
+        "Setting OMP_NUM_THREADS environment variable for each process to be 1 in default",
+    ],
+)
+def test_what_a_healthy_start_logs_is_no_error(text: str):
+    assert pages(text) == ()
+
+
+def test_the_words_of_a_table_are_explained_alone_and_where_they_are_active():
+    assert [page.name for page in pages("HW Power Brake Slowdown")] == ["power-brake"]
+    assert [page.name for page in pages("HW Thermal Slowdown : Active")] == ["thermal-slowdown"]
+
+
 def test_patterns_are_written_as_they_are_searched():
     for message in error_messages.table().messages:
         for pattern in message.patterns:

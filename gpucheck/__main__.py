@@ -3,12 +3,10 @@
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
+from gpucheck import console
 from gpucheck.usage_error import UsageError
-
-if TYPE_CHECKING:
-    from gpucheck.forked_collector import ForkedCollector
 
 WRONG_CALL = 2
 OUR_FAULT = 3
@@ -35,8 +33,7 @@ def main() -> NoReturn:
         status = 128 + stopped.number
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends in one line
         status = _explain(error)
-    # All is said and every child is ended: the interpreter's own farewell would take 15 ms more.
-    os._exit(_flush(status))
+    _leave(status)
 
 
 class Stopped(BaseException):
@@ -63,36 +60,19 @@ def _stop(number: int, _: object) -> NoReturn:
     raise Stopped(number)
 
 
-#: Options of the doctor that leave the examination itself as it is, and are never refused.
-_SAME_EXAMINATION = {"-v", "--verbose", "--json", "--strict"}
-
-
 def _run() -> int:
     if sys.flags.optimize >= 2:  # rules and commands are explained by their docstrings
         raise UsageError(
             "Python's -OO (PYTHONOPTIMIZE=2) removes the texts that gpucheck prints; run it "
             "without: env -u PYTHONOPTIMIZE gpucheck ..."
         )
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["doctor"] and _SAME_EXAMINATION.issuperset(arguments[1:]):
-        # The plain doctor: CUDA is asked while the command line is still being read. cuInit takes
-        # 0.5 s on a server and importing typer 20 ms, and nothing can be said before both are done.
-        from gpucheck.forked_collector import ForkedCollector
-        from gpucheck.scope import Scope
-
-        with ForkedCollector(Scope()) as forked_collector:
-            return _command(forked_collector)
-    return _command()
-
-
-def _command(forked_collector: "ForkedCollector | None" = None) -> int:
     import typer.main
 
     from gpucheck.cli import app
 
     command = typer.main.get_command(app)
     try:
-        status = command.main(prog_name="gpucheck", standalone_mode=False, obj=forked_collector)
+        status = command.main(prog_name="gpucheck", standalone_mode=False)
     except typer.Abort:
         return INTERRUPTED
     except typer.Exit as leave:
@@ -109,30 +89,20 @@ def _explain(error: Exception) -> int:
     if callable(format_message):
         context = getattr(error, "ctx", None)
         where = getattr(context, "command_path", "gpucheck")
-        _say(f"{where}: {str(format_message()).rstrip('.')} (see {where} --help)")
+        problem = str(format_message()).rstrip(".")
+        console.complain(f"{where}: {problem} (see {where} --help)")
         return WRONG_CALL
     if isinstance(error, UsageError):
-        _say(f"gpucheck: {error}")
+        console.complain(f"gpucheck: {error}")
         return WRONG_CALL
     if os.environ.get("GPUCHECK_TRACEBACK"):
-        import traceback
-
-        traceback.print_exception(error)
+        console.show_traceback(error)
     else:
         name = type(error).__name__
-        _say(f"gpucheck: gpucheck itself failed: {name}: {error} (GPUCHECK_TRACEBACK=1 says where)")
+        console.complain(
+            f"gpucheck: gpucheck itself failed: {name}: {error} (GPUCHECK_TRACEBACK=1 says where)"
+        )
     return OUR_FAULT
-
-
-def _say(message: str) -> None:
-    from gpucheck.render.sanitize import clean
-
-    encoding = getattr(sys.stderr, "encoding", None) or "ascii"
-    line = clean(message).encode(encoding, "backslashreplace").decode(encoding)
-    try:
-        print(line, file=sys.stderr)  # noqa: T201 - the one place that complains
-    except OSError:
-        pass  # nobody is listening there
 
 
 def _open_standard_streams() -> None:
@@ -150,15 +120,18 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
-def _flush(status: int) -> int:
-    """Write out what is buffered here, where its failure can still be told."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):
-            _say(f"gpucheck: the output could not be written: {error.strerror}")
-            return OUR_FAULT
-    return status
+def _leave(status: int) -> NoReturn:
+    """End at once, with what is buffered written out.
+
+    All is said and every child is ended: the interpreter's own farewell would take 15 ms more. It
+    is wanted by whoever measures this process (coverage, a profiler): GPUCHECK_ATEXIT=1.
+    """
+    if (why := console.flush()) is not None:
+        console.complain(f"gpucheck: the output could not be written: {why}")
+        status = OUR_FAULT
+    if os.environ.get("GPUCHECK_ATEXIT"):
+        sys.exit(status)
+    os._exit(status)
 
 
 if __name__ == "__main__":

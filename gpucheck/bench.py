@@ -1,13 +1,13 @@
 """Runs a bench from its start to the verdict on it, and keeps this machine's baseline."""
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
 import msgspec
 
+from gpucheck import console
 from gpucheck.report import Report, examine
 from gpucheck.snapshot import Bench, Figure, Snapshot, Unknown, replace, value
 from gpucheck.usage_error import UsageError
@@ -50,7 +50,7 @@ def measure(
         collector = stack.enter_context(ForkedCollector(Scope(python=python, quick=True)))
         stack.enter_context(run)
         if not quiet:
-            progress.show = stack.enter_context(_shown())
+            progress.show = stack.enter_context(console.last_line("Measuring: {} ..."))
         machine = collector.facts()
         bench = run.measure()
     if isinstance(bench.figures, Unknown) and "No module named 'torch'" in bench.figures.why:
@@ -76,25 +76,6 @@ class _Progress:
     def __call__(self, text: str) -> None:
         if self.show is not None:
             self.show(text)
-
-
-@contextmanager
-def _shown() -> Iterator[Progress | None]:
-    """Show what is measured now on a terminal's last line; elsewhere nothing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from gpucheck.progress import ERASE
-
-    def show(text: str) -> None:
-        sys.stderr.write(f"{ERASE}Measuring: {text} ...")
-        sys.stderr.flush()
-
-    try:
-        yield show
-    finally:
-        sys.stderr.write(ERASE)
-        sys.stderr.flush()
 
 
 # ------------------------------------------------------------------------------------ baseline

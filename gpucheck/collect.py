@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gpucheck import __version__
+from gpucheck.pending import Board
 from gpucheck.probes.sampling import Sampling
 from gpucheck.scope import Scope
 from gpucheck.snapshot import (
@@ -17,6 +18,7 @@ from gpucheck.snapshot import (
     Environment,
     Fact,
     Host,
+    IgnoreList,
     KernelLog,
     Libraries,
     MappedLibrary,
@@ -48,12 +50,16 @@ class _ProbeThread(Generic[Section]):
     neither the report nor the exit waiting.
     """
 
-    def __init__(self, name: str, section: type[Section], probe: Callable[[], Section]) -> None:
+    def __init__(
+        self, name: str, section: type[Section], probe: Callable[[], Section], board: Board
+    ) -> None:
         self.name = name
         self.elapsed_ms: float | None = None
         self._section = section
         self._probe = probe
         self._facts: Section | None = None
+        self._board = board
+        board.add(name)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -65,6 +71,7 @@ class _ProbeThread(Generic[Section]):
             facts = unknown_section(self._section, f"gpucheck's own probe failed: {error!r}")
         self._facts = facts
         self.elapsed_ms = (time.monotonic() - started) * 1000
+        self._board.remove(self.name)
 
     def facts(self, until: float) -> Section:
         """Wait for the facts to *until* (of the monotonic clock); late ones are unknown."""
@@ -78,9 +85,15 @@ class _Apart(Generic[Section]):
     """One section that a process of its own gives, with the interface of a probe's thread."""
 
     def __init__(
-        self, name: str, section: type[Section], process: "ProbeProcess[Any]", number: int
+        self,
+        name: str,
+        section: type[Section],
+        process: "ProbeProcess[Any]",
+        number: int,
+        board: Board,
     ) -> None:
         self.name = name
+        self._board = board
         self._section = section
         self._process = process
         self._number = number
@@ -94,10 +107,13 @@ class _Apart(Generic[Section]):
         """Wait for the facts to *until*; where the process gave none, they are unknown."""
         from gpucheck.probes.apart import ProbeError
 
+        self._board.add(self.name)
         try:
             facts: Section = self._process.facts(self._number, until)
         except ProbeError as error:
             return unknown_section(self._section, str(error))
+        finally:
+            self._board.remove(self.name)
         return facts
 
 
@@ -123,11 +139,15 @@ class _Load:
         return self._is_on
 
 
-def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
+def collect(
+    scope: Scope, *, cuda_child: "Child | None" = None, board: Board | None = None
+) -> Snapshot:
     """Return the facts of this machine, within the seconds of *scope* and half a second.
 
-    *cuda_child* is the child that asks cuInit, where the caller started it already.
+    *cuda_child* is the child that asks cuInit, where the caller started it already. *board* shows
+    what is awaited.
     """
+    board = board or Board()
     started = time.monotonic()
     taken_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
     deep, quick, watch_seconds = scope.deep, scope.quick, scope.watch_seconds
@@ -153,21 +173,24 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
     driver_process = ProbeProcess[Any](
         "driver", lambda: iter((_driver(variables), _kernel_log(left())))
     )
-    startup_process = ProbeProcess[Any]("startup files", lambda: iter((_startup_files(variables),)))
-    pytorch = _Apart("pytorch", PyTorch, python_process, 0)
-    libraries = _Apart("libraries", Libraries, python_process, 1)
-    packages = _Apart("packages", Packages, python_process, 2)
-    driver = _Apart("driver", Driver, driver_process, 0)
-    kernel_log = _Apart("kernel log", KernelLog, driver_process, 1)
-    startup_files = _Apart("startup files", StartupFiles, startup_process, 0)
+    startup_process = ProbeProcess[Any](
+        "startup files", lambda: iter((_startup_files(variables), _ignore_list(variables)))
+    )
+    pytorch = _Apart("pytorch", PyTorch, python_process, 0, board)
+    libraries = _Apart("libraries", Libraries, python_process, 1, board)
+    packages = _Apart("packages", Packages, python_process, 2, board)
+    driver = _Apart("driver", Driver, driver_process, 0, board)
+    kernel_log = _Apart("kernel log", KernelLog, driver_process, 1, board)
+    startup_files = _Apart("startup files", StartupFiles, startup_process, 0, board)
+    ignore_list = _Apart("ignore list", IgnoreList, startup_process, 1, board)
     looks: list[_ProbeThread[Any] | _Apart[Any]] = [
-        *(pytorch, libraries, packages, driver, kernel_log, startup_files)
+        *(pytorch, libraries, packages, driver, kernel_log, startup_files, ignore_list)
     ]
 
     def look(
         name: str, section: type[Section], probe: Callable[[], Section]
     ) -> _ProbeThread[Section]:
-        started_look = _ProbeThread(name, section, probe)
+        started_look = _ProbeThread(name, section, probe, board)
         looks.append(started_look)
         return started_look
 
@@ -194,7 +217,9 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
         if scope.timeout_seconds is None:
             limit = min(limit, cuda_init.patience(driver_facts))
         cuda_child.shorten(max(0.1, limit))
+        board.add("cuInit")
         driver_facts = replace(driver_facts, cuda_init=cuda_init.finish(cuda_child))
+        board.remove("cuInit")
     if sampling is not None:
         sampling.end()  # the counters are read again for as long as cuInit is awaited, no longer
     libraries_facts = libraries.facts(until)
@@ -214,6 +239,7 @@ def collect(scope: Scope, *, cuda_child: "Child | None" = None) -> Snapshot:
         packages=packages.facts(until),
         nvml=nvml.facts(until),
         kernel_log=kernel_log.facts(until),
+        ignore_list=ignore_list.facts(until),
         deep=None if worked is None else worked[0],
         expected_gpus=scope.expect_gpus,
         elapsed_ms={
@@ -337,6 +363,12 @@ def _nvml(
         sampling=sampling,
         sees_all_processes=sees_all_processes,
     )
+
+
+def _ignore_list(variables: dict[str, str]) -> IgnoreList:
+    from gpucheck.probes import ignore_list
+
+    return IgnoreList(accepted=ignore_list.probe(variables))
 
 
 def _kernel_log(deadline_seconds: float) -> KernelLog:

@@ -1,12 +1,13 @@
 """The commands `gpucheck env …`: each collects, decides, prints and leaves."""
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpucheck import console
+from gpucheck.cli_help import Command, Group
 from gpucheck.usage_error import UsageError
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gpucheck.snapshot import Snapshot
 
 app = typer.Typer(
+    cls=Group,
     add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -106,16 +108,17 @@ def env(
         from gpucheck.render.sanitize import clean
 
         lines = listing(choices(_machine(python, None))).splitlines()
-        _write("".join(f"{clean(line)}\n" for line in lines))
+        console.write_exactly("".join(f"{clean(line)}\n" for line in lines))
         return
     wish = _wish(shell, None, cuda, ld_library_path, is_printed=True)
     machine = _machine(python, wish.cuda)
     needed = exports(machine, cuda=wish.cuda, ld_library_path=wish.ld_library_path)
-    _warn(needed.warnings)
-    _write(render(needed, wish.shell))
+    for warning in needed.warnings:
+        console.complain(f"gpucheck: {warning}")
+    console.write_exactly(render(needed, wish.shell))
 
 
-@app.command()
+@app.command(cls=Command)
 def install(
     shell: ShellOption = None,
     cuda: CudaOption = None,
@@ -133,11 +136,13 @@ def install(
     wish = _wish(shell, file, cuda, ld_library_path, replace, force, system)
     agreed = (lambda _: True) if yes else work.ask_to_write
     raise typer.Exit(
-        work.install(wish, _machine(python, wish.cuda), dict(os.environ), _write, agreed)
+        work.install(
+            wish, _machine(python, wish.cuda), dict(os.environ), console.write_exactly, agreed
+        )
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def uninstall(
     shell: ShellOption = None,
     file: FileOption = None,
@@ -150,10 +155,10 @@ def uninstall(
 
     wish = _wish(shell, file, None, "auto", force=force, system=system)
     agreed = (lambda _: True) if yes else work.ask_to_write
-    raise typer.Exit(work.uninstall(wish, dict(os.environ), _write, agreed))
+    raise typer.Exit(work.uninstall(wish, dict(os.environ), console.write_exactly, agreed))
 
 
-@app.command()
+@app.command(cls=Command)
 def diff(
     shell: ShellOption = None,
     cuda: CudaOption = None,
@@ -168,10 +173,11 @@ def diff(
     from gpucheck.shellenv import install as work
 
     wish = _wish(shell, file, cuda, ld_library_path, replace, force, system)
-    work.show(work.planned(wish, _machine(python, wish.cuda), os.environ), wish, _write)
+    change = work.planned(wish, _machine(python, wish.cuda), os.environ)
+    work.show(change, wish, console.write_exactly)
 
 
-@app.command()
+@app.command(cls=Command)
 def status(
     shell: ShellOption = None,
     file: FileOption = None,
@@ -186,7 +192,7 @@ def status(
     def facts(cuda: str | None) -> "Snapshot":
         return _machine(python, cuda)
 
-    raise typer.Exit(work.status(wish, facts, dict(os.environ), _write))
+    raise typer.Exit(work.status(wish, facts, dict(os.environ), console.write_exactly))
 
 
 def _wish(
@@ -230,17 +236,3 @@ def _machine(python: str | None, cuda: str | None) -> "Snapshot":
     from gpucheck.shellenv.facts import collect
 
     return collect(os.environ, python=python, cuda=cuda)
-
-
-def _write(text: str) -> None:
-    """Write *text* as UTF-8, whatever the locale: a path in a snippet must keep its bytes."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
-
-
-def _warn(warnings: tuple[str, ...]) -> None:
-    from gpucheck.render.sanitize import clean
-
-    for warning in warnings:
-        print(f"gpucheck: {clean(warning)}", file=sys.stderr)  # noqa: T201 - stdout is the shell's

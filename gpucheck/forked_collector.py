@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from gpucheck.pending import Board
 from gpucheck.scope import Scope
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ForkedCollector:
         """
         self.ends_at = time.monotonic() + scope.seconds
         self._until = self.ends_at + SENDING_SECONDS
+        self._board = Board()
         self._is_exact = look is not None
         self._is_over = False
         self._sent_all = False
@@ -52,7 +54,7 @@ class ForkedCollector:
         self._pid = os.fork()
         if self._pid == 0:
             os.close(self._pipe)
-            _examine(sending, parent, scope, look)
+            _examine(sending, parent, scope, look, self._board)
         os.close(sending)
 
     def __enter__(self) -> "ForkedCollector":
@@ -73,6 +75,10 @@ class ForkedCollector:
                 return
             if self._reap(_GRACE_SECONDS) != _STILL_THERE:
                 return
+
+    def pending(self) -> str:
+        """Return what the examination still waits for: "cuInit, nvml"."""
+        return self._board.read()
 
     def facts(self) -> "Snapshot":
         """Wait for the facts. ExaminationError: none came (what one probe lost is a fact)."""
@@ -127,7 +133,11 @@ class ForkedCollector:
 
 
 def _examine(
-    sending: int, parent: int, scope: Scope, look: "Callable[[], Snapshot] | None"
+    sending: int,
+    parent: int,
+    scope: Scope,
+    look: "Callable[[], Snapshot] | None",
+    board: Board,
 ) -> NoReturn:
     """Be the process that looks; it never returns into its parent's code."""
     try:
@@ -157,7 +167,7 @@ def _examine(
 
             from gpucheck.collect import collect
 
-            data = _packed(collect(scope, cuda_child=cuda_child))
+            data = _packed(collect(scope, cuda_child=cuda_child, board=board))
         with os.fdopen(sending, "wb") as pipe:
             pipe.write(_SIZE.pack(len(data)) + data)
     except BaseException:  # noqa: BLE001 - a fork must never run on as its parent

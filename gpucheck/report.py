@@ -8,7 +8,7 @@ import msgspec
 
 from gpucheck.families import depth
 from gpucheck.rule import NotChecked, Remedy, Rule, Severity, Symptom
-from gpucheck.snapshot import Silence, Snapshot
+from gpucheck.snapshot import NOT_EXAMINED, Silence, Snapshot, value
 from gpucheck.wording import ranges
 
 Verdict = Literal["healthy", "degraded", "broken", "incomplete", "rehearsal"]
@@ -51,6 +51,11 @@ class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     subject: str = ""
     kind: Silence = "no answer"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not left out on purpose: asked for, or never examined at all."""
+        return self.kind != "by design" or self.why == NOT_EXAMINED.why
 
 
 _NO_PROSE = ("code", "explained_by", "lasts", "on", "kind")
@@ -109,7 +114,7 @@ class Report:
         silent = {
             one.code: one
             for one in reversed(self.not_checked)
-            if one.code in ESSENTIAL and one.kind != "by design"
+            if one.code in ESSENTIAL and one.is_open
         }
         return tuple(silent[code] for code in ESSENTIAL if code in silent)
 
@@ -134,6 +139,9 @@ def examine(
 ) -> Report:
     """Judge *machine* by every rule that *select* and *ignore* (codes or families) leave in.
 
+    What the machine's ignore list accepts is judged and counted, but is no part of the verdict;
+    what it explains then speaks for itself.
+
     A rule that stumbles over the facts is our fault, not the machine's: it is reported as not
     checked, and the others go on.
     """
@@ -141,8 +149,10 @@ def examine(
         from gpucheck.rules import RULES
 
         rules = RULES
+    accepted = {entry.code for entry in value(machine.ignore_list.accepted) or ()}
     titles: dict[str, str] = {}
     symptoms: list[tuple[Rule, Symptom]] = []
+    ignored: list[tuple[Rule, Symptom]] = []
     not_checked: list[Unchecked] = []
     not_applicable: list[Unchecked] = []
     passed: list[str] = []
@@ -155,7 +165,8 @@ def examine(
             for answer in rule(machine):
                 answered = True
                 if isinstance(answer, Symptom):
-                    symptoms.append((rule, answer))
+                    is_accepted = rule.code in accepted or rule.family in accepted
+                    (ignored if is_accepted else symptoms).append((rule, answer))
                 elif isinstance(answer, NotChecked):
                     not_checked.append(
                         Unchecked(
@@ -183,6 +194,7 @@ def examine(
         not_applicable=tuple(dict.fromkeys(not_applicable)),
         passed=tuple(passed),
         titles=titles,
+        ignored=_arrange(ignored),
         strict=strict,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from gpucheck import console
 from gpucheck.payload import mnist
 from gpucheck.remedies import python_packages
 from gpucheck.report import Report, examine
@@ -77,7 +78,9 @@ def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]
         except KeyboardInterrupt:
             stack.close()
             if speaks:
-                _say("stopped by Ctrl-C: the training was ended, and no verdict is given")
+                console.complain(
+                    "gpucheck: stopped by Ctrl-C: the training was ended, and no verdict is given"
+                )
             raise
     _refuse_what_is_missing(plan, machine, training)
     if not speaks:
@@ -104,7 +107,7 @@ def _progress(epochs: int, quiet: bool, workload: Smoke, stack: ExitStack) -> Li
     """Choose how progress is shown: a bar where a terminal is, log lines elsewhere."""
     from gpucheck.render import progress
 
-    if sys.stderr.isatty() and (quiet or sys.stdout.isatty()):
+    if console.is_terminal(sys.stderr) and (quiet or console.is_terminal(sys.stdout)):
         return stack.enter_context(progress.Live(epochs, workload.gpus_now))
     return None if quiet else progress.write_log
 
@@ -119,14 +122,7 @@ def _say_what_failed(training: Training) -> None:
     """Let a rank that is not the first say in a line on stderr why it failed."""
     report = examine(Snapshot(training=training), select=("TRN",))
     for finding in report.roots:
-        _say(f"{finding.code} {finding.subject}: {finding.saw}")
-
-
-def _say(text: str) -> None:
-    """Write one line to stderr, without the control sequences of whatever it cites."""
-    from gpucheck.render.sanitize import clean
-
-    sys.stderr.write(f"gpucheck: {clean(text)}\n")
+        console.complain(f"gpucheck: {finding.code} {finding.subject}: {finding.saw}")
 
 
 def _with_data(plan: Plan) -> Plan:

@@ -41,7 +41,8 @@ class NotSupported(msgspec.Struct, frozen=True, tag_field="type", tag="not suppo
     """This hardware, or its driver, has no such thing: neither a pass nor a fault."""
 
 
-NOT_EXAMINED = Unknown("not examined")
+#: Nobody looked: an older gpucheck collected it, or this part was not asked for.
+NOT_EXAMINED = Unknown("not examined", "by design")
 NOT_SUPPORTED = NotSupported()
 
 
@@ -1174,6 +1175,20 @@ class Bench(Fact, frozen=True, kw_only=True):
     elapsed_seconds: float = 0.0
 
 
+class Accepted(Fact, frozen=True, kw_only=True):
+    """A rule or a family whose findings the machine's owner knows of and accepts."""
+
+    code: str
+    reason: str
+    file: str = ""  # that says so
+
+
+class IgnoreList(Fact, frozen=True, kw_only=True):
+    """What the files `gpucheck.toml` accept."""
+
+    accepted: Known[tuple[Accepted, ...]] = NOT_EXAMINED
+
+
 class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     """All that is known of one machine at one moment."""
 
@@ -1194,6 +1209,7 @@ class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     training: Training | None = None  # None: no smoke training was run
     bench: Bench | None = None  # None: gpucheck bench was not run
     expected_gpus: int | None = None  # --expect-gpus
+    ignore_list: IgnoreList = IgnoreList()
     elapsed_ms: Mapping[str, float] = {}
 
 

@@ -1,9 +1,13 @@
 """Reads and writes stored snapshots, whatever stands where one was promised."""
 
+import gzip
+import io
 import os
 import select
 import stat
 import time
+import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +17,8 @@ from gpucheck.snapshot import SCHEMA, Snapshot
 from gpucheck.usage_error import UsageError
 
 LIMIT_BYTES = 64 << 20
+_SNAPSHOTS = (".json", ".json.gz")
+_GZIP = b"\x1f\x8b"
 #: A file, or a FIFO that nobody writes to, is given up on before a second has passed.
 FILE_SECONDS = 0.8
 #: What comes through a pipe may come from another machine, which takes its time to look.
@@ -31,7 +37,7 @@ def read(file: str, *, patience_seconds: float | None = None) -> Snapshot:
     """Return the snapshot in *file*; "-" is stdin.
 
     Waits *patience_seconds* for what comes through a pipe (None: a minute), and less than a
-    second for anything else. Raises `Refusal`, in one line, for whatever is not a snapshot.
+    second for anything else. Raises `UsageError`, in one line, for whatever is not a snapshot.
     """
     pipe_seconds = PIPE_SECONDS if patience_seconds is None else patience_seconds
     if file == "-":
@@ -49,6 +55,8 @@ def read(file: str, *, patience_seconds: float | None = None) -> Snapshot:
 
 def parse(content: bytes, name: str) -> Snapshot:
     """Return the snapshot that *content* holds; *name* is for the complaint."""
+    if content.startswith(_GZIP):
+        content = _unpacked(content, name)
     content = content.removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         raise UsageError(f"{name}: is empty")
@@ -73,6 +81,18 @@ def parse(content: bytes, name: str) -> Snapshot:
     return machine
 
 
+def _unpacked(content: bytes, name: str) -> bytes:
+    """Return what is in a gzip file, up to the limit of size: a small file may hold a huge one."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            unpacked = stream.read(LIMIT_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{name}: is no whole gzip file: {_reason(error)}") from None
+    if len(unpacked) > LIMIT_BYTES:
+        raise UsageError(f"{name}: holds more than {LIMIT_BYTES >> 20} MiB: no snapshot does")
+    return unpacked
+
+
 def as_json(machine: Snapshot) -> str:
     """Return *machine* as JSON that `read` takes back."""
     from gpucheck.render.sanitize import clean_machine
@@ -81,12 +101,55 @@ def as_json(machine: Snapshot) -> str:
     return msgspec.json.format(encoded, indent=1).decode() + "\n"
 
 
-def save(text: str, file: Path) -> None:
-    """Write *text* to *file*; raises `Refusal` where that cannot be."""
+def refuse_to_replace(file: Path, *, force: bool) -> None:
+    """Raise `UsageError` where *file* is there already and may not be replaced."""
+    if not force and os.path.lexists(file) and not _is_stream(file):
+        raise UsageError(f"{file}: is there already: --force replaces it")
+
+
+def save(text: str, file: Path, *, force: bool = False) -> str:
+    """Write *text* to *file*, compressed where its name ends in .gz; return what was done.
+
+    Raises `UsageError` where that cannot be, or would replace a file without *force*.
+    """
+    refuse_to_replace(file, force=force)
+    content = text.encode("utf-8")
+    if file.suffix == ".gz":
+        content = gzip.compress(content, mtime=0)
+    was_there = os.path.lexists(file) and not _is_stream(file)
     try:
-        file.write_text(text, encoding="utf-8")
+        file.write_bytes(content)
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: cannot be written: {_reason(error)}") from None
+    done = "replaced" if was_there else "wrote"
+    return f"{done} {file} ({len(content) / 1024:,.1f} KiB)"
+
+
+def _is_stream(file: Path) -> bool:
+    """Whether *file* is no regular file: nothing in it is lost by writing."""
+    try:
+        mode = file.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode)
+
+
+def expanded(names: Sequence[str]) -> list[str]:
+    """Return the files that *names* mean: a directory stands for the snapshots in it."""
+    files: list[str] = []
+    for name in names:
+        folder = Path(name)
+        try:
+            if not folder.is_dir():
+                files.append(name)
+                continue
+            inside = sorted(each for each in folder.iterdir() if each.name.endswith(_SNAPSHOTS))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{name}: {_reason(error)}") from None
+        if not inside:
+            raise UsageError(f"{name}: is a directory without a snapshot (*.json, *.json.gz)")
+        files += map(str, inside)
+    return files
 
 
 def _read(descriptor: int, name: str, seconds: float) -> bytes:
@@ -176,7 +239,7 @@ def _malformed(content: bytes, error: Exception) -> str:
         return "is nested too deeply for a snapshot"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "is UTF-16, and a snapshot is UTF-8"
-    if content.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")):
+    if content.startswith((b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")):
         return "is compressed: unpack it first"
     if content.startswith(b"\0"):
         return "is no text: it begins with zero bytes"

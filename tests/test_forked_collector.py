@@ -72,7 +72,10 @@ def test_whoever_reads_our_output_does_not_wait_for_what_is_stuck(tmp_path: Path
 
 
 def test_an_examination_that_breaks_off_is_our_failure_and_never_healthy():
-    crash = "import gpucheck.collect as e, os; e.collect = lambda *_, **__: os.abort()"
+    crash = (
+        "import gpucheck.collect, os, sys; module = sys.modules['gpucheck.collect']; "
+        "module.collect = lambda *_, **__: os.abort()"
+    )
     program = (
         f"{crash}; import sys; sys.argv = ['gpucheck', 'doctor']; import gpucheck.__main__ as m"
     )

@@ -5,7 +5,7 @@ import pytest
 
 from gpucheck import snapshot_file
 from gpucheck.privacy import Owner, redact
-from gpucheck.render import Format, render
+from gpucheck.render import Format, Look, render
 from gpucheck.report import examine
 from gpucheck.snapshot import (
     GpuProcess,
@@ -112,7 +112,7 @@ def test_no_snapshot_holds_a_secret(kind: str):
 @pytest.mark.parametrize("form", list(Format))
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_report_of_a_redacted_snapshot_holds_a_secret(kind: str, form: Format):
-    text = render(examine(redact(planted(KINDS[kind]), ADA)), form, verbose=True)
+    text = render(examine(redact(planted(KINDS[kind]), ADA)), form, Look(verbose=True))
 
     assert [secret for secret in SECRETS if secret.lower() in text.lower()] == []
 

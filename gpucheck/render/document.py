@@ -108,6 +108,11 @@ def as_json(report: Report) -> str:
     return msgspec.json.format(encoded, indent=2).decode() + "\n"
 
 
+def as_line(report: Report) -> str:
+    """Return *report* as one JSON object on one line."""
+    return msgspec.json.encode(document(report)).decode() + "\n"
+
+
 def document(report: Report) -> Document:
     """Return *report* in the shape of the JSON."""
     adviser = Adviser(report.machine)

@@ -1,10 +1,10 @@
 """Shows a smoke training while it goes on: a bar on a terminal, log lines elsewhere."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from gpucheck import console
 from gpucheck.probes.messages import Downloading, Drawing, GpuReading, Loss, Message, Notice, Phase
 from gpucheck.render.sanitize import clean
 from gpucheck.training_evidence import PHASES
@@ -20,24 +20,22 @@ def log_line(loss: Loss) -> str:
     """Return a loss in the form that PyTorch's own MNIST example made common."""
     return (
         f"Train Epoch: {loss.epoch} [{loss.images}/{loss.count} "
-        f"({100 * loss.images / loss.count:.0f}%)]\tLoss: {loss.loss:.6f}\n"
+        f"({100 * loss.images / loss.count:.0f}%)]\tLoss: {loss.loss:.6f}"
     )
 
 
 def write_log(message: Message) -> None:
     """Write a log line for each reported loss to stdout, and a notice to stderr."""
     if isinstance(message, Loss):
-        sys.stdout.write(log_line(message))
-        sys.stdout.flush()
+        console.log(log_line(message))
     elif isinstance(message, Notice):
-        sys.stderr.write(f"gpucheck: {clean(message.text)}\n")
+        console.complain(f"gpucheck: {message.text}")
 
 
 class Live:
     """A bar with loss and images a second, and a row for each GPU, on stderr."""
 
     def __init__(self, epochs: int, gpus: Gpus) -> None:
-        from rich.console import Console
         from rich.live import Live as RichLive
 
         self._epochs = epochs
@@ -46,9 +44,7 @@ class Live:
         self._rate = 0.0
         self._started = 0.0
         self._gpus = gpus
-        self._live = RichLive(
-            console=Console(stderr=True), get_renderable=self.draw, transient=True
-        )
+        self._live = RichLive(console=console.live(), get_renderable=self.draw, transient=True)
 
     def __enter__(self) -> "Live":
         self._live.start()

@@ -79,7 +79,9 @@ class Style:
         return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
 
 
-def of_standard_output(variables: Mapping[str, str] | None = None) -> Style:
+def of_standard_output(
+    variables: Mapping[str, str] | None = None, *, program: str = "gpucheck"
+) -> Style:
     """Return the style that stdout, `NO_COLOR`, `COLUMNS`, `TERM` and the locale ask for."""
     variables = os.environ if variables is None else variables
     is_terminal = sys.stdout.isatty()
@@ -90,14 +92,14 @@ def of_standard_output(variables: Mapping[str, str] | None = None) -> Style:
         width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
     else:
         width = PIPE_WIDTH
-    wants_colour = bool(variables.get("FORCE_COLOR")) or (
-        is_terminal and variables.get("TERM") != "dumb"
-    )
+    forced = any(variables.get(name, "0") != "0" for name in ("FORCE_COLOR", "CLICOLOR_FORCE"))
+    wants_colour = forced or (is_terminal and variables.get("TERM") != "dumb")
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
     return Style(
         width=max(NARROWEST, min(WIDEST, width)),
         colour=wants_colour and not variables.get("NO_COLOR"),
         unicode=encoding == "utf8" and not _is_plain_locale(variables),
+        program=program,
     )
 
 

@@ -7,10 +7,12 @@ from gpucheck.render import summaries
 from gpucheck.render.groups import Group, first_step, grouped
 from gpucheck.render.remedy import Adviser, Block, Way
 from gpucheck.render.rows import gpu_rows, pair_rows
+from gpucheck.render.sanitize import clean
 from gpucheck.render.style import Sign, Style, cells, fit, wrap
 from gpucheck.render.table import gpu_table, pair_matrix
 from gpucheck.report import ESSENTIAL, Finding, Report, Unchecked
 from gpucheck.rule import Remedy, Severity
+from gpucheck.snapshot import value
 from gpucheck.wording import count, listed, ranges
 
 MOST_SUBJECTS = 3  # of one finding on many subjects; the rest is counted, and shown with -v
@@ -43,6 +45,16 @@ def as_text(report: Report, style: Style, *, verbose: bool = False, quiet: bool 
     page = _Page(report, style, verbose=verbose)
     lines = list(page.what_is_wrong() if quiet else page.everything())
     return style.finish("".join(f"{line}\n" for line in lines))
+
+
+def as_line(report: Report, name: str, style: Style) -> str:
+    """Return *report*, cleaned before, in one line: its verdict, *name*, and what to fix first."""
+    first = first_step(report.findings)
+    what = summary(report) if first is None else f"{first.code} {first.title}"
+    sign = style.sign(_VERDICT_SIGNS[report.verdict])
+    text = f"{report.verdict:<10}  {clean(name)}  {what}"
+    room = style.width - 2
+    return style.finish(f"{sign} {text if cells(text) <= room else fit(text, room).rstrip()}\n")
 
 
 class _Page:
@@ -274,10 +286,22 @@ class _Page:
         if (first := first_step(report.findings)) is not None:
             yield from _block(f"Fix first: {first.code} {first.title}", style, "  ", "    ")
             yield f"  {style.dim(f'{style.program} explain {first.code} says more')}"
+        if self._verbose:
+            yield from self._ignored()
         if rest := left_out(report):
             hint = "" if self._verbose else " (-v shows them)"
             for line in wrap(f"{rest}{hint}", style.width - 2):
                 yield f"  {style.dim(line)}"
+
+    def _ignored(self) -> Iterator[str]:
+        """What the ignore list leaves out, and why."""
+        accepted = value(self._report.machine.ignore_list.accepted) or ()
+        reasons = {entry.code: entry.reason for entry in accepted}
+        for finding in self._report.ignored:
+            reason = reasons.get(finding.code) or reasons.get(finding.code[:3], "")
+            text = f"{finding.title}: ignored: {reason}"
+            mark = f"{self._style.sign('none')} {finding.code}  "
+            yield from _block(text, self._style, f"  {mark}", " " * 12)
 
 
 def _sign(
@@ -289,7 +313,7 @@ def _sign(
         return "error"
     if Severity.WARNING in severities:
         return "warning"
-    open_questions = {one.code for one in unchecked if one.kind != "by design"}
+    open_questions = {one.code for one in unchecked if one.is_open}
     if len(open_questions) > len(passed) or what.startswith("unknown"):
         return "unknown"
     if what.endswith("shows none") and not severities:

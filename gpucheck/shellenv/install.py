@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpucheck import startup_lines
+from gpucheck import console, startup_lines
 from gpucheck.probes import startup_files
 from gpucheck.probes.files import read_bytes
 from gpucheck.render.sanitize import clean
@@ -193,7 +193,7 @@ def install(
     """Show what changes, ask, write, and look at new shells; return the exit status."""
     edits = planned(wish, machine, variables)
     if wish.replaces is None and (lines := _replaceable(edits)):
-        answer = ask(f"Comment out {lines} too?", default=True)
+        answer = console.ask(f"Comment out {lines} too?", default=True)
         if answer is None:
             say(
                 f"{lines} set CUDA's variables by hand: --replace comments them out, "
@@ -384,7 +384,7 @@ def diff(edit: Edit) -> str:
 
 
 def _wants_color() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return console.is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
 
 
 def _colored(line: str) -> str:
@@ -469,25 +469,12 @@ def _environment_findings(machine: Snapshot, variables: Mapping[str, str]) -> It
             yield clean(f"{finding.code} {finding.title}: {finding.saw}")
 
 
-def ask(question: str, *, default: bool) -> bool | None:
-    """Ask *question* on the terminal; None where there is nobody to ask."""
-    if not sys.stdin or not sys.stdin.isatty():
-        return None
-    sys.stdout.flush()
-    choices = "[Y/n]" if default else "[y/N]"
-    print(f"{question} {choices} ", end="", file=sys.stderr, flush=True)  # noqa: T201 - a question
-    answer = sys.stdin.readline()
-    if not answer.strip():
-        return default and bool(answer)
-    return answer.strip().lower() in ("y", "yes")
-
-
 def ask_to_write(question: str) -> bool:
     """Ask whether to write.
 
     Raises UsageError where there is nobody to ask.
     """
-    answer = ask(question, default=False)
+    answer = console.ask(question, default=False)
     if answer is None:
         raise UsageError("there is no terminal to ask on: --yes writes without asking")
     return answer

@@ -9,7 +9,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from gpucheck.render import Format, json_schema, render
+from gpucheck.render import Format, Look, json_schema, render
 from gpucheck.report import examine
 from gpucheck.snapshot import Snapshot
 from machines import HEALTHY
@@ -97,7 +97,7 @@ def test_a_machine_that_lies_is_judged_and_shown(part: int):
         report = examine(machine)
         assert not [one for one in report.not_checked if "gpucheck's own" in one.why], seed
         VALIDATOR.validate(json.loads(render(report, Format.JSON)))
-        render(report, Format.TEXT, verbose=True)
+        render(report, Format.TEXT, Look(verbose=True))
         render(report, Format.MARKDOWN)
         shown += 1
     assert shown > 20

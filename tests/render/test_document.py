@@ -6,7 +6,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from gpucheck.render import Format, json_schema, render
+from gpucheck.render import Format, Look, json_schema, render
 from gpucheck.report import Report, examine
 from gpucheck.rule import Answers, NotChecked, Severity, Symptom, rule
 from gpucheck.snapshot import NOT_SUPPORTED, Snapshot, Unknown
@@ -183,7 +183,7 @@ def test_every_renderer_shows_a_machine_with_any_fact_missing(form: Format):
         except msgspec.ValidationError:
             continue
 
-        text = render(examine(odd, rules=[differs, hot, idle, fine]), form, verbose=True)
+        text = render(examine(odd, rules=[differs, hot, idle, fine]), form, Look(verbose=True))
 
         if form is Format.JSON:
             VALIDATOR.validate(json.loads(text))

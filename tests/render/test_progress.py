@@ -29,7 +29,7 @@ def shown(live: Live, *reported: Message) -> list[str]:
 
 
 def test_a_log_line_has_the_form_of_pytorchs_own_example():
-    assert log_line(LOSS) == "Train Epoch: 1 [6400/60000 (11%)]\tLoss: 2.292416\n"
+    assert log_line(LOSS) == "Train Epoch: 1 [6400/60000 (11%)]\tLoss: 2.292416"
 
 
 def test_a_bar_tells_phase_loss_and_speed_and_each_gpu_has_a_row():

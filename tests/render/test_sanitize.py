@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucheck.render import Format, render
+from gpucheck.render import Format, Look, render
 from gpucheck.render.sanitize import LONGEST, clean, clean_machine
 from gpucheck.report import examine
 from gpucheck.rule import Answers, Severity, Symptom, rule
@@ -74,7 +74,7 @@ def test_no_report_shows_hostile_text_raw(form: Format):
     )
     report = examine(hostile, rules=[*_rules_of_every_section(), repeats_what_it_saw])
 
-    text = render(report, form, verbose=True)
+    text = render(report, form, Look(verbose=True))
 
     shown = text.replace("\n", "")
     assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]

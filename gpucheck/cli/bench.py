@@ -1,0 +1,108 @@
+"""The command `gpucheck bench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpucheck import console
+from gpucheck.cli.options import (
+    FormatOption,
+    JsonOption,
+    PythonOption,
+    QuietOption,
+    VerboseOption,
+    chosen_format,
+)
+from gpucheck.cli.smoke import Device
+from gpucheck.cli_help import EXIT_STATUS, JUDGE, PRINT
+from gpucheck.render import Format
+
+WORK = "What to measure"
+
+EPILOG = f"""\
+Examples:
+  gpucheck bench                          measure every GPU, and judge the figures
+  gpucheck bench --gpus 0 --only gemm     the matrix products of one GPU
+  gpucheck bench --save-baseline          compare later runs with this one
+
+{EXIT_STATUS}"""
+
+
+def bench(
+    gpus: Annotated[
+        str,
+        typer.Option(
+            metavar="all|2|0,3", rich_help_panel=WORK, help="As for smoke; on the CPU a count."
+        ),
+    ] = "all",
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="gemm,memory,copy,peer,allreduce",
+            rich_help_panel=WORK,
+            help="Measure these alone.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", rich_help_panel=WORK, help="One data type, small copies, no all-reduce."
+        ),
+    ] = False,
+    device: Annotated[
+        Device,
+        typer.Option(rich_help_panel=WORK, help="cpu tries the program, and measures no GPU."),
+    ] = Device.CUDA,
+    python: PythonOption = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|none",
+            rich_help_panel=JUDGE,
+            help="Earlier runs to compare with. Default: this user's.",
+        ),
+    ] = None,
+    save_baseline: Annotated[
+        bool,
+        typer.Option(
+            "--save-baseline", rich_help_panel=JUDGE, help="Add this run to the baseline."
+        ),
+    ] = False,
+    format: FormatOption = None,  # noqa: A002 - the option's name
+    as_json: JsonOption = False,
+    snapshot_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--snapshot",
+            metavar="FILE",
+            rich_help_panel=PRINT,
+            help="Write the facts here too, private details removed, for doctor --from.",
+        ),
+    ] = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how fast each GPU computes and copies, and judge that."""
+    from gpucheck import privacy, snapshot_file
+    from gpucheck.bench import baseline_file, measure
+    from gpucheck.render import Look, render
+    from gpucheck.render.style import of_standard_output
+    from gpucheck.workloads.bench import MEASURES, BenchPlan
+
+    form = chosen_format(format, as_json=as_json, quiet=quiet, verbose=verbose)
+    chosen = MEASURES if only is None else tuple(only.split(","))
+    kept = baseline_file() if baseline is None else Path(baseline)
+    report = measure(
+        BenchPlan(gpus=gpus, only=chosen, quick=quick, device=device.value),
+        python=python,
+        quiet=quiet or form is not Format.TEXT,
+        baseline=None if baseline == "none" else kept,
+        save_baseline=save_baseline,
+    )
+    if snapshot_to is not None:
+        text = snapshot_file.as_json(privacy.redact(report.machine))
+        snapshot_file.save(text, snapshot_to, force=True)
+    style = of_standard_output(program=console.program())
+    console.write(render(report, form, Look(style=style, verbose=verbose, quiet=quiet)))
+    raise typer.Exit(report.exit_code)

@@ -1,0 +1,67 @@
+"""The command `gpucheck explain`."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from gpucheck import console
+from gpucheck.cli.options import complete_codes
+from gpucheck.cli_help import Command
+from gpucheck.usage_error import UsageError
+
+EPILOG = """\
+Examples:
+  gpucheck explain DRV006                 what a rule means, and how to fix it
+  gpucheck explain GPU                    a family of rules
+  gpucheck explain CUDA out of memory     a pasted error message
+  dmesg | gpucheck explain -              an error in a log
+
+Exit status: 0 explained, 2 nothing is known of it, 3 gpucheck itself failed.
+"""
+
+
+class PastedText(Command):
+    """A command whose words are somebody's text, which may begin with "-" ("-lcuda …")."""
+
+    def parse_args(  # type: ignore[override] # typer's own name for the context's class moves
+        self, ctx: typer.Context, args: list[str]
+    ) -> list[str]:
+        own = {name for option in self.get_params(ctx) for name in option.opts}
+        at = next((at for at, word in enumerate(args) if word not in own), len(args))
+        return super().parse_args(ctx, [*args[:at], "--", *args[at:]] if args[at:] else args)
+
+
+def explain(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar='CODE | "ERROR TEXT"',
+            autocompletion=complete_codes,
+            help="A rule (DRV006), a family of rules (DRV), an Xid (Xid 79), an error code "
+            "(error 802), or a pasted error message; - reads it from stdin.",
+        ),
+    ] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List every rule.")] = False,
+) -> None:
+    """Explain a rule, an Xid, an error code or a pasted error message."""
+    from gpucheck.explain import USAGE, explanation, rule_list
+    from gpucheck.render.style import of_standard_output
+
+    if what and list_all:
+        raise UsageError("--list lists the rules, and takes no text")
+    style = of_standard_output()
+    if list_all:
+        text = rule_list()
+    elif not what and (sys.stdin is None or sys.stdin.isatty()):
+        text = USAGE
+    else:
+        pasted = _pasted() if what in (None, [], ["-"]) else " ".join(what or ())
+        text = explanation(pasted, width=style.width, as_root=os.geteuid() == 0)
+    console.write(style.finish(text))
+
+
+def _pasted() -> str:
+    """Return what stdin holds, whatever bytes they are; of an endless one, the start."""
+    return sys.stdin.buffer.read(1 << 25).decode("utf-8", "replace") if sys.stdin else ""

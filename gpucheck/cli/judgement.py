@@ -1,0 +1,69 @@
+"""Judges machines as the doctor's options say, and prints what comes out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpucheck import console, snapshot_file
+from gpucheck.render import Format, Look, one_line, render
+from gpucheck.render.style import of_standard_output
+from gpucheck.report import Report, examine
+from gpucheck.scope import Scope
+from gpucheck.snapshot import Snapshot, replace
+from gpucheck.usage_error import UsageError
+
+BAD_INPUT = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """How to judge, and how to print it."""
+
+    form: Format
+    select: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    strict: bool = False
+    verbose: bool = False
+    quiet: bool = False
+
+    def of_machine(self, machine: Snapshot) -> int:
+        """Print the report of *machine*; return the exit status."""
+        report = self._report(machine)
+        console.write(render(report, self.form, self._look()))
+        return report.exit_code
+
+    def of_stored(self, names: Sequence[str], scope: Scope) -> int:
+        """Judge stored snapshots: one in full, several in a line each. Return the exit status."""
+        files = snapshot_file.expanded(names)
+        if len(files) == 1:
+            return self.of_machine(_read(files[0], scope))
+        status = 0
+        for file in files:
+            try:
+                report = self._report(_read(file, scope))
+            except UsageError as error:
+                console.complain(f"gpucheck: {error}")
+                status = BAD_INPUT
+                continue
+            if not (self.quiet and report.verdict == "healthy"):
+                console.write(one_line(report, file, self.form, self._look()))
+            status = max(status, report.exit_code)
+        return status
+
+    def _report(self, machine: Snapshot) -> Report:
+        return examine(
+            machine,
+            select=self.select,
+            ignore=self.ignore,
+            strict=self.strict,
+        )
+
+    def _look(self) -> Look:
+        style = of_standard_output(program=console.program())
+        return Look(style=style, verbose=self.verbose, quiet=self.quiet)
+
+
+def _read(file: str, scope: Scope) -> Snapshot:
+    machine = snapshot_file.read(file, patience_seconds=scope.timeout_seconds)
+    if scope.expect_gpus is None:
+        return machine
+    return replace(machine, expected_gpus=scope.expect_gpus)

@@ -1,0 +1,84 @@
+"""The command `gpucheck snapshot`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpucheck import console
+from gpucheck.cli.options import (
+    DeepOption,
+    PythonOption,
+    QuickOption,
+    TimeoutOption,
+    WatchOption,
+)
+from gpucheck.cli_help import PRINT
+from gpucheck.scope import Scope
+from gpucheck.usage_error import UsageError
+
+EPILOG = """\
+Examples:
+  gpucheck snapshot -o node1.json.gz               store the facts, compressed
+  ssh node1 gpucheck snapshot | gpucheck doctor --from -
+                                                   judge another machine here
+
+Exit status: 0 written, 2 the call was wrong or the file cannot be written,
+3 gpucheck itself failed. A snapshot of a broken machine is a success.
+"""
+
+
+def snapshot(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=PRINT,
+            help="Write here; a name in .gz is compressed. Default and -: stdout.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", rich_help_panel=PRINT, help="Replace the file where it is there already."
+        ),
+    ] = False,
+    identify: Annotated[
+        bool,
+        typer.Option(
+            "--identify",
+            rich_help_panel=PRINT,
+            help="Leave host and user names, home directories, serials and UUIDs as they are.",
+        ),
+    ] = False,
+    python: PythonOption = None,
+    deep: DeepOption = False,
+    watch: WatchOption = None,
+    quick: QuickOption = False,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Write the facts of this machine as JSON, private details removed, for doctor --from."""
+    from gpucheck import privacy, snapshot_file
+    from gpucheck.cli.examination import examination
+
+    if output is None and console.is_terminal(sys.stdout):
+        raise UsageError("a snapshot is thousands of lines: name a file with -o FILE (-o -: here)")
+    target = None if output is None or str(output) == "-" else output
+    if target is not None:
+        snapshot_file.refuse_to_replace(target, force=force)
+    scope = Scope(
+        python=python,
+        deep=deep,
+        quick=quick,
+        watch_seconds=watch or 0.0,
+        timeout_seconds=timeout,
+    )
+    machine = examination(scope)
+    text = snapshot_file.as_json(machine if identify else privacy.redact(machine))
+    if target is None:
+        console.write(text)
+    else:
+        console.complain(f"gpucheck: {snapshot_file.save(text, target, force=force)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from built.machine import CUDNN_PARTS, MULTIARCH, SITE, TARGETS, BuiltMachine
+from built.machine import CUDNN_PARTS, MULTIARCH, PYTHON, SITE, TARGETS, BuiltMachine
 from built.test_kinds import conda, driver, geforce, one_card, torch_for_cuda_12, without_toolkit
 from built.test_packages import found, real_loader, severe
 
@@ -526,6 +526,81 @@ def test_a_cpu_only_torch_of_micromamba(machine: BuiltMachine):
     [finding] = found(report, "TOR002")
     assert "/opt/bin/micromamba install -p /opt/conda/envs/ml" in steps(finding)
     assert "pytorch-gpu=2.5.1" in steps(finding)
+
+
+def system_python(machine: BuiltMachine) -> None:
+    """Have a Python with a CPU-only torch that belongs to the distribution (PEP 668)."""
+    library, packages = "/usr/lib/python3.99", "/usr/lib/python3/dist-packages"
+    machine.write(f"{library}/EXTERNALLY-MANAGED", "[externally-managed]\nError=no\n")
+    machine.write(f"{packages}/torch/__init__.py")
+    machine.write(f"{packages}/torch/version.py", "__version__ = '2.9.1+cpu'\ncuda = None\n")
+    real = os.path.realpath(sys.executable)
+    machine.write(
+        "/opt/system/bin/python3",
+        f'#!/bin/sh\nPYTHONPATH={library}:{packages} exec {real} "$@"\n',
+        mode=0o755,
+    )
+
+
+def test_a_python_of_the_distribution_gets_a_virtual_environment(machine: BuiltMachine):
+    system_python(machine)
+
+    report = machine.doctor("--python", "/opt/system/bin/python3")
+
+    [finding] = found(report, "TOR002")
+    assert "/usr/lib/python3.99/EXTERNALLY-MANAGED" in finding["fix"]
+    assert "/opt/system/bin/python3 -m venv" in steps(finding)
+    assert "torch==2.9.1+cu130" in steps(finding)
+    assert "/opt/system/bin/python3 -m pip" not in commands(finding)
+
+
+def test_a_torch_in_the_users_folder_is_the_root_of_what_it_lacks(machine: BuiltMachine):
+    """torch 2.5 in ~/.local before the Python's own: its pins are not the fault of that Python."""
+    user = f"/home/user/.local/lib/{PYTHON}/site-packages"
+    machine.write(f"{user}/torch/__init__.py")
+    machine.write(
+        f"{user}/torch/version.py", "__version__ = '2.5.1+cu124'\ncuda = '12.4'\nhip = None\n"
+    )
+    machine.wheel(
+        user,
+        "torch",
+        "2.5.1+cu124",
+        ["torch/version.py"],
+        requires="Requires-Dist: nvidia-nccl-cu13==2.21.5\n",
+    )
+    base = Path(os.path.realpath(sys.executable))
+    site = base.parents[1] / "lib" / PYTHON / "site-packages"
+    machine.write(f"{site}/torch/__init__.py")
+    machine.write(f"{site}/torch/version.py", "__version__ = '2.11.0+cu130'\ncuda = '13.0'\n")
+    machine.wheel(str(site), "torch", "2.11.0+cu130", ["torch/version.py"])
+
+    report = machine.doctor("--python", str(base))
+
+    [finding] = found(report, "TOR010")
+    assert finding["explained_by"] is None
+    assert f"{base} -m pip uninstall -y torch" in steps(finding)
+    assert "PYTHONNOUSERSITE" in commands(finding)
+    for code in ("LIB004", "TOR006", "TOR005", "TOR004"):
+        assert all(each["explained_by"] == "TOR010" for each in found(report, code))
+
+
+def test_a_toolkits_libraries_before_those_of_a_conda_environment(machine: BuiltMachine):
+    conda(machine)
+    for name in ("libcublasLt.so.12", "libcublas.so.12"):
+        machine.elf(f"/opt/old/{name}.3.4.1", soname=name)
+        machine.link(f"/opt/old/{name}", f"{name}.3.4.1")
+    site = f"/opt/conda/envs/ml/lib/{PYTHON}/site-packages/torch/lib"
+    machine.elf(
+        f"{site}/libtorch_cuda.so",
+        needed=("libcublas.so.12", "libcudnn.so.9", "libtorch_cpu.so"),
+        runpath="$ORIGIN:$ORIGIN/../../../..",
+    )
+    machine.environment["LD_LIBRARY_PATH"] = "/opt/old"
+
+    report = machine.doctor()
+
+    [finding] = found(report, "LIB001")
+    assert "libcublas.so.12 12.3.4.1 instead of 12.6.4.1" in finding["saw"]
 
 
 def test_a_host_that_nobody_gave_a_torch_has_no_warning(machine: BuiltMachine):

@@ -148,7 +148,8 @@ def collect(
     what is awaited.
     """
     board = board or Board()
-    started = time.monotonic()
+    # Whoever started the child counts the time from then on.
+    started = time.monotonic() if cuda_child is None else cuda_child.started_at
     taken_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
     deep, quick, watch_seconds = scope.deep, scope.quick, scope.watch_seconds
     until = started + scope.seconds

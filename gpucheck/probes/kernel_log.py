@@ -100,7 +100,7 @@ def probe(
     return unknown_section(
         KernelLog,
         f"the kernel log may not be read ({'; '.join(troubles)}); "
-        "run gpucheck as root, or join the group that may: sudo usermod -aG systemd-journal $USER",
+        "run gpucheck as root, or join the group systemd-journal",
     )
 
 

@@ -46,7 +46,8 @@ def main() -> None:
         node = root / "dev" / name
         node.parent.mkdir(exist_ok=True)
         if mode["openable"]:
-            os.mknod(node, 0o020000 | mode["mode"], os.makedev(1, 3))
+            kind = os.makedev(1, 5 if name in order["denied"] else 3)
+            os.mknod(node, 0o020000 | mode["mode"], kind)
             node.chmod(mode["mode"])
         else:
             os.mknod(node, 0o020000, os.makedev(1, 3))
@@ -58,6 +59,8 @@ def main() -> None:
         mount("--bind", str(target), str(target))
     if order["read_only"]:
         mount("-o", "remount,ro", str(root))
+    if order["device_cgroup"]:
+        Path(order["device_cgroup"], "cgroup.procs").write_text(str(os.getpid()))
     os.chroot(root)
     os.chdir(order["cwd"])
     if order["uid"]:

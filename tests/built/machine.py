@@ -68,6 +68,8 @@ TORCH_RPATH = ":".join(
     [f"$ORIGIN/../../nvidia/{part}/lib" for part in ("cudnn", "nvshmem", "nccl", "cusparselt")]
     + ["$ORIGIN/../../nvidia/cu13/lib", "$ORIGIN"]
 )
+DEVICE_CGROUPS = Path("/sys/fs/cgroup/devices")  # version 1's
+DENIED_DEVICE = (1, 5)  # what stands in the place of a device that the cgroup refuses: /dev/zero
 GPP_13 = "g++ (Debian 13.3.0-6) 13.3.0\nCopyright (C) 2023 Free Software Foundation, Inc."
 ARCHITECTURES = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120"
 
@@ -302,6 +304,7 @@ class BuiltMachine(Tree):
     cwd: str = "/home/user"
     gpus: list[FakeGpu] = field(default_factory=lambda: [h200(), h200()])
     nvml_options: dict[str, Any] = field(default_factory=dict)
+    denied: tuple[str, ...] = ()  # devices that a real device cgroup refuses
     mounted: list[str] = field(default_factory=list)  # files that a container's runtime mounts
 
     def __post_init__(self) -> None:
@@ -495,6 +498,8 @@ class BuiltMachine(Tree):
             "layer": str(self.layer),
             "devices": self.devices,
             "mounted": self.mounted,
+            "denied": list(self.denied),
+            "device_cgroup": self._device_cgroup(),
             "shm_bytes": self.shm_bytes,
             "uid": self.uid,
             "groups": list(self.groups),
@@ -503,14 +508,27 @@ class BuiltMachine(Tree):
             "command": command,
             "environment": {**self.environment, **variables},
         }
-        return subprocess.run(
-            ["unshare", "-m", sys.executable, Path(__file__).with_name("enter.py")],
-            input=json.dumps(order),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            errors="surrogateescape",
-        )
+        try:
+            return subprocess.run(
+                ["unshare", "-m", sys.executable, Path(__file__).with_name("enter.py")],
+                input=json.dumps(order),
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                errors="surrogateescape",
+            )
+        finally:
+            if order["device_cgroup"]:
+                Path(order["device_cgroup"]).rmdir()
+
+    def _device_cgroup(self) -> str:
+        """Make a device cgroup that refuses what stands for the denied devices."""
+        if not self.denied:
+            return ""
+        group = DEVICE_CGROUPS / f"gpucheck-{os.getpid()}"
+        group.mkdir()
+        (group / "devices.deny").write_text("c {}:{} rwm".format(*DENIED_DEVICE))
+        return str(group)
 
     def doctor(self, *arguments: str, timeout: float = 60.0) -> dict[str, Any]:
         """Return the doctor's report, as its JSON says it."""

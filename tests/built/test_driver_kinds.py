@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from built.machine import BUS_IDS, DRIVER, KERNEL, MULTIARCH, BuiltMachine
+from built.machine import BUS_IDS, DEVICE_CGROUPS, DRIVER, KERNEL, MULTIARCH, BuiltMachine
 from built.test_kinds import (
     BOTH,
     UBUNTU,
@@ -473,6 +473,32 @@ def test_nothing_is_said_of_its_healthy_twin(name: str, machine: BuiltMachine):
     wrong = [f for f in report["findings"] if f["severity"] != "info"]
     assert not wrong, [(f["code"], f["saw"]) for f in wrong]
     assert report["exit_code"] == 0
+
+
+@pytest.mark.skipif(not DEVICE_CGROUPS.is_dir(), reason="needs cgroup version 1's devices")
+def test_a_gpu_that_a_device_cgroup_refuses_is_hidden_and_not_missing(machine: BuiltMachine):
+    machine.gpus = [h200()]
+    machine.environment |= {"FAKE_COUNT": "1", "SLURM_JOB_ID": "12"}
+    machine.denied = ("nvidia1",)
+
+    report = machine.doctor()
+
+    found = {f["code"]: f["saw"] for f in report["findings"]}
+    assert "the device cgroup refuses /dev/nvidia1" in found["HST009"]
+    assert {f["severity"] for f in report["findings"]} == {"info"}
+
+
+@pytest.mark.skipif(not DEVICE_CGROUPS.is_dir(), reason="needs cgroup version 1's devices")
+def test_a_job_that_was_given_no_gpu_has_the_cgroup_as_its_one_root(machine: BuiltMachine):
+    machine.gpus = []
+    machine.environment |= {"FAKE_COUNT": "0", "FAKE_CODE": "100", "SLURM_JOB_ID": "12"}
+    machine.denied = ("nvidia0", "nvidia1")
+
+    report = machine.doctor()
+
+    roots = [f["code"] for f in report["findings"] if f["explained_by"] is None]
+    assert roots[0] == "HST009"
+    assert not [f for f in report["findings"] if f["code"] in roots[1:] and f["severity"] != "info"]
 
 
 def test_a_kernel_log_of_a_hundred_megabytes_is_read_to_its_end(machine: BuiltMachine):

@@ -790,7 +790,6 @@ class Gpu(Fact, frozen=True, kw_only=True):
     uuid: Reading[str] = NOT_EXAMINED
     serial: Reading[str] = NOT_EXAMINED
     bus_id: Reading[str] = NOT_EXAMINED  # "0000:00:06.0"
-    pci_device_id: Reading[str] = NOT_EXAMINED  # "0x2335"
     minor_number: Reading[int] = NOT_EXAMINED  # N of /dev/nvidiaN
     compute_capability: Reading[str] = NOT_EXAMINED  # "9.0"
     vbios_version: Reading[str] = NOT_EXAMINED
@@ -812,8 +811,6 @@ class Gpu(Fact, frozen=True, kw_only=True):
     power_watts: Reading[float] = NOT_EXAMINED
     power_limit_enforced_watts: Reading[float] = NOT_EXAMINED
     power_limit_default_watts: Reading[float] = NOT_EXAMINED
-    power_limit_minimum_watts: Reading[float] = NOT_EXAMINED
-    power_limit_maximum_watts: Reading[float] = NOT_EXAMINED
     clock_sm_mhz: Reading[int] = NOT_EXAMINED
     clock_memory_mhz: Reading[int] = NOT_EXAMINED
     clock_sm_max_mhz: Reading[int] = NOT_EXAMINED
@@ -823,7 +820,6 @@ class Gpu(Fact, frozen=True, kw_only=True):
     performance_state: Reading[int] = NOT_EXAMINED  # 0 is P0
     utilization_percent: Reading[int] = NOT_EXAMINED
     clocks_event_reasons: Reading[int] = NOT_EXAMINED  # the mask
-    software_power_cap_ns: Reading[int] = NOT_EXAMINED  # counters, nanoseconds
     hardware_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED
     power_brake_slowdown_ns: Reading[int] = NOT_EXAMINED
     software_thermal_slowdown_ns: Reading[int] = NOT_EXAMINED
@@ -836,8 +832,6 @@ class Gpu(Fact, frozen=True, kw_only=True):
     corrected_ecc_aggregate: Reading[int] = NOT_EXAMINED
     uncorrected_ecc_aggregate: Reading[int] = NOT_EXAMINED
     sram_threshold_exceeded: Reading[bool] = NOT_EXAMINED
-    sram_corrected_volatile: Reading[int] = NOT_EXAMINED
-    sram_uncorrected_volatile: Reading[int] = NOT_EXAMINED  # parity and SEC-DED together
     sram_uncorrected_aggregate: Reading[int] = NOT_EXAMINED
     remapped_rows: Reading[RemappedRows] = NOT_EXAMINED
     remap_histogram: Reading[RemapHistogram] = NOT_EXAMINED
@@ -847,7 +841,6 @@ class Gpu(Fact, frozen=True, kw_only=True):
     repair_is_pending: Reading[bool] = NOT_EXAMINED  # of a memory channel or a TPC
     # links
     pcie_generation: Reading[int] = NOT_EXAMINED
-    pcie_generation_gpu_max: Reading[int] = NOT_EXAMINED
     pcie_generation_max: Reading[int] = NOT_EXAMINED  # GPU and slot together
     pcie_width: Reading[int] = NOT_EXAMINED
     pcie_width_max: Reading[int] = NOT_EXAMINED
@@ -901,7 +894,6 @@ class Nvml(Fact, frozen=True, kw_only=True):
 
     library: Maybe[str] = NOT_EXAMINED  # path of the libnvidia-ml.so.1 that was loaded
     error: Maybe[NvmlError] = NOT_EXAMINED  # None: NVML works
-    nvml_version: Known[str] = NOT_EXAMINED  # "13.580.159.04"
     driver_version: Known[str] = NOT_EXAMINED  # "580.159.04"
     cuda_version: Known[str] = NOT_EXAMINED  # the newest CUDA this driver runs: "13.0"
     count: Known[int] = NOT_EXAMINED

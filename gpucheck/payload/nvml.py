@@ -145,7 +145,6 @@ def _system(nvml: Any) -> int:
 
     asked: tuple[tuple[str, Callable[[], Any] | None], ...] = (
         ("driver", nvml.nvmlSystemGetDriverVersion),
-        ("nvml", nvml.nvmlSystemGetNVMLVersion),
         ("cuda", cuda),
         ("confidential", lambda: queries.confidential(nvml)),
         ("ready", None),

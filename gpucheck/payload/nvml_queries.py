@@ -30,18 +30,17 @@ MEMORY_TEMPERATURE = 82
 LINKS_TO_SWITCHES = 147
 SLOWDOWN_MARGIN = 194
 RECOVERY_ACTION = 230
-SOFTWARE_POWER_CAP, SOFTWARE_THERMAL, HARDWARE_THERMAL, POWER_BRAKE = 74, 269, 270, 271
+SOFTWARE_THERMAL, HARDWARE_THERMAL, POWER_BRAKE = 269, 270, 271
 FIELDS = (
     MEMORY_TEMPERATURE,
     LINKS_TO_SWITCHES,
     SLOWDOWN_MARGIN,
     RECOVERY_ACTION,
-    SOFTWARE_POWER_CAP,
     SOFTWARE_THERMAL,
     HARDWARE_THERMAL,
     POWER_BRAKE,
 )
-LATER_FIELDS = (SOFTWARE_POWER_CAP, SOFTWARE_THERMAL, HARDWARE_THERMAL, POWER_BRAKE)
+LATER_FIELDS = (SOFTWARE_THERMAL, HARDWARE_THERMAL, POWER_BRAKE)
 
 #: nvmlValueType_t → member of nvmlValue_t
 VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
@@ -154,15 +153,10 @@ def utilization(nvml: Any, handle: Any) -> int:
 
 
 def sram(nvml: Any, handle: Any) -> list[int]:
-    """Return volatile corrected and uncorrected, aggregate uncorrected, and "exceeded"."""
+    """Return how many uncorrected errors the SRAM ever had, and whether they are too many."""
     status = nvml.c_nvmlEccSramErrorStatus_v1_t()
     nvml.nvmlDeviceGetSramEccErrorStatus(handle, nvml.byref(status))
-    return [
-        status.volatileCor,
-        status.volatileUncParity + status.volatileUncSecDed,
-        status.aggregateUncParity + status.aggregateUncSecDed,
-        status.bThresholdExceeded,
-    ]
+    return [status.aggregateUncParity + status.aggregateUncSecDed, status.bThresholdExceeded]
 
 
 def histogram(nvml: Any, handle: Any) -> list[int]:
@@ -355,14 +349,13 @@ def confidential(nvml: Any) -> int:
     return int(nvml.nvmlSystemGetConfComputeState().ccFeature)
 
 
-SYSTEM = ("open", "init", "driver", "nvml", "cuda", "confidential", "ready", "count")
+SYSTEM = ("open", "init", "driver", "cuda", "confidential", "ready", "count")
 
 #: the names of the functions behind SYSTEM, for people
 SYSTEM_SYMBOLS = {
     "open": "opening libnvidia-ml.so.1",
     "init": "nvmlInitWithFlags",
     "driver": "nvmlSystemGetDriverVersion",
-    "nvml": "nvmlSystemGetNVMLVersion",
     "cuda": "nvmlSystemGetCudaDriverVersion_v2",
     "confidential": "nvmlSystemGetConfComputeState",
     "ready": "nvmlSystemGetConfComputeGpusReadyState",
@@ -398,7 +391,6 @@ GPU: tuple[Query, ...] = (
     ("power", "nvmlDeviceGetPowerUsage", ()),
     ("power_limit", "nvmlDeviceGetEnforcedPowerLimit", ()),
     ("power_default", "nvmlDeviceGetPowerManagementDefaultLimit", ()),
-    ("power_range", "nvmlDeviceGetPowerManagementLimitConstraints", ()),
     ("clock_sm", "nvmlDeviceGetClockInfo", (1,)),
     ("clock_memory", "nvmlDeviceGetClockInfo", (2,)),
     ("clock_sm_max", "nvmlDeviceGetMaxClockInfo", (1,)),
@@ -427,7 +419,6 @@ GPU: tuple[Query, ...] = (
     ("repair", "nvmlDeviceGetRepairStatus", words("nvmlDeviceGetRepairStatus", 2)),
     ("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", ()),
     ("pcie_generation_max", "nvmlDeviceGetMaxPcieLinkGeneration", ()),
-    ("pcie_generation_gpu_max", "nvmlDeviceGetGpuMaxPcieLinkGeneration", ()),
     ("pcie_width", "nvmlDeviceGetCurrPcieLinkWidth", ()),
     ("pcie_width_max", "nvmlDeviceGetMaxPcieLinkWidth", ()),
     ("pcie_replays", "nvmlDeviceGetPcieReplayCounter", ()),
@@ -505,6 +496,12 @@ def answer(
         return "error", None, None, f"this pynvml is too old: {error}"
     except Exception as error:  # noqa: BLE001 - whatever a strange library makes pynvml do
         return "error", None, None, repr(error)
+
+
+def bus_id(text: str) -> str:
+    """Write NVML's bus id as Linux does: "00000000:0A:00.0" → "0000:0a:00.0"."""
+    domain, bus, device = text.lower().split(":")
+    return f"{int(domain, 16):04x}:{bus}:{device}"
 
 
 def ask(nvml: Any, query: Query, handle: Any) -> tuple[str, Any, int | None, str]:

@@ -6,10 +6,26 @@ import os
 import time
 from typing import Any
 
+from . import nvml_queries as queries
 from .channel import emit, silence
 
 #: Not oftener: each query takes the driver's lock for up to 2 ms, and the work wants it too.
 PAUSE_SECONDS = 0.25
+#: what the message calls each reading: the query of the table, and how its answer is taken
+READINGS: tuple[tuple[str, str, Any], ...] = (
+    ("memory_used_bytes", "memory", lambda value: value[1]),
+    ("utilization_percent", "utilization", int),
+    ("temperature_celsius", "temperature", int),
+    ("power_watts", "power", lambda milliwatts: milliwatts / 1000),
+    ("clocks_event_reasons", "event_reasons", int),
+    ("clock_sm_mhz", "clock_sm", int),
+    ("pcie_generation", "pcie_generation", int),
+    ("pcie_width", "pcie_width", int),
+    ("corrected_ecc", "corrected_volatile", int),
+    ("uncorrected_ecc", "uncorrected_volatile", int),
+)
+MEMORY_BUS: queries.Query = ("memory_bus", "nvmlDeviceGetMemoryBusWidth", ())
+TABLE = {query[0]: query for query in (*queries.GPU, MEMORY_BUS)}
 
 
 def main(pause_seconds: str = f"{PAUSE_SECONDS}") -> None:
@@ -31,15 +47,18 @@ def main(pause_seconds: str = f"{PAUSE_SECONDS}") -> None:
     identities = [
         {
             "index": index,
-            "uuid": _ask(pynvml.nvmlDeviceGetUUID, handle),
-            "bus_id": _bus_id(handle),
-            "memory_bus_bits": _ask(pynvml.nvmlDeviceGetMemoryBusWidth, handle),
+            "uuid": _ask(pynvml, "uuid", handle, str),
+            "bus_id": _ask(pynvml, "pci", handle, lambda value: queries.bus_id(value[0])),
+            "memory_bus_bits": _ask(pynvml, "memory_bus", handle, int),
         }
         for index, handle in enumerate(handles)
     ]
     parent = os.getppid()
     while os.getppid() == parent:
-        readings = [{**identity, **_read(handle)} for identity, handle in zip(identities, handles)]
+        readings = [
+            {**identity, **{name: _ask(pynvml, key, handle, take) for name, key, take in READINGS}}
+            for identity, handle in zip(identities, handles)
+        ]
         try:
             emit("readings", gpus=readings)
         except BrokenPipeError:
@@ -47,52 +66,7 @@ def main(pause_seconds: str = f"{PAUSE_SECONDS}") -> None:
         time.sleep(float(pause_seconds))
 
 
-def _read(handle: Any) -> dict[str, object]:  # noqa: ANN401 - NVML's own
-    import pynvml as nvml
-
-    memory = _ask(nvml.nvmlDeviceGetMemoryInfo, handle)
-    utilization = _ask(nvml.nvmlDeviceGetUtilizationRates, handle)
-    power = _ask(nvml.nvmlDeviceGetPowerUsage, handle)
-    reasons = getattr(
-        nvml,
-        "nvmlDeviceGetCurrentClocksEventReasons",
-        nvml.nvmlDeviceGetCurrentClocksThrottleReasons,
-    )
-    return {
-        "memory_used_bytes": getattr(memory, "used", None),
-        "utilization_percent": getattr(utilization, "gpu", None),
-        "temperature_celsius": _ask(
-            nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU
-        ),
-        "power_watts": None if power is None else power / 1000,
-        "clocks_event_reasons": _ask(reasons, handle),
-        "clock_sm_mhz": _ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-        "pcie_generation": _ask(nvml.nvmlDeviceGetCurrPcieLinkGeneration, handle),
-        "pcie_width": _ask(nvml.nvmlDeviceGetCurrPcieLinkWidth, handle),
-        **{
-            name: _ask(nvml.nvmlDeviceGetTotalEccErrors, handle, kind, nvml.NVML_VOLATILE_ECC)
-            for name, kind in (
-                ("corrected_ecc", nvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
-                ("uncorrected_ecc", nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
-            )
-        },
-    }
-
-
-def _bus_id(handle: Any) -> str | None:  # noqa: ANN401
-    import pynvml
-
-    info = _ask(pynvml.nvmlDeviceGetPciInfo, handle)
-    if info is None:
-        return None
-    return f"{info.domain:04x}:{info.bus:02x}:{info.device:02x}.0"
-
-
-def _ask(query: Any, *arguments: Any) -> Any:  # noqa: ANN401
-    """Return NVML's answer, or None where it has none for this question."""
-    import pynvml
-
-    try:
-        return query(*arguments)
-    except pynvml.NVMLError:
-        return None
+def _ask(nvml: Any, key: str, handle: Any, take: Any) -> Any:  # noqa: ANN401 - NVML's own
+    """Return what *take* makes of NVML's answer, or None where there is none to this question."""
+    outcome, value, _, _ = queries.ask(nvml, TABLE[key], handle)
+    return take(value) if outcome == "value" else None

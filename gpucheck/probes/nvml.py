@@ -161,7 +161,6 @@ def _nvml(session: NvmlSession, root: Path) -> Nvml:
     facts: dict[str, Any] = {
         "library": None,
         "error": session.error,
-        "nvml_version": system("nvml", text),
         "driver_version": system("driver", text),
         "cuda_version": system("cuda", lambda n: f"{n // 1000}.{n % 1000 // 10}"),
         "count": system("count", int),

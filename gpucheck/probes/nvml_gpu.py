@@ -9,7 +9,7 @@ import msgspec
 from gpucheck.payload import nvml_queries as queries
 from gpucheck.probes.gpu_processes import gpu_processes
 from gpucheck.probes.nvml_links import nvlinks
-from gpucheck.probes.nvml_readings import Answers, bus_id, integer, ranges, text, watts
+from gpucheck.probes.nvml_readings import Answers, integer, ranges, text, watts
 from gpucheck.probes.nvml_session import State
 from gpucheck.snapshot import (
     NOT_SUPPORTED,
@@ -59,8 +59,7 @@ def gpu_facts(index: int, state: State, fault: str | None, answers: Answers, roo
         name=get("name", text),
         uuid=get("uuid", text),
         serial=get("serial", text),
-        bus_id=get("pci", lambda value: bus_id(value[0])),
-        pci_device_id=get("pci", lambda value: f"{value[1] >> 16:#06x}"),
+        bus_id=get("pci", lambda value: queries.bus_id(value[0])),
         minor_number=get("minor_number", integer),
         compute_capability=get("compute_capability", lambda v: f"{v[0]:d}.{v[1]:d}"),
         vbios_version=get("vbios", text),
@@ -79,8 +78,6 @@ def gpu_facts(index: int, state: State, fault: str | None, answers: Answers, roo
         power_watts=get("power", watts),
         power_limit_enforced_watts=get("power_limit", watts),
         power_limit_default_watts=get("power_default", watts),
-        power_limit_minimum_watts=get("power_range", lambda v: watts(v[0])),
-        power_limit_maximum_watts=get("power_range", lambda v: watts(v[1])),
         clock_sm_mhz=get("clock_sm", integer),
         clock_memory_mhz=get("clock_memory", integer),
         clock_sm_max_mhz=get("clock_sm_max", integer),
@@ -90,7 +87,6 @@ def gpu_facts(index: int, state: State, fault: str | None, answers: Answers, roo
         performance_state=get("performance_state", integer),
         utilization_percent=get("utilization", integer),
         clocks_event_reasons=get("event_reasons", integer),
-        software_power_cap_ns=number(queries.SOFTWARE_POWER_CAP, integer),
         hardware_thermal_slowdown_ns=number(queries.HARDWARE_THERMAL, integer),
         power_brake_slowdown_ns=number(queries.POWER_BRAKE, integer),
         software_thermal_slowdown_ns=number(queries.SOFTWARE_THERMAL, integer),
@@ -101,10 +97,8 @@ def gpu_facts(index: int, state: State, fault: str | None, answers: Answers, roo
         uncorrected_ecc_volatile=get("uncorrected_volatile", integer),
         corrected_ecc_aggregate=get("corrected_aggregate", integer),
         uncorrected_ecc_aggregate=get("uncorrected_aggregate", integer),
-        sram_threshold_exceeded=get("sram", lambda v: bool(v[3])),
-        sram_corrected_volatile=get("sram", lambda v: integer(v[0])),
-        sram_uncorrected_volatile=get("sram", lambda v: integer(v[1])),
-        sram_uncorrected_aggregate=get("sram", lambda v: integer(v[2])),
+        sram_threshold_exceeded=get("sram", lambda v: bool(v[1])),
+        sram_uncorrected_aggregate=get("sram", lambda v: integer(v[0])),
         remapped_rows=get("remapped_rows", _remapped_rows),
         remap_histogram=get("remap_histogram", _histogram),
         retired_pages=get("retired_pages", _retired_pages),
@@ -112,7 +106,6 @@ def gpu_facts(index: int, state: State, fault: str | None, answers: Answers, roo
         has_unrepairable_memory=get("unrepairable", lambda v: bool(v[0])),
         repair_is_pending=get("repair", any),
         pcie_generation=get("pcie_generation", integer),
-        pcie_generation_gpu_max=get("pcie_generation_gpu_max", integer),
         pcie_generation_max=get("pcie_generation_max", integer),
         pcie_width=get("pcie_width", integer),
         pcie_width_max=get("pcie_width_max", integer),

@@ -9,7 +9,7 @@ import msgspec
 
 from gpucheck.payload import nvml_queries as queries
 from gpucheck.probes.messages import NvmlAnswer
-from gpucheck.probes.nvml_readings import Answers, bus_id, integer
+from gpucheck.probes.nvml_readings import Answers, integer
 from gpucheck.probes.nvml_session import NvmlSession, why
 from gpucheck.snapshot import NOT_SUPPORTED, Gpu, GpuPair, NotSupported, NvLink, Reading, Unknown
 
@@ -51,7 +51,7 @@ def _nvlink(number: int, facts: list[Any], errors: Reading[dict[int, list[Any]]]
         remote_bus_id = (
             NOT_SUPPORTED  # not asked for: every link of this GPU ends at a switch
             if remote is None
-            else _code(remote, "nvmlDeviceGetNvLinkRemotePciInfo_v2", bus_id)
+            else _code(remote, "nvmlDeviceGetNvLinkRemotePciInfo_v2", queries.bus_id)
         )
     return NvLink(
         index=number,

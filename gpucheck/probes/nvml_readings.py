@@ -96,12 +96,6 @@ def text(value: str) -> str:
     return value.strip()
 
 
-def bus_id(text: str) -> str:
-    """Write NVML's bus id as Linux does: "00000000:0A:00.0" → "0000:0a:00.0"."""
-    domain, bus, device = text.lower().split(":")
-    return f"{int(domain, 16):04x}:{bus}:{device}"
-
-
 def ranges(words: Sequence[int]) -> str:
     """Write a mask, 64 bits to a number, as Linux writes lists of CPUs: "0-31,64-95"."""
     found: list[list[int]] = []

@@ -160,6 +160,10 @@ def too_hot(gpu: Gpu, machine: Snapshot) -> Answers:
     if isinstance(slowdown, int) and slowdown > 0:
         if celsius >= slowdown:
             saw = f"{celsius} °C; it slows down at {slowdown} °C"
+            shutdown = (
+                value(limits.shutdown_celsius) if isinstance(limits, ThermalThresholds) else 0
+            )
+            saw += f" and shuts down at {shutdown} °C" if shutdown else ""
             yield _hot(gpu, machine, saw, Severity.ERROR)
             return
     elif isinstance(margin, int):

@@ -62,7 +62,12 @@ FIRES = [
         "warning",
         "SW Thermal Slowdown",
     ),
-    (rules.too_hot, {"temperature_celsius": 89}, "error", "89 °C; it slows down at 89 °C"),
+    (
+        rules.too_hot,
+        {"temperature_celsius": 89},
+        "error",
+        "89 °C; it slows down at 89 °C and shuts down at 95 °C",
+    ),
     (
         rules.too_hot,
         {"temperature_celsius": 82},

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes.nvml import FakeNvml, h200
+from fakes.nvml import FakeNvml, a100_pcie, h200, old_driver
 
 from gpucheck.probes.child import payload_command
 from gpucheck.probes.messages import GpuReading, GpuReadings, NvmlFailed, decode
@@ -44,6 +44,28 @@ def test_every_gpu_is_read_again_and_again(tmp_path: Path):
     for gpu in first.gpus:
         assert gpu.uuid.startswith("GPU-")
         assert all(value is not None for value in msgspec.structs.astuple(gpu))
+
+
+@needs_gcc
+def test_memory_is_counted_as_the_doctor_counts_it_and_a_bus_is_named_as_linux_names_it(
+    tmp_path: Path,
+):
+    gpu = h200(memory="150754820096 644939776 149036138496 1073741824", pci="0001:0A:00.0 0 0")
+
+    [line] = readings(FakeNvml(tmp_path, gpus=[gpu]), 1)
+
+    assert line.gpus[0].memory_used_bytes == 1 << 30  # without what the driver reserves
+    assert line.gpus[0].bus_id == "0001:0a:00.0"
+
+
+@needs_gcc
+def test_an_old_driver_is_watched_by_the_older_names(tmp_path: Path):
+    gpu = a100_pcie(event_reasons=5)
+
+    [line] = readings(FakeNvml(tmp_path, gpus=[gpu], **old_driver()), 1)
+
+    assert line.gpus[0].clocks_event_reasons == 5
+    assert line.gpus[0].memory_used_bytes == 647299072
 
 
 @needs_gcc

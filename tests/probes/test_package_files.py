@@ -125,6 +125,19 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(site: Path, tmp_p
     assert in_the_way.read_text() == "a file, where a folder is wanted"
 
 
+def test_the_place_is_the_one_that_platformdirs_names(monkeypatch: pytest.MonkeyPatch):
+    import platformdirs
+
+    for variables in ({"XDG_CACHE_HOME": "/var/cache/ada"}, {"HOME": "/home/ada"}):
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+        named = platformdirs.user_cache_path("gpucheck", appauthor=False)
+
+        assert package_files.cache_directory() == named / "packages"
+
+
 def test_nothing_is_kept_where_the_platform_names_no_place(site: Path):
     found = read_site(str(site), None)
     found.notes("vllm/_C.abi3.so")

@@ -8,6 +8,7 @@ from statistics import median
 import msgspec
 
 from gpucheck import console
+from gpucheck.bench_evidence import BUSY, why_busy
 from gpucheck.report import Report, examine
 from gpucheck.snapshot import Bench, Figure, Snapshot, Unknown, replace, value
 from gpucheck.usage_error import UsageError
@@ -51,8 +52,14 @@ def measure(
         stack.enter_context(run)
         if not quiet:
             progress.show = stack.enter_context(console.last_line("Measuring: {} ..."))
-        machine = collector.facts()
-        bench = run.measure()
+        try:
+            machine = collector.facts()
+            bench = run.measure(_busy(machine) if plan.device == "cuda" else None)
+        except KeyboardInterrupt:
+            stack.close()
+            console.complain("stopped by Ctrl-C: no verdict is given")
+            raise
+    _refuse_where_all_are_busy(bench)
     if isinstance(bench.figures, Unknown) and "No module named 'torch'" in bench.figures.why:
         raise UsageError(
             "this Python has no torch, which measures: `gpucheck doctor` says how to install it "
@@ -66,6 +73,18 @@ def measure(
     return examine(
         replace(machine, bench=bench), select=("PRF", "LNK", "GPU001", "GPU010", "GPU012")
     )
+
+
+def _busy(machine: Snapshot) -> dict[int, str]:
+    """Return the GPUs on which somebody computes: the bench would disturb, and be disturbed."""
+    found = {gpu.index: why_busy(gpu) for gpu in value(machine.nvml.gpus) or ()}
+    return {index: why for index, why in found.items() if why is not None}
+
+
+def _refuse_where_all_are_busy(bench: Bench) -> None:
+    why = bench.figures.why if isinstance(bench.figures, Unknown) else ""
+    if why.startswith(BUSY):
+        raise UsageError(f"nothing was measured, for every GPU is in use: {why}")
 
 
 class _Progress:

@@ -69,10 +69,20 @@ def refusal(machine: Snapshot, index: int) -> str | None:
         return None
     if value(gpu.mig_is_on):
         return "the GPU is cut up by MIG"
+    return why_busy(gpu)
+
+
+#: How `why_busy` begins.
+BUSY = "another process works on the GPU"
+
+
+def why_busy(gpu: Gpu) -> str | None:
+    """Say who computes on a GPU; None: nobody does."""
     working = [one for one in value(gpu.processes) or () if one.kind == "compute"]
-    if working:
-        return f"another process works on the GPU (pid {working[0].pid})"
-    return None
+    if not working:
+        return None
+    name = value(working[0].name)
+    return f"{BUSY} ({f'{name}, ' if name else ''}pid {working[0].pid})"
 
 
 def model_refusal(machine: Snapshot, index: int) -> str | None:

@@ -98,7 +98,7 @@ def products_below_siblings(machine: Snapshot) -> Answers:
     work itself is slow: memory, another process, a broken chip. In a training that keeps all GPUs
     in step, all of them then run at this one's speed.
     """
-    yield from _unjudged(machine, *PRODUCTS)
+    yield from _unjudged(machine, "start", *PRODUCTS)
     slow = evidence.slower_than_siblings(machine, *PRODUCTS)
     yield from _by_gpu(slow, _examine("Examine its cooling, its power supply and its limits"))
 

@@ -71,12 +71,12 @@ class Sizes:
     host: int = 256 << 20
     peer: int = 256 << 20
     reduce: tuple[int, ...] = (16 << 20, 256 << 20, 1 << 30)
-    seconds: float = 0.6
-    warm_up: float = 0.4
+    seconds: float = 0.5
+    warm_up: float = 0.3  # power and clock have settled by then
 
 
 FULL = Sizes()
-QUICK = Sizes(host=64 << 20, peer=64 << 20, reduce=(), seconds=0.4, warm_up=0.3)
+QUICK = Sizes(host=64 << 20, peer=64 << 20, reduce=(), seconds=0.4)
 ON_CPU = Sizes(
     product=256,
     fp32_product=256,
@@ -161,17 +161,27 @@ class BenchRun:
 
     # -------------------------------------------------------------------------- measuring
 
-    def measure(self) -> Bench:
-        """Make all measures; what could not be measured is unknown, and says why."""
+    def measure(self, busy: Mapping[int, str] | None = None) -> Bench:
+        """Make all measures; what could not be measured is unknown, and says why.
+
+        *busy* are GPUs, by NVML's index, that are left alone, and the reason.
+        """
         self._progress("importing torch")
         ready: BenchReady | None = None
         errors: dict[int, str] = {}
         for gpu, worker in self._workers.items():
             try:
                 ready = worker.await_ready(_START_SECONDS)
-                self._devices[gpu] = self._describe(worker, gpu)
+                device = self._describe(worker, gpu)
             except WorkerError as error:
                 errors[gpu] = str(error)
+                continue
+            number = self._number_of(device)
+            if busy and number in busy:
+                errors[number] = busy[number]
+                worker.end()
+            else:
+                self._devices[gpu] = device
         if not self._devices:
             why = Unknown(next(iter(errors.values()), "torch sees no GPU"))
             return Bench(device=self.plan.device, torch=why, gpus=why, figures=why, nvls=why)  # type: ignore[arg-type]
@@ -395,9 +405,11 @@ class BenchRun:
     # ---------------------------------------------------------------------------- facts
 
     def _number(self, gpu: int) -> int:
-        device = self._devices[gpu]
+        return self._number_of(self._devices[gpu])
+
+    def _number_of(self, device: BenchDevice) -> int:
         number = self._watch.number(device.uuid, device.bus_id)
-        return gpu if number is None else number
+        return device.index if number is None else number
 
     def _gpu(self, device: BenchDevice) -> BenchGpu:
         number = self._number(device.index)

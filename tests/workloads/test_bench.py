@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from interpreters import patched_python
 
+from gpucheck.bench import _refuse_where_all_are_busy
 from gpucheck.snapshot import Bench, Figure, Unknown
+from gpucheck.usage_error import UsageError
 from gpucheck.workloads import bench as benches
 from gpucheck.workloads.bench import BenchPlan, BenchPlanError, BenchRun
 
@@ -179,3 +181,25 @@ def test_a_wrong_call_is_refused_in_one_line(tmp_path: Path):
     assert ended.stderr.splitlines() == [
         "gpucheck: --only speed: choose among gemm, memory, copy, peer, allreduce"
     ]
+
+
+def test_a_gpu_on_which_somebody_computes_is_left_alone():
+    plan = BenchPlan(device="cpu", gpus="2", only=("memory",))
+
+    with BenchRun(plan, python=sys.executable) as started:
+        bench = started.measure(busy={1: "another process works on the GPU (pid 7)"})
+
+    assert [one.gpus for one in of(bench, "memory")] == [(0,)]
+    [left] = of(bench, "start")
+    assert (left.gpus, left.value) == ((1,), Unknown("another process works on the GPU (pid 7)"))
+
+
+def test_where_every_gpu_is_in_use_nothing_is_measured():
+    plan = BenchPlan(device="cpu", gpus="1", only=("memory",))
+
+    with BenchRun(plan, python=sys.executable) as started:
+        bench = started.measure(busy={0: "another process works on the GPU (pid 7)"})
+
+    assert bench.figures == Unknown("another process works on the GPU (pid 7)")
+    with pytest.raises(UsageError, match="every GPU is in use"):
+        _refuse_where_all_are_busy(bench)

@@ -185,5 +185,5 @@ def soname_of(path: str) -> str:
         return name
     try:
         return read_elf(path).soname or name
-    except (OSError, ElfError):
+    except (OSError, ValueError, ElfError):
         return name

@@ -57,7 +57,7 @@ def measure(
             bench = run.measure(_busy(machine) if plan.device == "cuda" else None)
         except KeyboardInterrupt:
             stack.close()
-            console.complain("stopped by Ctrl-C: no verdict is given")
+            console.complain("gpucheck: stopped by Ctrl-C: no verdict is given")
             raise
     _refuse_where_all_are_busy(bench)
     if isinstance(bench.figures, Unknown) and "No module named 'torch'" in bench.figures.why:

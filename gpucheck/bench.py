@@ -36,7 +36,7 @@ def measure(
 
     The machine is examined while torch is imported, before any GPU is touched: whatever works on
     a GPU then is somebody else's. Only the rules about performance and links judge. Raises
-    UsageError where the plan makes no sense, or the Python has no torch.
+    UsageError where the plan cannot be carried out, or the Python has no torch.
     """
     from gpucheck.forked_collector import ForkedCollector
     from gpucheck.scope import Scope

@@ -175,7 +175,7 @@ def link_class(machine: Snapshot, figure: Figure) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slow:
-    """A figure that is too low, and beside what."""
+    """A figure that is too low, and next to what."""
 
     figure: Figure
     severity: Severity

@@ -118,7 +118,7 @@ class _Apart(Generic[Section]):
 
 
 class _Load:
-    """Lets the second reading of the counters wait until the deep trial loads the GPUs."""
+    """Lets the second reading of the counters wait until the deep workload loads the GPUs."""
 
     def __init__(self, load_seconds: float) -> None:
         self.load_seconds = load_seconds

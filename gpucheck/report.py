@@ -80,7 +80,7 @@ def with_texts(part: Part, change: Callable[[str], str]) -> Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The judgement of one snapshot. Findings stand in the order in which to read them:
+    """The verdict on one snapshot. Findings are in the order in which to read them:
 
     roots first, the most severe first, and each root's consequences right behind it.
     """

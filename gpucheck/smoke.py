@@ -48,8 +48,8 @@ def prove(plan: Plan, *, python: str | None, quiet: bool) -> tuple[Report, bool]
     The machine is examined while the children import torch. A rehearsal on the CPU is judged by
     the training's own rules alone: it asks nothing of a GPU. While it trains, progress is shown,
     unless *quiet*. With the report comes whether to print it: of the processes of a job rank 0
-    alone speaks. Raises UsageError where the plan makes no sense, or where the Python that is to
-    train has no torch.
+    alone speaks. Raises UsageError where the plan cannot be carried out, or where the Python that
+    is to train has no torch.
     """
     from gpucheck.forked_collector import ForkedCollector
     from gpucheck.scope import Scope

@@ -4,7 +4,7 @@ A fact is in one of four states, and every rule has to tell them apart:
 
 - a value: somebody looked and saw it;
 - `None`: somebody looked and it is not there (a variable that is unset, a link that dangles);
-- `Unknown(why)`: nobody could tell, and `why` says what stood in the way;
+- `Unknown(why)`: nobody could tell, and `why` says why;
 - `NotSupported()`: this hardware or driver has no such thing (only where `Reading` says so).
 
 Every field of every section starts as `NOT_EXAMINED`, so a probe that never ran, a snapshot from
@@ -663,7 +663,7 @@ class Packages(Fact, frozen=True, kw_only=True):
 
 
 class NvmlError(Fact, frozen=True, kw_only=True):
-    """A call of NVML that failed as a whole: loading, initialising, counting."""
+    """A call of NVML that failed as a whole: loading, initializing, counting."""
 
     call: str  # "nvmlInitWithFlags", "open"
     code: Maybe[int] = None  # nvmlReturn_t; None: the library did not load

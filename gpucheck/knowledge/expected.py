@@ -96,6 +96,6 @@ def pcie_bound(generation: int, lanes: int) -> float | None:
 
 
 def nvlink_bound(links: int, compute_capability: str) -> float | None:
-    """Return the most GB/s of *links* NVLinks in one direction, of data centre boards."""
+    """Return the most GB/s of *links* NVLinks in one direction, of data-center boards."""
     rate = {"7.0": 25.0, "8.0": 25.0, "9.0": 25.0, "10.0": 50.0}.get(compute_capability)
     return None if rate is None or not links else rate * links

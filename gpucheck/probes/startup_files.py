@@ -144,7 +144,7 @@ _BLOCK_HOME = re.compile(
 
 
 def without_block(text: str) -> tuple[str, OwnBlock | None]:
-    """Blank the lines of gpucheck's own block, so that all others keep their numbers."""
+    """Remove the lines of gpucheck's own block, so that all others keep their numbers."""
     if BLOCK_BEGINS not in text:
         return text, None
     lines = text.split("\n")
@@ -187,7 +187,7 @@ def _is_there(home: str | Unknown | None) -> bool | Unknown:
 
 @dataclass(slots=True)
 class _Command:
-    """Words up to an operator; `before` and `after` are the operators beside it."""
+    """Words up to an operator; `before` and `after` are the operators next to it."""
 
     words: list[str]
     line: int
@@ -327,7 +327,7 @@ def _heredoc_end(text: str, place: int, delimiter: str) -> int:
 
 
 class _Doubt(Exception):  # noqa: N818 - not an error: plain reading has its limits
-    """Why a word's value cannot be told by reading."""
+    """Why a word's value cannot be determined by reading."""
 
 
 @dataclass(slots=True)
@@ -337,7 +337,7 @@ class _Scope:
     values: dict[str, str | Unknown]
     conditional: set[str] = field(default_factory=set)  # set only where some condition holds
     used: set[str] = field(default_factory=set)  # by the word that was expanded last
-    guess: str | None = None  # what to take for all that cannot be told
+    guess: str | None = None  # what to take for all that cannot be determined
     unset: str = ""  # a variable that is to count as unset
     failures: int = 0  # substitutions that never end, of the word that is being expanded
 
@@ -672,7 +672,7 @@ class _Reader:
         return mark in value and ":" in value
 
     def _with(self, word: str, *, unset: str = "", values: Mapping[str, str] | None = None) -> str:
-        """Expand *word* with something in place of all that cannot be told."""
+        """Expand *word* with something in place of all that cannot be determined."""
         scope = _Scope({**self._scope.values, **(values or {})}, guess="x", unset=unset)
         try:
             return expand(word, scope)
@@ -760,7 +760,7 @@ class _Reader:
             return
         self._exported.add(name)
         if words[0] == "set" and is_joined:
-            self._add(number, name, None, condition, mangled="a = where fish wants a blank")
+            self._add(number, name, None, condition, mangled="a = where fish wants a space")
             return
         elements = [value] if words[0] == "export" else rest[1:]
         curly = _CURLY.search(" ".join(elements))
@@ -789,7 +789,7 @@ class _Reader:
         if found[1] == "export":
             mangled = "export, which this shell does not know"
         elif rest.lstrip().startswith("="):
-            mangled = "a = where setenv wants a blank"
+            mangled = "a = where setenv wants a space"
         elif _CURLY.search(rest):
             mangled = "a curly quote"
         if mangled is not None:
@@ -824,7 +824,7 @@ def mangled_sh(words: list[str]) -> tuple[str, str] | None:
     first = words[0]
     glued = _OURS_GLUED.match(first)
     if glued is not None:
-        return glued[2], f"no blank after {glued[1]}"
+        return glued[2], f"no space after {glued[1]}"
     if first.lower() == "export" and first != "export":
         return _for_one_of_ours(words[1:], f"{first}, which is not the shell's export")
     if first in ("setenv", "set") and len(words) > 1:
@@ -833,7 +833,7 @@ def mangled_sh(words: list[str]) -> tuple[str, str] | None:
             return name, f"{first}, which sets no variable in this shell"
         return None
     if first in OURS and len(words) > 1 and words[1].startswith("="):
-        return first, "a blank before the ="
+        return first, "a space before the ="
     curly = next((w for w in words if _CURLY.search(w) and w.partition("=")[0] in OURS), None)
     if curly is not None:
         found = _CURLY.search(curly)
@@ -848,9 +848,9 @@ def mangled_sh(words: list[str]) -> tuple[str, str] | None:
         if name not in OURS:
             continue
         if word == name and following.startswith("="):
-            return name, "a blank before the ="
+            return name, "a space before the ="
         if "=" in word and following and not _EXPORTABLE.match(following):
-            what = "a blank after the =" if word.endswith("=") else "a blank inside the value"
+            what = "a space after the =" if word.endswith("=") else "a space inside the value"
             return name, what
     return None
 

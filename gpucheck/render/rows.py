@@ -32,7 +32,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GpuRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU. null: it has no such thing; where it could not be told, `unknown` says why."""
+    """One GPU. null: it has no such thing; where it is not known, `unknown` says why."""
 
     index: int
     name: str | None
@@ -133,7 +133,7 @@ _PLAIN = {
 
 
 def gpu_rows(report: Report) -> tuple[GpuRow, ...]:
-    """Return a row for every GPU that NVML told of."""
+    """Return a row for every GPU that NVML lists."""
     gpus = report.machine.nvml.gpus
     if isinstance(gpus, Unknown):
         return ()
@@ -141,7 +141,7 @@ def gpu_rows(report: Report) -> tuple[GpuRow, ...]:
 
 
 def pair_rows(report: Report) -> tuple[PairRow, ...]:
-    """Return a row for every pair of GPUs that NVML told of."""
+    """Return a row for every pair of GPUs that NVML lists."""
     pairs = report.machine.nvml.pairs
     if isinstance(pairs, Unknown):
         return ()

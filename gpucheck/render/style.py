@@ -1,4 +1,4 @@
-"""Says how the output may look (width, colour, signs), and lays words out within it."""
+"""Says how the output may look (width, color, signs), and lays words out within it."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ _ASCII = str.maketrans(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """What the output can show: columns, colours (ANSI), and more than ASCII."""
+    """What the output can show: columns, colors (ANSI), and more than ASCII."""
 
     width: int = PIPE_WIDTH
     colour: bool = False
@@ -60,7 +60,7 @@ class Style:
     program: str = "gpucheck"  # how gpucheck is called here
 
     def sign(self, sign: Sign) -> str:
-        """Return the one-column mark of a state; each differs by shape as well as by colour."""
+        """Return the one-column mark of a state; each differs by shape as well as by color."""
         return self.paint(_SIGNS[sign], _COLOURS[sign])
 
     def bold(self, text: str) -> str:
@@ -118,7 +118,7 @@ def _is_plain_locale(variables: Mapping[str, str]) -> bool:
 
 
 def cells(text: str) -> int:
-    """Return how many columns *text* (without colours) takes on a terminal."""
+    """Return how many columns *text* (without colors) takes on a terminal."""
     if text.isascii():
         return len(text)
     return sum(_letter_cells(letter) for letter in text)
@@ -131,7 +131,7 @@ def _letter_cells(letter: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """Return *text* in exactly *width* columns: filled with blanks, or cut with a "…"."""
+    """Return *text* in exactly *width* columns: filled with spaces, or cut with a "…"."""
     room = width - cells(text)
     if room >= 0:
         return text + " " * room

@@ -15,7 +15,7 @@ _VERDICT_SIGNS: dict[str, Sign] = {"ok": "good", "degraded": "warning", "drain":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Column:
-    """A heading, what stands under it, and how it gives way when there is little room."""
+    """A heading, what is under it, and how it gives way when there is little room."""
 
     heading: str
     cell: Callable[[GpuRow], str]
@@ -74,7 +74,7 @@ def _line(columns: Sequence[_Column], texts: Sequence[str], widths: Sequence[int
 
 
 def _value(row: GpuRow, field: str, form: str = "{}") -> str:
-    """The field in its form; "?" where it could not be told, "-" where there is no such thing."""
+    """The field in its form; "?" where it is not known, "-" where there is no such thing."""
     value = getattr(row, field)
     if value is None:
         return "?" if field in row.unknown else "-"

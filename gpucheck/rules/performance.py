@@ -241,8 +241,8 @@ def directions_differ(machine: Snapshot) -> Answers:
     """PCIe carries as much in one direction as in the other; here one is far slower.
 
     A published machine of a cloud copied 26 GB/s to the GPU and 6 back, unnoticed. The causes are
-    a bad link in one direction, the IOMMU, or memory on the wrong NUMA node. GPUs that hang on the
-    CPU by NVLink-C2C differ by design and are not judged.
+    a bad link in one direction, the IOMMU, or memory on the wrong NUMA node. GPUs that are
+    attached to the CPU by NVLink-C2C differ by design and are not judged.
     """
     by_gpu: dict[int, dict[str, Figure]] = {}
     for figure in figures(machine, "h2d", "d2h"):

@@ -63,7 +63,7 @@ class Edit:
 
 
 def is_default(wish: InstallRequest, variables: Mapping[str, str]) -> bool:
-    """Whether the file that *wish* is about is the one its shell reads by itself."""
+    """Whether the file that the request is about is the one its shell reads by itself."""
     if wish.is_system or wish.file is None:
         return not wish.is_system
     try:
@@ -74,7 +74,7 @@ def is_default(wish: InstallRequest, variables: Mapping[str, str]) -> bool:
 
 
 def _files(wish: InstallRequest, variables: Mapping[str, str]) -> Iterator[tuple[Path, Shell]]:
-    """Yield the files that *wish* is about, with the shell that each is written for."""
+    """Yield the files that the request is about, with the shell that each is written for."""
     if not wish.shell.has_startup_file:
         raise UsageError(f"{wish.shell.value} has no start-up file: see gpucheck env --shell")
     if wish.is_system:
@@ -340,7 +340,7 @@ def _outdated(
     if state is startup_file.State.CURRENT:
         return state, ""
     what = "its lines" if before == needed.cuda_home else f"CUDA_HOME {before} → {needed.cuda_home}"
-    return state, clean(f": {what}; `gpucheck env install` writes it anew")
+    return state, clean(f": {what}; `gpucheck env install` writes it again")
 
 
 # -------------------------------------------------------------------------------------- showing

@@ -78,7 +78,7 @@ def keep(target: Path, digest: str, record: Record) -> None:
 
 
 def _why(error: OSError, file: Path) -> str:
-    """Say what stands in the way, and who owns the nearest folder that is there."""
+    """Say what prevents it, and who owns the nearest folder that is there."""
     folder = next((above for above in file.parents if above.exists()), file.parent)
     why = f"{folder}: {error.strerror}; nothing was written"
     if isinstance(error, PermissionError) and _owner(folder) != os.geteuid():

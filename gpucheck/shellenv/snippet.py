@@ -84,7 +84,7 @@ def render(exports: Exports, shell: Shell) -> str:
 
 @functools.cache
 def template(shell: Shell) -> str:
-    """Return the template of *shell*: from the wheel, or from the source tree beside the package.
+    """Return the template of *shell*: from the wheel, or from the source tree next to the package.
 
     Raises UsageError where neither has it: the installation is damaged.
     """
@@ -131,7 +131,7 @@ def _fish(text: str) -> str:
 def _tcsh(text: str) -> str:
     """Quote for tcsh, whose quotes hold neither `!` nor a bare newline.
 
-    A backslash is outside of them: inside, its meaning hangs on `set backslash_quote`.
+    A backslash is outside of them: inside, its meaning depends on `set backslash_quote`.
     """
     if _PLAIN_PATH.fullmatch(text):
         return text

@@ -36,7 +36,7 @@ Progress = Callable[[str], None]
 
 
 class BenchPlanError(ValueError):
-    """What was asked for makes no sense; the message is for whoever asked."""
+    """What was asked for cannot be done; the message is for whoever asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class BenchPlan:
     device: str = "cuda"
 
     def check(self) -> None:
-        """Raise BenchPlanError where this makes no sense."""
+        """Raise BenchPlanError where this cannot be done."""
         try:
             numbers = chosen_gpus(self.gpus, 1)
         except GpuChoiceError as error:

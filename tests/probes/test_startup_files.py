@@ -195,14 +195,14 @@ def test_fish_sets_lists():
 def test_fish_wants_no_equals_sign():
     [found] = read("set -gx CUDA_HOME=/x\n", dialect="fish")
 
-    assert found.mangled == "a = where fish wants a blank"
+    assert found.mangled == "a = where fish wants a space"
 
 
 def test_the_c_shells_have_their_own_command():
     good, bad = read("setenv CUDA_HOME /x\nsetenv CUDA_HOME=/x\n", dialect="csh")
 
     assert good.value == "/x"
-    assert bad.mangled == "a = where setenv wants a blank"
+    assert bad.mangled == "a = where setenv wants a space"
 
 
 def test_a_guard_of_the_c_shells_is_a_guard():

@@ -275,7 +275,7 @@ def test_old_exports_are_found_with_their_lines_and_faults():
     found = old_exports(text, "bash")
 
     assert [(old.line, old.keeps) for old in found] == [(2, None), (3, None), (4, None)]
-    assert found[1].mangled == "no blank after export"
+    assert found[1].mangled == "no space after export"
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,8 @@ def manager(machine: Snapshot, package: str = "torch") -> Manager:
         return ""
     installers = {each.installer for each in _copies(machine, package)}
     tool = value(python.conda_tool)
-    if tool == "pixi":
-        return "pixi"
     if tool and installers == {"conda"}:
-        return "conda"
+        return "pixi" if tool == "pixi" else "conda"
     if value(python.project) is not None:
         return "project"
     if value(python.uses_uv):
@@ -296,21 +294,33 @@ def _conda_install(python: Python, requirements: Sequence[str]) -> tuple[Command
         limit = f"cuda-version<={digits[:-1]}.{digits[-1:]}"
         if local.startswith("cu") and digits.isdigit() and limit not in packages:
             packages.append(limit)
-    if value(python.conda_tool) == "pixi":
+    return conda_install(python, packages)
+
+
+def conda_install(
+    python: Python, packages: Sequence[str], *, again: bool = False
+) -> tuple[Command, ...]:
+    """Return the command by which conda's tool of this environment installs its own packages."""
+    tool = value(python.conda_tool) or "conda"
+    if tool == "pixi":
         project = value(python.project)
         where = project.file if project is not None else "pixi.toml"
-        pixi = "pixi add --manifest-path {file} {packages}"
-        return (command(pixi, file=where, packages=packages, lasts="permanent"),)
-    return (
-        command(
-            "{conda} install -p {prefix} -c conda-forge {packages}",
-            conda=value(python.conda_tool) or "conda",
-            prefix=python.prefix,
-            packages=packages,
-            root=value(python.is_writable) is False,
-            lasts="permanent",
-        ),
+        template = "pixi add --manifest-path {file} {packages}"
+        if again:
+            template = "pixi reinstall --manifest-path {file} {packages}"
+        return (command(template, file=where, packages=packages, lasts="permanent"),)
+    template = "{tool} install -p {prefix} -c conda-forge {packages}"
+    if again:
+        template = "{tool} install -p {prefix} --force-reinstall {packages}"
+    step = command(
+        template,
+        tool=tool,
+        prefix=python.prefix,
+        packages=packages,
+        root=value(python.is_writable) is False,
+        lasts="permanent",
     )
+    return (step,)
 
 
 def _in_project(
@@ -339,7 +349,14 @@ def _in_project(
             f" Write under [tool.uv.sources]: {sources}; and under [[tool.uv.index]]: "
             f'name = "{label}", url = "{index}", explicit = true. Then lock and sync.'
         )
-    steps = _project_steps(project, names, public, index, label)
+    if project.tool == "pixi" and index:
+        pins = (each.partition("==") for each in public)
+        lines = "; ".join(
+            f'{name} = {{ version = "{f"=={pin}" if pin else "*"}", index = "{index}" }}'
+            for name, _, pin in pins
+        )
+        text += f" Write under [pypi-dependencies]: {lines}. Then install."
+    steps = _project_steps(project, public, index, label)
     trial = Remedy(
         "Try it first in the environment alone; the project's next sync undoes it.",
         _pip_install(python, requirements, index),
@@ -348,13 +365,13 @@ def _in_project(
 
 
 def _project_steps(
-    project: PythonProject, names: Sequence[str], public: Sequence[str], index: str, label: str
+    project: PythonProject, public: Sequence[str], index: str, label: str
 ) -> tuple[Command, ...]:
     folder, file = project.folder, project.file
     match project.tool:
         case "uv" if index:
-            upgrades = [word for name in names for word in ("--upgrade-package", name)]
-            lock = "uv lock --project {folder} {upgrades}"
+            upgrades = [word for each in public for word in ("--upgrade-package", each)]
+            lock = "uv lock {upgrades} --project {folder}"
             return (
                 command(lock, folder=folder, upgrades=upgrades, lasts="permanent"),
                 command("uv sync --project {folder}", folder=folder, lasts="permanent"),
@@ -380,6 +397,8 @@ def _project_steps(
                 add, file=file, public=public, index=index, lasts="permanent", needs="pipenv"
             )
             return (step,)
+        case _ if index:
+            return (command("pixi install --manifest-path {file}", file=file, lasts="permanent"),)
         case _:
             add = "pixi add --pypi --manifest-path {file} {public}"
             return (command(add, file=file, public=public, lasts="permanent"),)

@@ -1,7 +1,7 @@
 """Rules about which libraries the loader gives torch, and why: LIB001, LIB005 to LIB007."""
 
 from gpucheck import derived
-from gpucheck.remedies import stray_libraries
+from gpucheck.remedies import python_packages, stray_libraries
 from gpucheck.requirements import is_same_version, satisfies
 from gpucheck.rule import (
     Answers,
@@ -196,14 +196,12 @@ def _newer_cxx(machine: Snapshot, cxx: CxxLibrary) -> Remedy:
         text = f"Take {cxx.directory or cxx.path} out of {cxx.found_via} for torch's programs"
         return Remedy(f"{text};{lasting}" if lasting else text, remedy.steps, remedy.alternatives)
     python = value(machine.pytorch.python)
-    tool = value(python.conda_tool) if python is not None else None
-    if python is not None and tool:
-        template = "{tool} install -p {prefix} -c conda-forge 'libstdcxx-ng>=13'"
-        if any(each.startswith(f"{python.prefix}/") for each in cxx.newer):
-            template = "{tool} install -p {prefix} --force-reinstall libstdcxx-ng"
+    if python is not None and isinstance(python.conda_tool, str):
+        is_here = any(each.startswith(f"{python.prefix}/") for each in cxx.newer)
+        package = "libstdcxx-ng" if is_here else "libstdcxx-ng>=13"
         return Remedy(
             "Give the conda environment a libstdc++ that is new enough.",
-            (command(template, tool=tool, prefix=python.prefix, lasts="permanent"),),
+            python_packages.conda_install(python, [package], again=is_here),
         )
     return Remedy(
         "This system's libstdc++ is older than the compiler that built torch: use an older "

@@ -15,7 +15,7 @@ from gpucheck.rule import (
     known,
     rule,
 )
-from gpucheck.snapshot import DamagedFile, Distribution, Library, Snapshot, value
+from gpucheck.snapshot import DamagedFile, Distribution, Library, Snapshot, Unknown, value
 from gpucheck.versions import version_tuple
 from gpucheck.wording import count, listed
 
@@ -156,7 +156,8 @@ def damaged_wheels(machine: Snapshot) -> Answers:
     shared = tuple(f"{directory.removesuffix('/lib')}/" for directory in mixed)
     for name, files in by_wheel.items():
         yield _damaged_wheel(machine, name, files, shared)
-    yield from _absent_libraries(machine, damaged or ())
+    if machine.deep is None or machine.deep.import_error is not None:  # an import outranks us
+        yield from _absent_libraries(machine, damaged or ())
 
 
 def _damaged_wheel(
@@ -217,8 +218,8 @@ def _instead(machine: Snapshot, file: DamagedFile) -> tuple[bool, str]:
     library = next(
         (each for each in value(machine.libraries.resolved) or () if each.soname == soname), None
     )
-    if library is None:
-        return machine.libraries.resolved is not None, ""  # torch does not ask for this one
+    if library is None:  # torch does not ask for this one, as far as that is known
+        return not isinstance(machine.libraries.resolved, Unknown), ""
     if not isinstance(library.path, str):
         return False, f"nothing else gives {soname}"
     text = f"torch gets {library.path} ({value(library.version) or 'unknown version'}) instead"

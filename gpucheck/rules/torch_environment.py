@@ -266,20 +266,19 @@ def conda_and_pip(machine: Snapshot) -> Answers:
 
 def _keep_one(machine: Snapshot, python: Python) -> Iterator[Remedy]:
     tool = value(python.conda_tool) or "conda"
-    again = python_packages.reinstall_torch(machine)
-    remove = "{tool} remove -p {prefix} --force pytorch"
-    yield Remedy(
-        "Keep pip's.",
-        (
-            command(remove, tool=tool, prefix=python.prefix, lasts="permanent"),
-            *again.steps,
-        ),
-    )
-    bring_back = "{tool} install -p {prefix} --force-reinstall pytorch"
+    if tool != "pixi":  # pixi's project says which packages conda brings
+        remove = "{tool} remove -p {prefix} --force pytorch"
+        yield Remedy(
+            "Keep pip's.",
+            (
+                command(remove, tool=tool, prefix=python.prefix, lasts="permanent"),
+                *python_packages.reinstall_torch(machine).steps,
+            ),
+        )
     yield Remedy(
         "Keep conda's.",
         (
             *python_packages.uninstall(machine, ["torch"]),
-            command(bring_back, tool=tool, prefix=python.prefix, lasts="permanent"),
+            *python_packages.conda_install(python, ["pytorch"], again=True),
         ),
     )

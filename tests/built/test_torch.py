@@ -511,7 +511,7 @@ def test_a_cpu_only_torch_of_a_uv_project(machine: BuiltMachine):
     [finding] = found(report, "TOR002")
     assert "/opt/pyproject.toml" in finding["fix"]
     assert "[tool.uv.sources]" in finding["fix"]
-    assert "uv lock --project /opt --upgrade-package torch" in steps(finding)
+    assert "uv lock --upgrade-package torch==2.9.1 --project /opt" in steps(finding)
     assert "uv sync --project /opt" in steps(finding)
     assert "pip" not in steps(finding)
 

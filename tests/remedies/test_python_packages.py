@@ -214,7 +214,7 @@ def test_a_uv_project_is_changed_in_its_file():
     assert '[tool.uv.sources]: torch = { index = "pytorch-cu130" }' in remedy.text
     assert "/home/ada/app/pyproject.toml" in remedy.text
     assert texts(remedy) == [
-        "uv lock --project /home/ada/app --upgrade-package torch",
+        "uv lock --upgrade-package torch==2.9.1 --project /home/ada/app",
         "uv sync --project /home/ada/app",
     ]
     [trial] = remedy.alternatives
@@ -226,7 +226,7 @@ def test_a_uv_project_is_changed_in_its_file():
     [
         ("poetry", "pyproject.toml", "poetry -C /home/ada/app source add"),
         ("pipenv", "Pipfile", "PIPENV_PIPFILE=/home/ada/app/Pipfile pipenv install torch==2.9.1"),
-        ("pixi", "pixi.toml", "pixi add --pypi --manifest-path /home/ada/app/pixi.toml"),
+        ("pixi", "pixi.toml", "pixi install --manifest-path /home/ada/app/pixi.toml"),
     ],
 )
 def test_other_projects_are_changed_by_their_own_tool(tool, file, first):
@@ -258,3 +258,26 @@ def test_without_a_python_there_is_only_the_text():
     assert python_packages.install(
         machine(pytorch={"python": None}), ["x"], text="Install x."
     ) == Remedy("Install x.")
+
+
+def test_a_pixi_project_with_a_torch_from_wheels_names_the_index_in_its_file():
+    found = with_torch("2.9.1+cpu", None, project("pixi", "pixi.toml"), **installed("torch"))
+
+    assert (
+        'torch = { version = "==2.9.1", index = "https://download.pytorch.org/whl/cu130" }'
+        in python_packages.replace_torch(found).text
+    )
+
+
+def test_a_pixi_project_with_condas_torch_adds_condas():
+    own = PythonProject(tool="pixi", folder="/home/ada/app", file="/home/ada/app/pixi.toml")
+    python = with_python(conda_tool="pixi", project=own)
+    conda = Distribution(name="torch", version="2.6.0", location="/opt/venv", installer="conda")
+
+    remedy = python_packages.replace_torch(
+        with_torch("2.6.0", None, python, distributions=(conda,))
+    )
+
+    assert texts(remedy) == [
+        "pixi add --manifest-path /home/ada/app/pixi.toml pytorch-gpu=2.6.0 'cuda-version<=12.6'"
+    ]

@@ -178,6 +178,17 @@ def test_conda_and_pip_in_one_prefix_are_a_warning():
     [found] = symptoms(rules.conda_and_pip, machine(pytorch={"distributions": both}))
 
     assert found.saw == "conda installed torch 2.5.1, and pip 2.11.0, both in /opt/venv"
+    assert found.remedy is not None
+    assert found.remedy.steps == ()
+    pips, condas = ([step.text for step in way.steps] for way in found.remedy.alternatives)
+    assert pips == [
+        "conda remove -p /opt/venv --force pytorch",
+        "/opt/venv/bin/python3 -m pip install --force-reinstall --no-deps torch==2.11.0",
+    ]
+    assert condas == [
+        "/opt/venv/bin/python3 -m pip uninstall -y torch",
+        "conda install -p /opt/venv --force-reinstall pytorch",
+    ]
 
 
 def test_two_prefixes_are_two_environments():

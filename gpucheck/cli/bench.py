@@ -22,7 +22,7 @@ WORK = "What to measure"
 
 EPILOG = f"""\
 Examples:
-  gpucheck bench                          measure every GPU, and judge the figures
+  gpucheck bench                          measure every GPU, and judge it
   gpucheck bench --gpus 0 --only gemm     the matrix products of one GPU
   gpucheck bench --save-baseline          compare later runs with this one
 
@@ -39,9 +39,9 @@ def bench(
     only: Annotated[
         str | None,
         typer.Option(
-            metavar="gemm,memory,copy,peer,allreduce",
+            metavar="LIST",
             rich_help_panel=WORK,
-            help="Measure these alone.",
+            help="Measure these alone, of gemm,memory,copy,peer,allreduce.",
         ),
     ] = None,
     quick: Annotated[

@@ -18,6 +18,7 @@ from gpucheck.wording import count, listed, ranges
 MOST_SUBJECTS = 3  # of one finding on many subjects; the rest is counted, and shown with -v
 MOST_SAW_LINES = 3
 MOST_CONSEQUENCES = 6
+MOST_NAME = 32  # columns of a file's name where several are judged
 MOST_REASONS = 3  # for which questions got no answer
 LABEL = 15  # columns of a section's sign and name
 
@@ -52,7 +53,10 @@ def as_line(report: Report, name: str, style: Style) -> str:
     first = first_step(report.findings)
     what = summary(report) if first is None else f"{first.code} {first.title}"
     sign = style.sign(_VERDICT_SIGNS[report.verdict])
-    text = f"{report.verdict:<10}  {clean(name)}  {what}"
+    name = clean(name)
+    if cells(name) > MOST_NAME:
+        name = f"…{name[1 - MOST_NAME :]}"
+    text = f"{report.verdict:<10}  {name}  {what}"
     room = style.width - 2
     return style.finish(f"{sign} {text if cells(text) <= room else fit(text, room).rstrip()}\n")
 

@@ -141,3 +141,15 @@ def _memory(gpu: Gpu) -> str:
 
 def _equal(values: Sequence[str]) -> str:
     return ", ".join(sorted({each for each in values if each}))
+
+
+def measures_of(machine: Snapshot) -> dict[str, tuple[tuple[int, float], ...]]:
+    """Return what `gpucheck bench` measured of each GPU alone, by measure: larger is better."""
+    bench = machine.bench
+    if bench is None or bench.device == "cpu":
+        return {}
+    measures: dict[str, list[tuple[int, float]]] = {}
+    for figure in value(bench.figures) or ():
+        if len(figure.gpus) == 1 and figure.best is not None:
+            measures.setdefault(figure.measure, []).append((figure.gpus[0], figure.best))
+    return {name: tuple(rows) for name, rows in measures.items()}

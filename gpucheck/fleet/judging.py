@@ -8,7 +8,7 @@ from itertools import islice
 import msgspec
 
 from gpucheck import snapshot_file
-from gpucheck.fleet.facts import NodeFinding, NodeResult, facts_of, peers_of
+from gpucheck.fleet.facts import NodeFinding, NodeResult, facts_of, measures_of, peers_of
 from gpucheck.fleet.reading import Answer
 from gpucheck.report import Finding, examine
 from gpucheck.snapshot import Snapshot
@@ -81,7 +81,8 @@ def result_of(node: str, machine: Snapshot) -> NodeResult:
         findings=tuple(_brief(finding) for finding in report.roots),
         peers=peers_of(machine),
         facts=facts_of(machine),
-        taken_at=str(getattr(machine, "taken_at", "") or ""),
+        measures=measures_of(machine),
+        taken_at=machine.taken_at,
     )
 
 

@@ -3,7 +3,10 @@
 import os
 import random
 
+import msgspec
 import pytest
+from bench_facts import figure
+from bench_facts import measured as measured_bench
 
 from gpucheck.fleet.facts import NodeFinding, NodeResult
 from gpucheck.fleet.judging import result_of
@@ -118,6 +121,17 @@ def test_real_snapshots_drift_by_their_facts():
 
     assert finding.nodes == ("n9",)
     assert finding.saw.startswith("VBIOS is 96.00.30.00.01, ")
+
+
+def test_what_bench_measured_names_the_straggler():
+    plain = result_of("n", measured_bench(count=8))
+    slow = result_of("n09", measured_bench(figure("memory", 3, value=3500.0), count=8))
+    nodes = [msgspec.structs.replace(plain, node=f"n{n:02d}") for n in range(9)] + [slow]
+
+    [finding] = straggler(Fleet(results=nodes))
+
+    assert finding.nodes == ("n09",)
+    assert finding.saw.startswith("GPU 3: memory 18.4% under the median of 80 GPUs")
 
 
 def test_a_node_that_was_asked_and_gave_nothing_is_a_finding_with_its_reason():

@@ -118,6 +118,9 @@ def _no_cudnn_at_all(machine: Snapshot) -> Answers:
         )
 
 
+_WHAT_RAISES = ": torch.backends.cudnn.version() and the first nn.LSTM on a GPU raise"
+
+
 @rule(
     "DNN002",
     Severity.ERROR,
@@ -128,9 +131,9 @@ def older_cudnn(machine: Snapshot) -> Answers:
     """torch asks for the cuDNN that it was compiled against, or a newer one of the same major.
 
     "cuDNN version incompatibility: PyTorch was compiled against (9, 19, 0) but found runtime
-    version (9, 14, 0)": torch.backends.cudnn.version() raises this, and newer functions may be
-    missing from the older library. Within one major version most work still passes, so that this
-    is a warning; another major never serves.
+    version (9, 14, 0)": torch.backends.cudnn.version() raises this, and so does the first nn.LSTM,
+    nn.GRU or nn.RNN that is moved to a GPU, which asks for the version (seen with torch 2.11 on
+    H100). Within one major version convolutions still pass; another major never serves.
 
     Mostly an older copy is found before torch's own: on LD_LIBRARY_PATH, or as another version
     of the wheel. Take it away, or install the wheel that torch asks for.
@@ -151,10 +154,13 @@ def older_cudnn(machine: Snapshot) -> Answers:
     if length == 0 or (is_same_major and have[:length] >= want[:length]):
         return
     yield Symptom(
-        severity=Severity.WARNING if is_same_major else None,
         saw=f"torch {torch.version} was built with cuDNN {wanted}; {library.path} is {version} "
         f"(found by {library.found_via})"
-        + (": torch.backends.cudnn.version() raises" if is_same_major else ""),
+        + (
+            ": torch.backends.cudnn.version() and the first nn.LSTM on a GPU raise"
+            if is_same_major
+            else ""
+        ),
         remedy=stray_libraries.remove(machine, [library])
         if library.origin != "wheel"
         else _reinstall(machine),

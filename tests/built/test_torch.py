@@ -133,10 +133,7 @@ WORKS = (
     whole_old_cudnn_first,
     old_front_first,
     empty_element_where_an_old_cudnn_lies,
-    preloaded_front,
     lacks_the_unused_part,
-    lacks_all_of_cudnn,
-    cudnn_replaced_as_a_whole,
     lacks_what_the_cache_has,
 )
 
@@ -151,6 +148,23 @@ def test_where_all_of_torchs_work_passes_nothing_is_an_error(
     report = machine.doctor()
 
     assert errors(report) == []
+    assert real_loader(machine, EXTENSION) == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [preloaded_front, lacks_all_of_cudnn, cudnn_replaced_as_a_whole],
+    ids=lambda change: change.__name__,
+)
+def test_a_whole_cudnn_older_than_torchs_fails_in_the_first_lstm(
+    machine: BuiltMachine, change: Callable[[BuiltMachine], None]
+):
+    front_with_runpath(machine)
+    change(machine)
+
+    report = machine.doctor()
+
+    assert "the first nn.LSTM on a GPU raise" in " ".join(saw for _, saw in errors(report))
     assert real_loader(machine, EXTENSION) == ""
 
 

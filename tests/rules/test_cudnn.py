@@ -170,13 +170,13 @@ def test_a_cudnn_that_loads_is_fine():
 # ------------------------------------------------------------------------------------------ DNN002
 
 
-def test_an_older_cudnn_of_the_same_major_is_a_warning():
+def test_an_older_cudnn_of_the_same_major_is_an_error_that_says_what_fails():
     [symptom] = symptoms(older_cudnn, getting("9.14.0", found_via="LD_LIBRARY_PATH"))
 
-    assert symptom.severity is Severity.WARNING
+    assert symptom.severity is None
     assert symptom.saw == (
-        f"torch 2.11.0+cu130 was built with cuDNN 9.19.0.56; {FRONT} is 9.14.0 "
-        "(found by LD_LIBRARY_PATH): torch.backends.cudnn.version() raises"
+        f"torch 2.11.0+cu130 was built with cuDNN 9.19.0.56; {FRONT} is 9.14.0 (found by "
+        "LD_LIBRARY_PATH): torch.backends.cudnn.version() and the first nn.LSTM on a GPU raise"
     )
 
 

@@ -42,6 +42,8 @@ def has_gpu(machine: Snapshot) -> Known[bool]:
 #: Kernel drivers that hold a GPU for virtual machines.
 LENDERS = ("vfio-pci", "pci-stub", "pciback", "xen-pciback")
 WSL_LIBRARIES = "/usr/lib/wsl/"
+#: `found_via` of a library that is here without the link by which programs ask for it.
+FULL_NAME_ONLY = "its full name only"
 
 
 def own_gpus(machine: Snapshot) -> tuple[PciGpu, ...]:

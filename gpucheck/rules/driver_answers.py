@@ -1,7 +1,7 @@
 """Rules about what the driver answers: CUDA's first call, and NVML's."""
 
 from gpucheck.conditions import gpu_to_drive
-from gpucheck.derived import driver_copies, is_container
+from gpucheck.derived import FULL_NAME_ONLY, driver_copies, is_container
 from gpucheck.knowledge.cuda_errors import ErrorCode, cuda_error, nvml_error
 from gpucheck.knowledge.error_causes import causes_of_cuda, causes_of_nvml
 from gpucheck.remedies import containers, start_errors, system_packages
@@ -22,6 +22,7 @@ CUDA_STUB_LIBRARY = 34  # CUDA_ERROR_STUB_LIBRARY
 #: what concerns CUDA's own library alone, so that NVML's failure does not explain it
 CUDA_ONLY = (CUDA_STUB_LIBRARY, 803, 804)
 NO_DEVICE = 100
+MAKE_LINKS = command("ldconfig", root=True, lasts="permanent")
 ADD_FOLDER = "export LD_LIBRARY_PATH={folder}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 
 
@@ -80,8 +81,12 @@ def _not_loadable(
     """Return what was seen of a driver library that does not load."""
     reason = error if isinstance(error, str) else "no reason given"
     saw = f"{soname} does not load: {reason.removeprefix(f'{soname}: ')}"
-    copies = [lib for lib in value(driver_copies(machine)) or () if lib.soname == soname]
-    if copies and not any(library.is_selected for library in copies):
+    all_copies = [lib for lib in value(driver_copies(machine)) or () if lib.soname == soname]
+    copies = [lib for lib in all_copies if lib.found_via != FULL_NAME_ONLY]
+    if all_copies and not copies:
+        saw += f"; {all_copies[0].path} is here, and no link of that name leads to it"
+        remedy = Remedy("Have the links made that programs look for.", (MAKE_LINKS,))
+    elif copies and not any(library.is_selected for library in copies):
         folder = copies[0].path.rpartition("/")[0]
         saw += f"; {copies[0].path} is here, where the loader does not look"
         here = command(ADD_FOLDER, lasts="shell", folder=folder)

@@ -121,7 +121,6 @@ def _more_room(machine: Snapshot) -> Remedy:
     "DRV015",
     Severity.ERROR,
     "A GPU is on the PCI bus and the driver does not show it",
-    caused_by=("HST009",),
     when=own_kernel_module,
 )
 def gpus_missing(machine: Snapshot) -> Answers:

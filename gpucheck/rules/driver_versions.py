@@ -2,6 +2,7 @@
 
 from gpucheck.conditions import all_of, gpu_to_drive, module_loaded, own_kernel_module
 from gpucheck.derived import (
+    FULL_NAME_ONLY,
     cuda_works,
     driver_copies,
     is_container,
@@ -32,7 +33,6 @@ from gpucheck.wording import listed
 
 NVML_VERSION_MISMATCH = 18  # NVML_ERROR_LIB_RM_VERSION_MISMATCH
 CUDA_STUB_LIBRARY = 34  # CUDA_ERROR_STUB_LIBRARY
-FULL_NAME_ONLY = "its full name only"
 NVIDIA_UNINSTALL = command("/usr/bin/nvidia-uninstall", root=True, lasts="permanent")
 
 

@@ -1,5 +1,6 @@
 from typing import Any
 
+import msgspec
 import pytest
 from driver_machines import (
     BLIND,
@@ -15,6 +16,7 @@ from driver_machines import (
     steps,
 )
 
+from gpucheck.derived import FULL_NAME_ONLY
 from gpucheck.rule import Symptom
 from gpucheck.rules import driver_answers as rules
 from gpucheck.snapshot import (
@@ -25,6 +27,7 @@ from gpucheck.snapshot import (
     Unknown,
 )
 from machines import (
+    DRIVER,
     HEALTHY,
     gpu,
     machine,
@@ -259,3 +262,16 @@ def test_a_crash_under_wsl_asks_for_another_driver_in_windows():
     symptom = only(rules.nvml_fails, machine(WSL, nvml={"error": error, "count": UNREAD}))
 
     assert symptom.what_to_do.text.startswith("Update the NVIDIA driver in Windows")
+
+
+def test_a_library_without_its_link_asks_for_the_link():
+    alone = library(f"/usr/lib/libcuda.so.{DRIVER}", found_via=FULL_NAME_ONLY)
+    unlinked = machine(
+        driver={
+            "libraries": (msgspec.structs.replace(alone, soname="libcuda.so.1"),),
+            "cuda_init": CudaInit(library=None, load_error="libcuda.so.1: cannot open"),
+        },
+        nvml=BLIND,
+    )
+
+    assert steps(only(rules.cuinit_fails, unlinked)) == ("ldconfig",)

@@ -347,3 +347,12 @@ def test_missing_gpus_of_one_cause_are_one_finding():
     assert only(rules.gpus_missing, none).saw == (
         f"{BUS_IDS[0]} (0x2335) and {BUS_IDS[1]} (0x2335) are on the bus, and NVML lists no GPU"
     )
+
+
+def test_a_gpu_that_failed_is_not_folded_under_those_that_the_cgroup_hides():
+    failed = job(5)
+    failed = machine(failed, nvml={"count": 2, "gpus": failed.nvml.gpus[:2]})  # type: ignore[index]
+
+    report = examine(failed, select=("DRV015", "HST009"))
+
+    assert {f.code: f.explained_by for f in report.findings} == {"DRV015": None, "HST009": None}

@@ -80,16 +80,17 @@ class Symbols:
 
         The undefined ones come before all that .gnu.hash knows.
         """
-        size = _SYMBOL.size * self._count_of_unhashed()
-        rows = os.pread(self._file, size, self._symbols_at)
-        for name_at, information, _, section, _, _ in _SYMBOL.iter_unpack(
-            rows[: len(rows) // _SYMBOL.size * _SYMBOL.size]
-        ):
-            if section or not name_at or information >> 4 == _WEAK:
-                continue
-            name = self._name(name_at)
-            if name.startswith(prefixes):
-                yield name
+        try:
+            rows = os.pread(self._file, _SYMBOL.size * self._count_of_unhashed(), self._symbols_at)
+            rows = rows[: len(rows) // _SYMBOL.size * _SYMBOL.size]
+            for name_at, information, _, section, _, _ in _SYMBOL.iter_unpack(rows):
+                if section or not name_at or information >> 4 == _WEAK:
+                    continue
+                name = self._name(name_at)
+                if name.startswith(prefixes):
+                    yield name
+        except (struct.error, OSError, OverflowError, SymbolError):
+            return  # damaged: what was read so far counts
 
     def defines(self, symbol: bytes) -> bool:
         """Say whether this file defines *symbol* for others, by .gnu.hash as the loader does."""

@@ -283,7 +283,7 @@ def resolve(around: Surroundings, site: Site, package: Installed) -> GpuPackage 
     return GpuPackage(
         name=package.name,
         version=package.version,
-        location=package.site,
+        location=readable(package.site),
         files=len(files),
         uses_torch=uses_torch,
         libraries=tuple(look.libraries.values()),
@@ -461,7 +461,7 @@ class _Look:
         rehearsal = self._rehearsal(path)
         for missing in rehearsal.missing:
             if TORCH_LIBRARY.fullmatch(missing.name):
-                return TorchMismatch(file=missing.needed_by, library=missing.name)
+                return TorchMismatch(file=readable(missing.needed_by), library=missing.name)
         notes = self.files[path]
         key = self.around.torch_key()
         if notes.torch != key:
@@ -476,7 +476,7 @@ class _Look:
         if not notes.missing:
             return None
         return TorchMismatch(
-            file=f"{self.site.path}/{path}",
+            file=readable(f"{self.site.path}/{path}"),
             symbols=notes.missing[:_SHOWN_SYMBOLS],
             count=len(notes.missing),
             has_other_abi=notes.has_other_abi,

@@ -16,6 +16,7 @@ from gpucheck.probes.package_files import (
     read_site,
 )
 from gpucheck.probes.package_resolver import Surroundings, resolve
+from gpucheck.probes.readable import readable
 from gpucheck.snapshot import (
     FileClash,
     GpuPackage,
@@ -151,7 +152,7 @@ def file_clashes(site: Site) -> Iterator[FileClash]:
     for (folder, names), files in clashes.items():
         present = {_present(site, claims) for claims in files} - {""}
         yield FileClash(
-            folder=f"{site.path}/{folder}",
+            folder=readable(f"{site.path}/{folder}"),
             distributions=names,
             files=len(files),
             present=present.pop() if len(present) == 1 else None,

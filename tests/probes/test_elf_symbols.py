@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from elf_files import elf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpucheck.probes.elf_symbols import SymbolError, Symbols, gnu_hash, library_names
 
@@ -85,6 +87,36 @@ def test_a_file_that_is_no_object_of_this_machine_is_an_error(tmp_path: Path, co
 
     with pytest.raises(SymbolError):
         Symbols(str(path))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=12))
+def test_damaged_headers_are_an_error_or_an_answer_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
+):
+    path = tmp_path_factory.getbasetemp() / "damaged.so"
+    content = bytearray(_library(tmp_path_factory).read_bytes())
+    for at, byte in changes:
+        content[at] = byte
+    path.write_bytes(content)
+
+    try:
+        with Symbols(str(path)) as symbols:
+            found = list(symbols.undefined((b"wanted",)))
+            answer = symbols.defines(b"given_one")
+    except SymbolError:
+        return
+
+    assert len(found) <= 1000
+    assert answer in (True, False)
+    assert isinstance(library_names(str(path)), tuple)
+
+
+def _library(folders: pytest.TempPathFactory) -> Path:
+    path = folders.getbasetemp() / "whole.so"
+    if not path.exists():
+        command = ["gcc", "-w", "-x", "c", "-", "-o", str(path), "-shared", "-fPIC", "-nostdlib"]
+        subprocess.run(command, input=SOURCE, text=True, check=True)
+    return path
 
 
 def test_names_that_stand_alone_are_those_that_a_library_opens(library: Path):

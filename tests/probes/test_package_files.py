@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from elf_files import elf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpucheck.probes import package_files
 from gpucheck.probes.package_files import CompiledFile, Site, compiled_files, read_site
@@ -47,6 +49,11 @@ def test_shared_objects_are_found_among_the_other_lines_of_a_record():
         CompiledFile("a/lib.so.1.2", -1, ""),
         CompiledFile("a/last.so", 7, "sha256=def"),
     ]
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_any_record_can_be_read(record: bytes):
+    assert all(file.path and ".so" in file.path for file in compiled_files(record))
 
 
 def test_what_a_file_needs_is_read_from_its_headers(site: Path, tmp_path: Path):

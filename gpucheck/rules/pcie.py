@@ -206,7 +206,6 @@ def small_bar1(gpu: Gpu, machine: Snapshot) -> Answers:
     "LNK010",
     Severity.WARNING,
     "PCIe access control sends GPU copies over the CPU",
-    caused_by=("HST006",),
 )
 def acs_redirect(machine: Snapshot) -> Answers:
     """ACS request redirect is on at a bridge above the GPUs: peer-to-peer copies detour or hang.

@@ -375,9 +375,9 @@ def _when(entries: list[Xid]) -> str:
     last = [seconds for one in entries if (seconds := value(one.last_seconds)) is not None]
     if not last:
         return ""
-    if sum(entry.count for entry in entries) == 1 or not first:
-        return f", {_duration(max(last))} after boot"
-    return f", from {_duration(min(first))} to {_duration(max(last))} after boot"
+    until = _duration(max(last))
+    since = _duration(min(first)) if first else until
+    return f", {until} after boot" if since == until else f", from {since} to {until} after boot"
 
 
 def _duration(seconds: float) -> str:

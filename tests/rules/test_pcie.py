@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gpu_cases import BARE, assert_fires, assert_quiet, assert_unknown, later, with_gpus
+from gpucheck.report import examine
 from gpucheck.rule import Rule, Severity
 from gpucheck.rules import pcie as rules
 from gpucheck.snapshot import PciGpu, PciPort, Snapshot, Unknown
@@ -177,6 +178,18 @@ def test_a_translating_iommu_and_acs_are_fixed_together():
     assert "iommu=pt" in symptom.what_to_do.text
     [step] = symptom.what_to_do.alternatives[1].steps
     assert (step.text, step.lasts) == ("setpci -s 0000:00:01.0 ECAP_ACS+0x6.w=0000", "reboot")
+
+
+def test_the_iommu_hides_no_command_against_acs():
+    """Linux keeps ACS on where an IOMMU is there: one without the other gains nothing."""
+    host = {**REDIRECTING, "hypervisor": None, "iommu": "translating"}
+
+    report = examine(machine(host=host), select=["HST006", "LNK010"])
+
+    assert {(one.code, one.explained_by) for one in report.findings} == {
+        ("HST006", None),
+        ("LNK010", None),
+    }
 
 
 # ---------------------------------------------------------------------------------- errors of ports

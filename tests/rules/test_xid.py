@@ -233,6 +233,12 @@ def test_one_number_on_many_gpus_is_one_finding():
     ]
 
 
+def test_lines_of_one_moment_have_one_time():
+    [symptom] = symptoms(rules.xid_errors, machine(kernel_log={"xids": (xid(43, count=9),)}))
+
+    assert "9 times, 100 s after boot" in symptom.saw
+
+
 def test_programs_are_named():
     [symptom] = symptoms(
         rules.xid_errors, machine(kernel_log={"xids": (xid(43, processes=("python3",)),)})

@@ -15,7 +15,7 @@ from gpucheck.probes.files import names_in, read_text
 from gpucheck.probes.ld_so import Process
 from gpucheck.probes.library_files import header_version, origin_of, version_of
 from gpucheck.probes.messages import CudnnAnswer, MessageError, decode_all
-from gpucheck.probes.package_owner import owner_of
+from gpucheck.probes.package_owner import owners_of
 from gpucheck.probes.readable import readable
 from gpucheck.probes.this_loader import this_loader
 from gpucheck.snapshot import (
@@ -144,9 +144,18 @@ def _with_owners(
     if not isinstance(front, Library) or not isinstance(parts, tuple):
         return parts
     own = {os.path.dirname(path) for path in (front.path, front.real_path) if isinstance(path, str)}
-    return tuple(
-        replace(part, package=owner_of(str(part.real_path or part.path), root))
+    strays = {
+        part.soname: str(part.real_path or part.path)
+        for part in parts
         if isinstance(part.path, str) and os.path.dirname(part.path) not in own
+    }
+    owners = owners_of(strays.values(), ("cudnn",), root) if strays else {}
+    return tuple(
+        replace(
+            part,
+            package=owners if isinstance(owners, Unknown) else owners.get(strays[part.soname]),
+        )
+        if part.soname in strays
         else part
         for part in parts
     )

@@ -19,6 +19,7 @@ from gpucheck.probes.files import names_in, read_text
 from gpucheck.probes.kernel_module import section, seen_from
 from gpucheck.probes.ld_so import Loader, Missing, Process
 from gpucheck.probes.ld_so_cache import CACHE_FLAGS, Cache
+from gpucheck.probes.package_owner import owners_of
 from gpucheck.snapshot import DriverLibrary, Unknown, replace
 
 SONAMES = ("libcuda.so.1", "libnvidia-ml.so.1")
@@ -298,32 +299,14 @@ def _with_packages(
         versions.add(module_version)
     if len(versions) < 2:
         return libraries
-    folder = root / "var/lib/dpkg/info"
-    names = names_in(folder)
-    lists = [
-        name
-        for name in (names if isinstance(names, tuple) else ())
-        if name.endswith(".list") and ("nvidia" in name or "cuda" in name)
-    ]
-    owners: dict[str, str] = {}
-    for name in lists[:256]:
-        text = read_text(folder / name, 4 << 20)
-        for line in text.splitlines() if isinstance(text, str) else ():
-            if ".so" in line:
-                owners.setdefault(line, name.removesuffix(".list").partition(":")[0])
+    paths = [path for library in libraries for path in (library.real_path, library.path)]
+    owners = owners_of(paths, ("nvidia", "cuda"), root)
+    if isinstance(owners, Unknown) or not owners:
+        return libraries
     return tuple(
-        replace(library, package=_owner(owners, library)) if owners else library
+        replace(library, package=owners.get(library.real_path) or owners.get(library.path))
         for library in libraries
     )
-
-
-def _owner(owners: dict[str, str], library: DriverLibrary) -> str | None:
-    """Return the owner of a copy: packages from before the merged /usr call it by /lib."""
-    for path in (library.real_path, library.path):
-        for name in (path, path.removeprefix("/usr")):
-            if name in owners:
-                return owners[name]
-    return None
 
 
 # ------------------------------------------------------------------------------------ versions

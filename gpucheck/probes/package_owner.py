@@ -1,35 +1,44 @@
-"""Finds which of the system's packages a file belongs to, without running a package manager."""
+"""Finds which of the system's packages files belong to, without running a package manager."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gpucheck.probes.files import names_in, read_bytes
 from gpucheck.snapshot import Unknown
 
 _LIST_LIMIT_BYTES = 4 << 20
+_MOST_LISTS = 256
 
 
-def owner_of(path: str, root: Path = Path("/")) -> str | Unknown | None:
-    """Return the Debian package that brought the file *path*; None: none did.
+def owners_of(
+    paths: Iterable[str], words: Sequence[str], root: Path = Path("/")
+) -> dict[str, str] | Unknown:
+    """Return the Debian package of each of *paths* that one brought, by its path.
 
-    Unknown where the system keeps another kind of list: rpm's is a database.
+    Only packages whose names hold one of *words* are asked: a system has thousands. Unknown where
+    the system keeps another kind of list: rpm's is a database.
     """
     folder = root / "var/lib/dpkg/info"
     names = names_in(folder)
     if not isinstance(names, tuple):
         return Unknown("this system has no lists of dpkg's")
     top = "" if root == Path("/") else str(root)
-    inside = path.removeprefix(top)
-    # A merged /usr: packages may list /lib/… for what now lies in /usr/lib/….
-    spellings = {inside, inside.removeprefix("/usr"), f"/usr{inside}"}
-    lines = [f"\n{each}\n".encode("utf-8", "surrogateescape") for each in spellings if each]
-    for name in sorted(names, key=lambda each: not each.startswith(_stem(inside))):
-        if name.endswith(".list"):
-            data = read_bytes(folder / name, _LIST_LIMIT_BYTES)
-            if isinstance(data, bytes) and any(line in b"\n" + data for line in lines):
-                return name.removesuffix(".list").partition(":")[0]
-    return None
+    wanted = {
+        spelling.encode("utf-8", "surrogateescape"): path
+        for path in paths
+        for spelling in _spellings(path.removeprefix(top))
+    }
+    lists = [n for n in names if n.endswith(".list") and any(word in n for word in words)]
+    found: dict[str, str] = {}
+    for name in lists[:_MOST_LISTS]:
+        data = read_bytes(folder / name, _LIST_LIMIT_BYTES)
+        for line in data.splitlines() if isinstance(data, bytes) else ():
+            if line in wanted:
+                found.setdefault(wanted[line], name.removesuffix(".list").partition(":")[0])
+    return found
 
 
-def _stem(path: str) -> str:
-    """Return how the package is most likely called: libcudnn_ops.so.9 → "libcudnn"."""
-    return path.rpartition("/")[2].partition(".")[0].partition("_")[0]
+def _spellings(path: str) -> Iterator[str]:
+    """Yield how a package may list *path*: before the merged /usr it lay in /lib."""
+    yield path
+    yield path.removeprefix("/usr") if path.startswith("/usr/") else f"/usr{path}"

@@ -21,6 +21,7 @@ PLACES = (
     ("end", re.compile(r"[Aa]t the end of `(?P<file>[^`]+)`$")),
     ("class", re.compile(r"[Ii]n the class `(?P<name>[^`]+)` of `(?P<file>[^`]+)`$")),
     ("call", re.compile(r"[Ii]n the call of `(?P<name>[^`]+)` in `(?P<file>[^`]+)`$")),
+    ("before", re.compile(r"[Bb]efore the table `(?P<name>[^`]+)` of `(?P<file>[^`]+)`$")),
     ("table", re.compile(r"[Ii]n the table `(?P<name>[^`]+)` of `(?P<file>[^`]+)`$")),
     ("first", re.compile(r"[Ff]irst in `(?P<name>[^`]+)` of `(?P<file>[^`]+)`$")),
     ("first", re.compile(r"[Ff]irst in `(?P<file>[^`]+)`(?P<name>)$")),
@@ -61,12 +62,8 @@ def position(text: str, place: str, name: str) -> int:
             return starts[node.end_lineno or 0]
         if place == "call" and isinstance(node, ast.Call) and ast.unparse(node.func) == name:
             return starts[(node.end_lineno or 0) - 1]
-        if (
-            place == "table"
-            and isinstance(node, ast.AnnAssign)
-            and ast.unparse(node.target) == name
-        ):
-            return starts[(node.end_lineno or 0) - 1]
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name:
+            return starts[((node.end_lineno or 0) if place == "table" else node.lineno) - 1]
     raise AssertionError(f"there is no {place} {name}")
 
 
@@ -96,5 +93,5 @@ def test_the_steps_work_as_they_are_written(title: str, copy: Path):
 
 
 def test_every_kind_of_contribution_that_the_readme_names_has_its_steps():
-    for kind in ("check", "fact", "GPU model", "error text", "shell"):
+    for kind in ("check", "fact", "format", "GPU model", "error text", "shell"):
         assert any(title.endswith(kind) for title in SECTIONS), kind

@@ -8,6 +8,7 @@ import pytest
 import typer.main
 
 from gpucheck.cli import app
+from gpucheck.probes import ignore_list
 from gpucheck.render import json_schema
 from gpucheck.rules import RULES
 from gpucheck.snapshot import Snapshot
@@ -44,6 +45,15 @@ def test_pictures_bring_their_own_background_for_light_and_dark():
         assert re.search(r'<rect fill="#[0-9a-f]{6}"', svg), picture
 
 
+def test_the_ignore_list_of_the_readme_is_read_as_it_is_printed(tmp_path: Path):
+    [text] = re.findall(r"```toml\n(.*?)```", TEXTS[ROOT / "README.md"], re.DOTALL)
+    (tmp_path / "gpucheck.toml").write_text(text)
+
+    [accepted] = ignore_list.read([tmp_path / "gpucheck.toml"])
+
+    assert (accepted.code, accepted.reason) == ("DRV014", "a laptop: its GPU may sleep")
+
+
 def gpucheck_calls() -> list[tuple[str, list[str]]]:
     """Every `gpucheck …` that a page tells its reader to run."""
     calls = []
@@ -75,7 +85,7 @@ def test_every_option_and_every_rule_of_the_docs_exists(page: Path):
     codes = set(re.findall(r"\b[A-Z]{3}[0-9]{3}\b", TEXTS[page]))
 
     assert found <= options | others
-    assert codes - {rule.code for rule in RULES} <= {"HST999"}  # the one that contributing adds
+    assert codes - {rule.code for rule in RULES} <= {"HST999", "ARG002"}  # an example, and ruff's
 
 
 def test_every_field_of_the_report_is_explained():

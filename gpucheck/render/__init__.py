@@ -57,7 +57,7 @@ class Text(Renderer):
 
 
 class Json(Renderer):
-    """For the programs of the machine's owner, which tell its GPUs by their UUIDs."""
+    """For the programs of the machine's owner, which know its GPUs by their UUIDs."""
 
     identifies = True
 

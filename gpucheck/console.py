@@ -22,8 +22,12 @@ _ERASE_LINE = "\r\x1b[K"
 
 
 def write(text: str) -> None:
-    """Write a laid-out *text* to stdout whole."""
-    sys.stdout.write(_showable(text, sys.stdout))
+    """Write a laid-out *text* to stdout whole. A reader that has seen enough is no failure."""
+    try:
+        sys.stdout.write(_showable(text, sys.stdout))
+    except BrokenPipeError:
+        # What follows goes nowhere; typer itself would end with status 1 here.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
 def write_exactly(text: str) -> None:

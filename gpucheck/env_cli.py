@@ -14,8 +14,23 @@ if TYPE_CHECKING:
     from gpucheck.shellenv.install import InstallRequest
     from gpucheck.snapshot import Snapshot
 
+EPILOG = """\
+Examples:
+  eval "$(gpucheck env)"                  set the variables in this shell
+  gpucheck env install                    set them in every new shell
+  gpucheck env diff                       show what install would change
+  gpucheck env uninstall                  take it out again
+
+Exit status:
+  0  done; for status: there and current
+  1  nothing was written; for status: not there, outdated, overridden or edited
+  2  the call was wrong, or a file is not to be used
+  3  gpucheck itself failed
+"""
+
 app = typer.Typer(
     cls=Group,
+    epilog=EPILOG,
     add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -84,7 +99,9 @@ def env(
     shell: Annotated[
         str | None,
         typer.Option(
-            "--shell", metavar=FORMATS, help="Default: the shell that this is called from."
+            "--shell",
+            metavar="NAME",
+            help=f"{', '.join(FORMATS.split('|'))}. Default: the shell that this is called from.",
         ),
     ] = None,
     cuda: CudaOption = None,
@@ -118,7 +135,7 @@ def env(
     console.write_exactly(render(needed, wish.shell))
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog=EPILOG)
 def install(
     shell: ShellOption = None,
     cuda: CudaOption = None,
@@ -142,7 +159,7 @@ def install(
     )
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog=EPILOG)
 def uninstall(
     shell: ShellOption = None,
     file: FileOption = None,
@@ -158,7 +175,7 @@ def uninstall(
     raise typer.Exit(work.uninstall(wish, dict(os.environ), console.write_exactly, agreed))
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog=EPILOG)
 def diff(
     shell: ShellOption = None,
     cuda: CudaOption = None,
@@ -177,7 +194,7 @@ def diff(
     work.show(change, wish, console.write_exactly)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog=EPILOG)
 def status(
     shell: ShellOption = None,
     file: FileOption = None,

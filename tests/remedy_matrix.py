@@ -117,7 +117,7 @@ def complaints(rule: Rule, machine: Snapshot) -> list[str]:
     scripts: dict[str, str] = {}
     for name, variant in variants(machine):
         for symptom in rule(variant):
-            if not isinstance(symptom, Symptom) or symptom.remedy is None:
+            if not isinstance(symptom, Symptom):
                 continue
             problems = _problems(symptom.what_to_do, variant, scripts)
             if rule.code not in ABOUT_SUDO:

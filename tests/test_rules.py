@@ -104,7 +104,6 @@ def test_no_command_is_a_sentence_put_together_from_facts():
     built = {
         path.name: lines
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.name != "packages.py"  # until `owner_of_file` returns commands
         if (lines := built_from_facts(path.read_text(encoding="utf-8")))
     }
 

@@ -317,14 +317,14 @@ def _sign(
         return "error"
     if Severity.WARNING in severities:
         return "warning"
+    if what.startswith(_NONE_HERE):
+        return "none"
     open_questions = {one.code for one in unchecked if one.is_open}
     if len(open_questions) > len(passed) or what.startswith("unknown"):
         return "unknown"
     if what.endswith("shows none") and not severities:
         return "unknown"  # the rules that passed had nothing to look at
-    if what.startswith(_NONE_HERE) or not (passed or severities):
-        return "none"
-    return "good"
+    return "good" if passed or severities else "none"
 
 
 def _roots_elsewhere(mine: Sequence[Finding], prefixes: Sequence[str]) -> tuple[str, ...]:

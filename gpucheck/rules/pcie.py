@@ -301,10 +301,10 @@ def pcie_errors(machine: Snapshot) -> Answers:
         yield NotApplicable(why="no GPU")
         return
     ports: dict[str, tuple[PciPort, list[str]]] = {}
-    unread = ""
+    unread: Unknown | None = None
     for gpu in found:
         if isinstance(gpu.bridges, Unknown):
-            unread = gpu.bridges.why
+            unread = gpu.bridges
         above = value(gpu.bridges) or ()
         own = () if isinstance(gpu.aer, Unknown) else (gpu.aer,)
         for port in (*own, *above):
@@ -320,8 +320,8 @@ def pcie_errors(machine: Snapshot) -> Answers:
             saw=_errors_of(bad),
             remedy=_repair_link(machine),
         )
-    if unread and not ports:
-        yield NotChecked(why=unread)
+    if unread is not None and not ports:
+        yield NotChecked.because(unread)
 
 
 def _repair_link(machine: Snapshot) -> Remedy:

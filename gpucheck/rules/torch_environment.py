@@ -60,7 +60,7 @@ def mismatched_companions(machine: Snapshot) -> Answers:
     for companion in companions:
         fault = _does_not_fit(companion, torch, version, machine)
         if isinstance(fault, Unknown):
-            yield NotChecked(why=fault.why, subject=companion.name)
+            yield NotChecked.because(fault, companion.name)
         elif fault is not None:
             yield Symptom(
                 subject=companion.name,

@@ -56,7 +56,7 @@ def test_every_summary_is_whole_at_eighty_columns():
     assert "Examples:" in text
 
 
-@pytest.mark.parametrize("command", ["doctor", "explain", "smoke", "bench", "snapshot"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_s_help_has_examples_and_exit_statuses(command: str):
     text = gpucheck(command, "--help").stdout
 

@@ -238,7 +238,7 @@ def _wish(
         raise UsageError("--system writes a file of its own: give it without --file")
     if cuda is not None and "/" in cuda:
         cuda = str(Path(cuda).expanduser().absolute())
-    return InstallRequest(
+    request = InstallRequest(
         shell=Shell(shell) if shell else (reading_us if is_printed else of_user)(os.environ),
         file=file,
         cuda=cuda,
@@ -247,6 +247,22 @@ def _wish(
         is_system=system,
         force=force,
     )
+    if not is_printed:
+        _require_answers(request)
+    return request
+
+
+def _require_answers(request: "InstallRequest") -> None:
+    """Leave with one line where a file system of the user's does not answer."""
+    from gpucheck.render.sanitize import clean
+    from gpucheck.shellenv.answering import NoAnswerError, require
+    from gpucheck.shellenv.install import touched_paths
+
+    try:
+        require(touched_paths(request, os.environ))
+    except NoAnswerError as error:
+        print(f"gpucheck: {clean(str(error))}", file=sys.stderr)  # noqa: T201 - one line
+        raise typer.Exit(1) from None
 
 
 def _machine(python: str | None, cuda: str | None) -> "Snapshot":

@@ -240,9 +240,10 @@ def _without_compat(machine: Snapshot, compat: DriverLibrary) -> Remedy:
         its = {e.text for e in entries if e.compat_libcuda is not None or e.text == folder}
         return variables.set_list(machine, "LD_LIBRARY_PATH", _texts(entries, without=its), folder)
     is_inside = isinstance(machine.host.container, str)
+    conf = _conf_file(machine, compat) or "/etc/ld.so.conf.d"
     remove = Remedy(
         f"Take the package cuda-compat out of the {'image' if is_inside else 'system'}: "
-        f"its directory {folder} reaches the loader through /etc/ld.so.conf.d",
+        f"its directory {folder} reaches the loader through {conf}",
         steps=(_remove_package(machine, is_inside),),
         verify=command("ldconfig -p | grep libcuda.so.1", needs="ldconfig"),
     )
@@ -258,6 +259,13 @@ def _without_compat(machine: Snapshot, compat: DriverLibrary) -> Remedy:
         "Put the driver's own libcuda before it",
     )
     return Remedy(remove.text, remove.steps, (ahead,), remove.verify)
+
+
+def _conf_file(machine: Snapshot, compat: DriverLibrary) -> str | None:
+    """Return the file of /etc/ld.so.conf.d that names the folder of *compat*."""
+    folders = {posixpath.dirname(path) for path in (compat.path, compat.real_path) if path}
+    lines = value(machine.libraries.ld_so_conf) or ()
+    return next((line.file for line in lines if line.directory in folders), None)
 
 
 def _is_drivers_own(library: DriverLibrary) -> bool:

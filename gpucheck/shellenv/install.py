@@ -62,6 +62,19 @@ class Edit:
         return tuple(old.line for old in self.old_exports if old.keeps is None)
 
 
+def touched_paths(wish: InstallRequest, variables: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return all that is looked at or written, without looking at any of it."""
+    names = ("HOME", "ZDOTDIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
+    paths = [Path(variables[name]) for name in names if variables.get(name)]
+    if wish.file is not None:
+        paths.append(wish.file)
+    elif home := variables.get("HOME"):
+        folder = Path(variables.get("ZDOTDIR") or home)
+        paths += [Path(home) / ".local/state/gpucheck"]
+        paths += [folder / name for name in wish.shell.row.user_files if "*" not in name]
+    return tuple(paths)
+
+
 def is_default(wish: InstallRequest, variables: Mapping[str, str]) -> bool:
     """Whether the file that the request is about is the one its shell reads by itself."""
     if wish.is_system or wish.file is None:

@@ -158,7 +158,7 @@ def compat_by_the_cache(machine: BuiltMachine, version: str) -> None:
     machine.write("/etc/ld.so.conf.d/00-compat.conf", f"{TOOLKIT}/compat\n")
 
 
-@pair("ENV016", "cuda-compat", set_variables(FAKE_CODE="0"))
+@pair("ENV016", "/etc/ld.so.conf.d/00-compat.conf", set_variables(FAKE_CODE="0"))
 def an_image_brings_an_older_compat_library_by_the_cache(machine: BuiltMachine) -> None:
     compat_by_the_cache(machine, "575.57.08")
     machine.environment["FAKE_CODE"] = "803"

@@ -505,3 +505,23 @@ def test_for_every_user_the_exports_go_into_profile_d(here: Machine):
     assert "+++ /etc/profile.d/gpucheck.sh" in shown.stdout
     assert "typeset" not in shown.stdout
     assert here.env("diff", "--system", "--file", "x").returncode == 2
+
+
+@pytest.mark.skipif(stuck.why_not() is not None, reason=str(stuck.why_not()))
+@pytest.mark.parametrize("command", ["install", "uninstall", "status", "diff"])
+@pytest.mark.parametrize("place", ["HOME", "--file", "XDG_STATE_HOME", "ZDOTDIR"])
+def test_a_dead_file_system_ends_the_command_with_one_line(
+    command: str, place: str, here: Machine, tmp_path: Path
+):
+    (tmp_path / "dead").mkdir()
+    with stuck.stuck_file_system(tmp_path / "dead") as dead:
+        began = time.monotonic()
+        options = ["--file", f"{dead}/x"] if place == "--file" else []
+        variables = {} if options else {place: str(dead)}
+
+        ended = here.env(command, "--shell", "zsh", *options, **variables)
+
+        assert time.monotonic() - began < 10
+    assert ended.returncode == 1
+    assert "did not answer in 5 s" in ended.stderr
+    assert ended.stderr.count("\n") == 1

@@ -254,14 +254,13 @@ def _wish(
 
 def _require_answers(request: "InstallRequest") -> None:
     """Leave with one line where a file system of the user's does not answer."""
-    from gpucheck.render.sanitize import clean
     from gpucheck.shellenv.answering import NoAnswerError, require
     from gpucheck.shellenv.install import touched_paths
 
     try:
         require(touched_paths(request, os.environ))
     except NoAnswerError as error:
-        print(f"gpucheck: {clean(str(error))}", file=sys.stderr)  # noqa: T201 - one line
+        console.complain(f"gpucheck: {error}")
         raise typer.Exit(1) from None
 
 

@@ -27,6 +27,9 @@ from gpucheck.snapshot import (
     value,
 )
 
+#: How far two readings of the same memory may be apart.
+SAME_BYTES = 16 << 20
+
 
 @gpu_rule("GPU016", Severity.ERROR, "A GPU's compute mode keeps programs out")
 def compute_mode(gpu: Gpu, machine: Snapshot) -> Answers:
@@ -167,7 +170,8 @@ def memory_held(gpu: Gpu, machine: Snapshot) -> Answers:
 def _held_twice(gpu: Gpu, zombies: list[GpuProcess]) -> bool | None:
     """Return whether a second look, at least a second later, showed the same; None: there is none.
 
-    Zombies are the same where one of the first look's is still there.
+    Zombies are the same where one of the first look's is still there. Memory that nobody owns is
+    the same where its amount is: programs that start and end all the time leave another one.
     """
     later = gpu.later_sample
     if later is None or later.after_seconds < SECOND_LOOK_SECONDS:
@@ -178,7 +182,9 @@ def _held_twice(gpu: Gpu, zombies: list[GpuProcess]) -> bool | None:
     if zombies:
         left = {process.pid for process in processes if process.is_zombie}
         return any(process.pid in left for process in zombies)
-    return held_by(memory, processes) == NOBODY
+    before = value(gpu.memory)
+    is_same = before is not None and abs(memory.used_bytes - before.used_bytes) <= SAME_BYTES
+    return is_same and held_by(memory, processes) == NOBODY
 
 
 def _find_owner(gpu: Gpu, zombies: list[GpuProcess]) -> Remedy:

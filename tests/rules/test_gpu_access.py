@@ -68,6 +68,8 @@ QUIET = [
     # a process that had just ended: a second later nothing is left of it
     (rules.memory_held, {"memory": held(500), "later_sample": later()}),
     (rules.memory_held, {"memory": held(20), "processes": ZOMBIE, "later_sample": later()}),
+    # programs that start and end all the time: each look meets another one
+    (rules.memory_held, {"memory": held(500), "later_sample": later(memory=held(900))}),
 ]
 
 

@@ -8,8 +8,9 @@ from statistics import median
 import msgspec
 
 from gpucheck import console
-from gpucheck.bench_evidence import BUSY, why_busy
+from gpucheck.bench_evidence import has_last_words, why_busy
 from gpucheck.report import Report, examine
+from gpucheck.smoke import lacks_torch
 from gpucheck.snapshot import Bench, Figure, Snapshot, Unknown, replace, value
 from gpucheck.usage_error import UsageError
 from gpucheck.workloads.bench import BenchPlan, BenchPlanError, BenchRun, Progress
@@ -59,20 +60,14 @@ def measure(
             stack.close()
             console.complain("gpucheck: stopped by Ctrl-C: no verdict is given")
             raise
-    _refuse_where_all_are_busy(bench)
-    if isinstance(bench.figures, Unknown) and "No module named 'torch'" in bench.figures.why:
-        raise UsageError(
-            "this Python has no torch, which measures: `gpucheck doctor` says how to install it "
-            "(or name another Python: --python)"
-        )
+    _refuse_where_nothing_was_measured(machine, bench)
     key = _key(machine, bench)
     if baseline is not None:
         bench = replace(bench, baseline=_baseline(_runs(baseline), key))
         if save_baseline:
             _save(baseline, _Run(key=key, figures=value(bench.figures) or ()))
-    return examine(
-        replace(machine, bench=bench), select=("PRF", "LNK", "GPU001", "GPU010", "GPU012")
-    )
+    judged_by = ("PRF",) if plan.device == "cpu" else ("PRF", "LNK", "GPU001", "GPU010", "GPU012")
+    return examine(replace(machine, bench=bench), select=judged_by)
 
 
 def _busy(machine: Snapshot) -> dict[int, str]:
@@ -81,10 +76,20 @@ def _busy(machine: Snapshot) -> dict[int, str]:
     return {index: why for index, why in found.items() if why is not None}
 
 
-def _refuse_where_all_are_busy(bench: Bench) -> None:
-    why = bench.figures.why if isinstance(bench.figures, Unknown) else ""
-    if why.startswith(BUSY):
-        raise UsageError(f"nothing was measured, for every GPU is in use: {why}")
+def _refuse_where_nothing_was_measured(machine: Snapshot, bench: Bench) -> None:
+    """Raise UsageError where nothing is known of any GPU: that is no verdict on the machine.
+
+    A GPU that did not answer is one, and is judged.
+    """
+    figures = value(bench.figures) or ()
+    if any(figure.best is not None or has_last_words(figure) for figure in figures):
+        return
+    reasons = [each.value.why for each in figures if isinstance(each.value, Unknown)]
+    if not reasons:
+        raise UsageError("nothing was measured: CUDA shows no GPU (see gpucheck doctor)")
+    if "No module named 'torch'" in reasons[0]:
+        raise UsageError(f"nothing was measured: {lacks_torch(machine)}")
+    raise UsageError(f"nothing was measured: {reasons[0]}")
 
 
 class _Progress:

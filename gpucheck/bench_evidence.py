@@ -11,7 +11,7 @@ from statistics import median
 from gpucheck.derived import nvlinks_up
 from gpucheck.knowledge import expected
 from gpucheck.rule import Severity
-from gpucheck.snapshot import Bench, BenchGpu, Figure, Gpu, Snapshot, value
+from gpucheck.snapshot import Bench, BenchGpu, Figure, Gpu, Snapshot, Unknown, value
 
 PRODUCTS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")
 #: A measurement above its bound by more is wrong.
@@ -72,17 +72,13 @@ def refusal(machine: Snapshot, index: int) -> str | None:
     return why_busy(gpu)
 
 
-#: How `why_busy` begins.
-BUSY = "another process works on the GPU"
-
-
 def why_busy(gpu: Gpu) -> str | None:
     """Say who computes on a GPU; None: nobody does."""
     working = [one for one in value(gpu.processes) or () if one.kind == "compute"]
     if not working:
         return None
     name = value(working[0].name)
-    return f"{BUSY} ({f'{name}, ' if name else ''}pid {working[0].pid})"
+    return f"another process works on the GPU ({f'{name}, ' if name else ''}pid {working[0].pid})"
 
 
 def model_refusal(machine: Snapshot, index: int) -> str | None:
@@ -116,6 +112,14 @@ def model_of(machine: Snapshot, index: int) -> str:
     known = None if gpu is None else value(gpu.name)
     measured = bench_gpu(machine, index)
     return known or ("" if measured is None else measured.name)
+
+
+_LAST_WORDS = ("no answer", "crashed", "exit status", "the process ended")
+
+
+def has_last_words(figure: Figure) -> bool:
+    """Return whether the process that was to measure it hung or died."""
+    return isinstance(figure.value, Unknown) and figure.value.why.startswith(_LAST_WORDS)
 
 
 # -------------------------------------------------------------------------------------- bounds

@@ -151,19 +151,23 @@ def _refuse_what_is_missing(plan: Plan, machine: Snapshot, training: Training) -
     failure, fault = value(training.failure), value(training.data_fault)
     missing = "No module named"
     if failure is not None and f"{missing} 'torch'" in str(failure.message):
-        remedy = python_packages.replace_torch(machine)
-        if not remedy.steps:
-            remedy = python_packages.install(machine, ("torch", "torchvision"), text="")
-        raise UsageError(
-            f"{python.path} has no torch, which trains. Install it: {_line(remedy)} "
-            "(or name another Python: --python)"
-        )
+        raise UsageError(lacks_torch(machine))
     if plan.data == "download" and fault and f"{missing} 'torchvision" in fault.problem:
         remedy = python_packages.install(machine, ("torchvision",), text="")
         raise UsageError(
             f"{python.path} has no torchvision, which downloads MNIST. Install it: {_line(remedy)} "
             "(or choose --data synthetic)"
         )
+
+
+def lacks_torch(machine: Snapshot) -> str:
+    """Say that the examined Python has no torch, and the line that installs it."""
+    python = machine.pytorch.python
+    path = python.path if isinstance(python, Python) else "this Python"
+    remedy = python_packages.replace_torch(machine)
+    if not remedy.steps:
+        remedy = python_packages.install(machine, ("torch", "torchvision"), text="")
+    return f"{path} has no torch. Install it: {_line(remedy)} (or name another Python: --python)"
 
 
 def _line(remedy: Remedy) -> str:

@@ -23,7 +23,7 @@ WORK = "What to measure"
 EPILOG = f"""\
 Examples:
   gpucheck bench                          measure every GPU, and judge it
-  gpucheck bench --gpus 0 --only gemm     the matrix products of one GPU
+  gpucheck bench --gpus 0, --only gemm    the matrix products of one GPU
   gpucheck bench --save-baseline          compare later runs with this one
 
 {EXIT_STATUS}"""

@@ -71,8 +71,9 @@ def timed(
     `burst` is the quickest of the first batches: a cold chip has not met its power limit yet.
     """
     run = _timed_on_gpu if device.type == "cuda" else _timed_on_cpu
-    first = run(work, device, 1, 0.0)[-1]
-    count = max(1, int(BATCH_SECONDS / max(first, 1e-7)))
+    run(work, device, 1, 0.0)  # libraries start in the first
+    once = run(work, device, 1, 0.0)[0]
+    count = max(1, int(BATCH_SECONDS / max(once, 1e-7)))
     early = run(work, device, count, warm_up)
     durations = sorted(run(work, device, count, seconds))
     return {
@@ -255,14 +256,17 @@ def all_reduce(gpus: list[int], size: int, rounds: int) -> dict[str, Any]:
     devices = [place(gpu) for gpu in gpus]
 
     def numbers(rank: int, device: Any) -> Any:
-        return torch.arange(count, device=device).mul_(7).add_(13 * rank).remainder_(1000).float()
+        places = torch.arange(count, device=device, dtype=torch.int32)
+        return places.mul_(7).add_(13 * rank).remainder_(1000).float()
 
+    if DEVICE == "cuda":
+        from torch.cuda import nccl
     given = [numbers(rank, device) for rank, device in enumerate(devices)]
     sums = [torch.empty_like(each) for each in given]
 
     def once() -> None:
         if DEVICE == "cuda":
-            torch.cuda.nccl.all_reduce(given, sums)
+            nccl.all_reduce(given, sums)
         else:
             for each in sums:
                 torch.sum(torch.stack(given), 0, out=each)

@@ -28,7 +28,6 @@ _MEMORY = evidence.Limits(warning=0.84 * 0.95, error=0.88 * 0.75)  # of the boun
 _DIRECTIONS_DIFFER = 0.25
 _SHARED_UPLINK = 0.6
 _BASELINE_SHARE = 0.97
-_LAST_WORDS = ("no answer", "crashed", "exit status", "the process ended")
 _SLOWDOWNS = {
     clocks.SW_THERMAL_SLOWDOWN: "software thermal slowdown",
     clocks.HW_THERMAL_SLOWDOWN: "hardware thermal slowdown",
@@ -513,7 +512,7 @@ def stopped_answering(machine: Snapshot) -> Answers:
     """
     found: dict[tuple[int, ...], list[str]] = {}
     for figure in (yield from known(bench_of(machine).figures)) or ():
-        if isinstance(figure.value, Unknown) and figure.value.why.startswith(_LAST_WORDS):
+        if isinstance(figure.value, Unknown) and evidence.has_last_words(figure):
             name = evidence.NAMES.get(figure.measure, figure.measure)
             found.setdefault(figure.gpus, []).append(f"{name}: {figure.value.why}")
     for gpus, said in found.items():

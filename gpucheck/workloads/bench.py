@@ -28,6 +28,12 @@ MEASURES = ("gemm", "memory", "copy", "peer", "allreduce")
 METHOD = 1
 _PRODUCTS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")
 _LEAST_CAPABILITY = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9), "int8": (7, 5)}
+#: A figure below this share of its equals is measured twice; the rules' own limits are lower.
+_LOW = {
+    **dict.fromkeys(_PRODUCTS, 0.93),
+    "memory": 0.98,
+    **dict.fromkeys(("h2d", "d2h", "peer"), 0.96),
+}
 _SAMPLE_SECONDS = 0.1
 _START_SECONDS = 120.0  # a cold disk takes long over torch's gigabytes
 _ANSWER_SECONDS = 30.0
@@ -166,25 +172,7 @@ class BenchRun:
 
         *busy* are GPUs, by NVML's index, that are left alone, and the reason.
         """
-        self._progress("importing torch")
-        ready: BenchReady | None = None
-        errors: dict[int, str] = {}
-        for gpu, worker in self._workers.items():
-            try:
-                ready = worker.await_ready(_START_SECONDS)
-                device = self._describe(worker, gpu)
-            except WorkerError as error:
-                errors[gpu] = str(error)
-                continue
-            number = self._number_of(device)
-            if busy and number in busy:
-                errors[number] = busy[number]
-                worker.end()
-            else:
-                self._devices[gpu] = device
-        if not self._devices:
-            why = Unknown(next(iter(errors.values()), "torch sees no GPU"))
-            return Bench(device=self.plan.device, torch=why, gpus=why, figures=why, nvls=why)  # type: ignore[arg-type]
+        ready, left_out = self._start_up(busy or {})
         for batch in self._together():
             self._run_together(batch)
         for job in self._alone():
@@ -193,19 +181,51 @@ class BenchRun:
             self._run_together(jobs, suffix=" together")
         self._between()
         self._repeat_what_is_low()
+        not_begun = (
+            Figure(measure="start", gpus=(gpu,), size=0, value=Unknown(why))
+            for gpu, why in left_out.items()
+        )
         return Bench(
             device="cpu" if self.plan.device == "cpu" else "cuda",
             method=METHOD,
             torch=Unknown("no worker started") if ready is None else ready.torch,
             cuda=None if ready is None else ready.cuda,
             gpus=tuple(self._gpu(device) for device in self._devices.values()),
-            figures=(*self._figures, *self._dead(errors)),
+            figures=(*self._figures, *not_begun),
             nvls=self._nvls(),
             elapsed_seconds=round(time.monotonic() - self._began, 1),
         )
 
-    def _describe(self, worker: Worker, gpu: int) -> BenchDevice:
-        answer = worker.await_(worker.order("describe", gpu=gpu), _ANSWER_SECONDS)
+    def _start_up(self, busy: Mapping[int, str]) -> tuple[BenchReady | None, dict[int, str]]:
+        """Start CUDA on every GPU at once; return what torch is, and why a GPU is left out."""
+        ready: BenchReady | None = None
+        left_out: dict[int, str] = {}
+        asked: dict[int, int] = {}
+        self._progress("importing torch")
+        for gpu, worker in self._workers.items():
+            try:
+                ready = worker.await_ready(_START_SECONDS)
+                asked[gpu] = worker.order("describe", gpu=gpu)
+            except WorkerError as error:
+                left_out[gpu] = str(error)
+        self._progress("starting CUDA on every GPU")
+        for gpu, order in asked.items():
+            try:
+                device = self._described(self._workers[gpu], order)
+            except WorkerError as error:
+                left_out[gpu] = str(error)
+                continue
+            number = self._number_of(device)
+            if number in busy:
+                left_out[number] = busy[number]
+                self._workers[gpu].end()
+            else:
+                self._devices[gpu] = device
+        return ready, left_out
+
+    @staticmethod
+    def _described(worker: Worker, order: int) -> BenchDevice:
+        answer = worker.await_(order, _ANSWER_SECONDS)
         if answer.device is None:
             raise WorkerError(answer.error or "the GPU does not start")
         return answer.device
@@ -222,7 +242,7 @@ class BenchRun:
                 ]
                 if jobs:
                     yield jobs
-        if "memory" in self.plan.only:
+        if "memory" in self.plan.only and live:
             yield [
                 Job(
                     measure="memory",
@@ -370,17 +390,7 @@ class BenchRun:
 
     def _repeat_what_is_low(self) -> None:
         """Measure again, alone, what is low among its equals: that rules out chance."""
-        again = {}
-        for at, figure in enumerate(self._figures):
-            peers = [
-                one.value
-                for one in self._figures
-                if one.measure == figure.measure and not isinstance(one.value, Unknown)
-            ]
-            if figure.measure.endswith("together") or figure.measure == "all-reduce":
-                continue
-            if not isinstance(figure.value, Unknown) and figure.value < 0.97 * max(peers):
-                again[at] = figure
+        again = {at: one for at, one in enumerate(self._figures) if self._is_low(one)}
         cuda = {self._number(gpu): gpu for gpu in self._devices}
         for at, figure in again.items():
             ends = [cuda[gpu] for gpu in figure.gpus]
@@ -401,6 +411,18 @@ class BenchRun:
             second = self._take(job, worker, number)
             if not isinstance(second.value, Unknown):
                 self._figures[at] = replace(figure, repeated=second.value)
+
+    def _is_low(self, figure: Figure) -> bool:
+        share = _LOW.get(figure.measure)
+        rates = [
+            one.value
+            for one in self._figures
+            if one.measure == figure.measure and not isinstance(one.value, Unknown)
+        ]
+        if share is None or isinstance(figure.value, Unknown) or len(rates) < 2:
+            return False
+        usual = median(rates) if len(rates) > 2 else max(rates)
+        return figure.value < share * usual
 
     # ---------------------------------------------------------------------------- facts
 
@@ -424,10 +446,6 @@ class BenchRun:
             memory_bus_bits=None if seen is None else seen.memory_bus_bits,
             cpus=device.cpus,
         )
-
-    def _dead(self, errors: Mapping[int, str]) -> Iterator[Figure]:
-        for gpu, why in errors.items():
-            yield Figure(measure="start", gpus=(gpu,), size=0, value=Unknown(why))
 
     def _meanwhile(self, gpu: int, answer: Measured) -> dict[str, Reading[float]]:
         """Return what NVML saw of a GPU while a measure was made."""

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from interpreters import patched_python
 
-from gpucheck.bench import _refuse_where_all_are_busy
-from gpucheck.snapshot import Bench, Figure, Unknown
+from gpucheck.bench import _refuse_where_nothing_was_measured
+from gpucheck.report import examine
+from gpucheck.snapshot import Bench, Figure, Snapshot, Unknown
 from gpucheck.usage_error import UsageError
 from gpucheck.workloads import bench as benches
 from gpucheck.workloads.bench import BenchPlan, BenchPlanError, BenchRun
@@ -194,12 +195,43 @@ def test_a_gpu_on_which_somebody_computes_is_left_alone():
     assert (left.gpus, left.value) == ((1,), Unknown("another process works on the GPU (pid 7)"))
 
 
-def test_where_every_gpu_is_in_use_nothing_is_measured():
-    plan = BenchPlan(device="cpu", gpus="1", only=("memory",))
+def measured(*figures: Figure) -> Bench:
+    return Bench(gpus=(), figures=figures)
 
-    with BenchRun(plan, python=sys.executable) as started:
-        bench = started.measure(busy={0: "another process works on the GPU (pid 7)"})
 
-    assert bench.figures == Unknown("another process works on the GPU (pid 7)")
-    with pytest.raises(UsageError, match="every GPU is in use"):
-        _refuse_where_all_are_busy(bench)
+def start(why: str) -> Figure:
+    return Figure(measure="start", gpus=(0,), size=0, value=Unknown(why))
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ((), "CUDA shows no GPU"),
+        ((start("another process works on the GPU (pid 7)"),), "pid 7"),
+        ((start("import torch: ModuleNotFoundError: No module named 'torch'"),), "has no torch"),
+        ((start("AssertionError: Torch not compiled with CUDA enabled"),), "not compiled"),
+    ],
+)
+def test_where_nothing_was_measured_there_is_no_verdict(figures: tuple[Figure, ...], said: str):
+    with pytest.raises(UsageError, match=said):
+        _refuse_where_nothing_was_measured(Snapshot(), measured(*figures))
+
+
+def test_a_single_gpu_that_did_not_answer_is_judged():
+    _refuse_where_nothing_was_measured(Snapshot(), measured(start("no answer in 30 s")))
+
+    report = examine(Snapshot(bench=measured(start("no answer in 30 s"))), select=("PRF",))
+
+    assert report.verdict == "broken"
+
+
+def test_a_python_without_torch_is_refused_with_the_line_that_installs_it(tmp_path: Path):
+    made = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")]
+    subprocess.run(made, check=True)
+    python = str(tmp_path / "bare/bin/python")
+
+    ended = command("--device", "cpu", "--python", python, home=tmp_path)
+
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert f"{python} has no torch. Install it: " in line

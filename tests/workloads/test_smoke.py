@@ -370,7 +370,7 @@ def test_a_python_without_torch_is_refused_with_the_line_that_installs_it(
     assert process.returncode == 2
     assert not output
     [line] = errors.splitlines()
-    assert "bare/bin/python has no torch, which trains. Install it: " in line
+    assert "bare/bin/python has no torch. Install it: " in line
     assert "pip" in line
     assert "torch" in line.partition("Install it: ")[2]
 

@@ -57,3 +57,19 @@ def names_in(folder: Path | str) -> tuple[str, ...] | Unknown | None:
         return unread(folder, error)
     except ValueError as error:
         return Unknown(f"{str(folder)!r}: {error}")
+
+
+def first_line(path: Path) -> str | Unknown | None:
+    """Return the first line of a small file, without the NUL that device trees end with."""
+    text = read_text(path, 4096)
+    if not isinstance(text, str):
+        return text
+    return text.strip("\0\n ").partition("\n")[0] or None
+
+
+def exists(path: Path) -> bool:
+    """Whether something is at *path*; what may not be looked at counts as absent."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

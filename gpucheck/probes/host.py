@@ -7,51 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from gpucheck.knowledge.programs import table
-from gpucheck.probes import pci_errors, privileges
-from gpucheck.probes.files import names_in, read_bytes, read_text
-from gpucheck.snapshot import Host, PciGpu, PciPort, Unknown, unread
+from gpucheck.probes import pci_bus, privileges, surroundings
+from gpucheck.probes.files import exists, first_line, names_in, read_bytes, read_text
+from gpucheck.snapshot import Host, PciGpu, Unknown, unread
 
-NVIDIA = "0x10de"
 #: EFI's global variable namespace (UEFI specification, 3.3).
 SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 CAP_IPC_LOCK = 14  # linux/capability.h
 
-_PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\Z")
 _WSL_KERNEL = re.compile(r"microsoft[^ ]*wsl|microsoft-standard|-microsoft\b|\bwsl2?\b", re.I)
-#: GT/s of a PCI Express link → its generation (PCI Express base specification).
-_GENERATIONS = {"2.5": 1, "5": 2, "5.0": 2, "8": 3, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}
-#: Words in a control group's path → what made it.
-_CONTAINER_GROUPS = (
-    ("kubepods", "kubernetes"),
-    ("libpod", "podman"),
-    ("/docker", "docker"),
-    ("docker-", "docker"),
-    ("/lxc", "lxc"),
-    ("containerd", "containerd"),
-    ("crio-", "kubernetes"),
-    ("/ecs/", "docker"),
-)
-#: Words in the firmware's vendor and product names → the hypervisor.
-_HYPERVISORS = (
-    ("kvm", "kvm"),
-    ("qemu", "kvm"),
-    ("openstack", "kvm"),
-    ("kubevirt", "kvm"),
-    ("amazon ec2", "amazon"),
-    ("google", "google"),
-    ("vmware", "vmware"),
-    ("virtualbox", "virtualbox"),
-    ("innotek", "virtualbox"),
-    ("xen", "xen"),
-    ("bochs", "bochs"),
-    ("parallels", "parallels"),
-    ("bhyve", "bhyve"),
-    ("nutanix", "nutanix"),
-    ("digitalocean", "kvm"),
-    ("alibaba cloud", "kvm"),
-    ("apple virtualization", "apple"),
-    ("microsoft corporation virtual machine", "hyperv"),
-)
 
 
 def probe(root: Path = Path("/")) -> Host:
@@ -62,18 +26,18 @@ def probe(root: Path = Path("/")) -> Host:
     kernel = _kernel_release(root)
     is_wsl = _is_wsl(root, kernel)
     limit = _locked_memory_limit(root)
-    gpus = _pci_gpus(root)
+    gpus = pci_bus.gpus(root)
     groups = _groups()
     return Host(
         system=platform.system(),
         distribution=_distribution(root),
         kernel_release=kernel,
         machine=platform.machine(),
-        name=_line(root / "proc/sys/kernel/hostname"),
+        name=first_line(root / "proc/sys/kernel/hostname"),
         is_wsl=is_wsl,
         tegra=_tegra(root),
-        container=_container(root),
-        hypervisor=_hypervisor(root, is_wsl),
+        container=surroundings.container(root),
+        hypervisor=surroundings.hypervisor(root, is_wsl),
         is_root=os.geteuid() == 0 if hasattr(os, "geteuid") else Unknown("no user ids here"),
         groups=groups,
         has_sudo=privileges.has_sudo(groups, os.environ),
@@ -92,19 +56,11 @@ def probe(root: Path = Path("/")) -> Host:
         signatures_enforced=_signatures_enforced(root),
         is_laptop=_is_laptop(root),
         pci_gpus=gpus,
-        nvswitches=_nvswitches(root),
+        nvswitches=pci_bus.nvswitches(root),
     )
 
 
 # ------------------------------------------------------------------------------------- the system
-
-
-def _line(path: Path) -> str | Unknown | None:
-    """Return the first line of a small file, without the NUL that device trees end with."""
-    text = read_text(path, 4096)
-    if not isinstance(text, str):
-        return text
-    return text.strip("\0\n ").partition("\n")[0] or None
 
 
 def _distribution(root: Path) -> str | Unknown | None:
@@ -132,7 +88,7 @@ def parse_os_release(text: str) -> str | None:
 
 
 def _kernel_release(root: Path) -> str | Unknown:
-    line = _line(root / "proc/sys/kernel/osrelease")
+    line = first_line(root / "proc/sys/kernel/osrelease")
     return line if isinstance(line, str) else platform.release() or Unknown("no kernel release")
 
 
@@ -147,9 +103,9 @@ def _is_wsl(root: Path, kernel: str | Unknown) -> bool | Unknown:
 
 
 def _tegra(root: Path) -> str | Unknown | None:
-    model = _line(root / "proc/device-tree/model")
+    model = first_line(root / "proc/device-tree/model")
     compatible = read_text(root / "proc/device-tree/compatible", 4096)
-    release = _line(root / "etc/nv_tegra_release")
+    release = first_line(root / "etc/nv_tegra_release")
     if isinstance(compatible, str) and "nvidia,tegra" in compatible:
         return model if isinstance(model, str) else "Tegra"
     if isinstance(model, str) and re.search(r"jetson|tegra", model, re.I):
@@ -157,125 +113,6 @@ def _tegra(root: Path) -> str | Unknown | None:
     if isinstance(release, str):
         return f"Tegra, L4T {release.lstrip('# ').partition(' (')[0]}"
     return None
-
-
-# -------------------------------------------------------------------------- containers and guests
-
-
-def _container(root: Path) -> str | Unknown | None:
-    variables: dict[str, str] = {}
-    for pid in ("1", "self"):
-        data = read_bytes(root / "proc" / pid / "environ", 1 << 18)
-        if isinstance(data, bytes):
-            variables |= parse_container_variables(data)
-    kind = variables.get("container", "")
-    groups = read_text(root / "proc/1/cgroup", 1 << 16)
-    if "KUBERNETES_SERVICE_HOST" in variables or _exists(
-        root / "var/run/secrets/kubernetes.io/serviceaccount"
-    ):
-        return "kubernetes"
-    if isinstance(groups, str) and (group := parse_container_group(groups)):
-        return group
-    if "APPTAINER_CONTAINER" in variables or "SINGULARITY_CONTAINER" in variables:
-        return "apptainer"
-    if _exists(root / ".singularity.d"):
-        return "apptainer"
-    marker = _line(root / "run/systemd/container")
-    kind = kind or (marker if isinstance(marker, str) else "")
-    if kind and kind not in ("wsl", "host"):
-        return {"oci": "docker"}.get(kind, kind)
-    for mark, name in (("run/.containerenv", "podman"), (".dockerenv", "docker")):
-        if _exists(root / mark) and not _is_left_over(root):
-            return name
-    if groups is None and not (root / "proc").is_dir():
-        return Unknown("/proc is not there")
-    return None
-
-
-def _is_left_over(root: Path) -> bool:
-    """Whether this is a whole machine, booted from a disk that was made from a container image.
-
-    Then the kernel's own threads are in sight, and / is a block device.
-    """
-    mounts = read_text(root / "proc/self/mounts", 1 << 18)
-    return (
-        _line(root / "proc/2/comm") == "kthreadd"
-        and isinstance(mounts, str)
-        and re.search(r"^/dev/\S+ / ", mounts, re.M) is not None
-    )
-
-
-def parse_container_variables(data: bytes) -> dict[str, str]:
-    """Return those variables of /proc/PID/environ that containers set, and no other."""
-    wanted = (
-        b"container",
-        b"KUBERNETES_SERVICE_HOST",
-        b"APPTAINER_CONTAINER",
-        b"SINGULARITY_CONTAINER",
-    )
-    found: dict[str, str] = {}
-    for entry in data.split(b"\0"):
-        name, _, value = entry.partition(b"=")
-        if name in wanted and value:
-            found[name.decode()] = value.decode("utf-8", "replace")
-    return found
-
-
-def parse_container_group(text: str) -> str | None:
-    """Return what made the control group of process 1, by /proc/1/cgroup."""
-    for word, name in _CONTAINER_GROUPS:
-        if word in text:
-            return name
-    return None
-
-
-def _hypervisor(root: Path, is_wsl: bool | Unknown) -> str | Unknown | None:
-    kind = _line(root / "sys/hypervisor/type")
-    if kind == "xen":
-        capabilities = _line(root / "proc/xen/capabilities")
-        if isinstance(capabilities, str) and "control_d" in capabilities:
-            return None  # the first domain drives the hardware itself
-        return "xen"
-    if is_wsl is True:
-        return "hyperv"
-    cpuinfo = read_text(root / "proc/cpuinfo", 1 << 16)
-    flag = parse_hypervisor_flag(cpuinfo) if isinstance(cpuinfo, str) else None
-    if flag is False:
-        return None
-    dmi = root / "sys/class/dmi/id"
-    names = [_line(dmi / name) for name in ("sys_vendor", "product_name", "bios_vendor")]
-    name = parse_firmware_names(" ".join(name for name in names if isinstance(name, str)))
-    if name is not None:
-        return name
-    tree = read_text(root / "proc/device-tree/hypervisor/compatible", 4096)
-    if isinstance(tree, str):
-        return "kvm" if "kvm" in tree else "xen" if "xen" in tree else "unnamed"
-    if flag:
-        return "unnamed"
-    if any(isinstance(name, str) for name in names) or _exists(root / "proc/device-tree"):
-        return None
-    return Unknown("neither the CPU nor the firmware says whether this is a virtual machine")
-
-
-def parse_hypervisor_flag(cpuinfo: str) -> bool | None:
-    """Whether an x86 CPU says that it runs under a hypervisor; None for CPUs with no such flag."""
-    found = re.search(r"^flags\s*:(.*)$", cpuinfo, re.M)
-    return None if found is None else "hypervisor" in found[1].split()
-
-
-def parse_firmware_names(names: str) -> str | None:
-    """Return the hypervisor that the firmware's vendor and product names betray."""
-    lower = names.lower()
-    if ".metal" in lower:  # Amazon's bare-metal instances bear its vendor name too
-        return None
-    return next((name for word, name in _HYPERVISORS if word in lower), None)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def _groups() -> tuple[str, ...] | Unknown:
@@ -346,7 +183,7 @@ def parse_meminfo(text: str) -> int | Unknown:
 
 
 def _cpus_present(root: Path) -> int | Unknown:
-    text = _line(root / "sys/devices/system/cpu/online")
+    text = first_line(root / "sys/devices/system/cpu/online")
     if isinstance(text, str) and (count := parse_cpu_list(text)):
         return count
     return os.cpu_count() or Unknown("the number of CPUs is not known")
@@ -469,12 +306,12 @@ def _lockdown(root: Path) -> str | Unknown | None:
 
 def _signatures_enforced(root: Path) -> bool | Unknown:
     """Whether the kernel takes only signed modules, Secure Boot or not."""
-    options = _line(root / "proc/cmdline")
+    options = first_line(root / "proc/cmdline")
     if isinstance(options, str) and re.search(
         r"(?:^|\s)module\.sig_enforce(?:=1|=y)?(?:\s|$)", options
     ):
         return True
-    text = _line(root / "sys/module/module/parameters/sig_enforce")
+    text = first_line(root / "sys/module/module/parameters/sig_enforce")
     return text == "Y" if not isinstance(text, Unknown) else text
 
 
@@ -483,7 +320,7 @@ _LAPTOPS = frozenset(("8", "9", "10", "14", "31", "32"))
 
 
 def _is_laptop(root: Path) -> bool | Unknown:
-    text = _line(root / "sys/class/dmi/id/chassis_type")
+    text = first_line(root / "sys/class/dmi/id/chassis_type")
     if isinstance(text, Unknown):
         return text
     batteries = names_in(root / "sys/class/power_supply")
@@ -520,15 +357,15 @@ def _iommu(
     if isinstance(gpus, tuple) and gpus:
         for gpu in gpus:
             group = root / "sys/bus/pci/devices" / gpu.bus_id / "iommu_group"
-            if _exists(group):
-                kinds.append(_line(group / "type"))
+            if exists(group):
+                kinds.append(first_line(group / "type"))
     else:
         groups = root / "sys/kernel/iommu_groups"
         names = names_in(groups)
         if isinstance(names, Unknown):
             return names
-        kinds = [_line(groups / name / "type") for name in names or ()]
-    command_line = _line(root / "proc/cmdline")
+        kinds = [first_line(groups / name / "type") for name in names or ()]
+    command_line = first_line(root / "proc/cmdline")
     return judge_iommu(kinds, command_line if isinstance(command_line, str) else "")
 
 
@@ -553,151 +390,3 @@ def judge_iommu(
     if named and len(named) == len(set(kinds)):
         return "off"  # handed to guests: none is translated for this system
     return Unknown("the kernel does not say of which type its IOMMU domains are")
-
-
-# ------------------------------------------------------------------------------------ the PCI bus
-
-
-def _pci_devices(root: Path) -> list[tuple[Path, str]] | Unknown:
-    """Return the NVIDIA devices on the bus with their class codes."""
-    folder = root / "sys/bus/pci/devices"
-    names = names_in(folder)
-    if isinstance(names, Unknown):
-        return names
-    if names is None:
-        if (root / "sys/bus").is_dir():
-            return []  # a machine with no PCI bus at all
-        return Unknown("/sys/bus is not there")
-    found = []
-    for name in names:
-        if _line(folder / name / "vendor") == NVIDIA:
-            code = _line(folder / name / "class")
-            found.append((folder / name, code if isinstance(code, str) else ""))
-    return found
-
-
-def _nvswitches(root: Path) -> int | Unknown:
-    devices = _pci_devices(root)
-    if isinstance(devices, Unknown):
-        return devices
-    return sum(code.startswith("0x0680") for _, code in devices)
-
-
-def _pci_gpus(root: Path) -> tuple[PciGpu, ...] | Unknown:
-    devices = _pci_devices(root)
-    if isinstance(devices, Unknown):
-        return devices
-    ports: dict[str, PciPort] = {}
-    return tuple(
-        _pci_gpu(device, code, ports)
-        for device, code in devices
-        if code.startswith(("0x0300", "0x0302"))
-    )
-
-
-def _pci_gpu(device: Path, class_code: str, ports: dict[str, PciPort]) -> PciGpu:
-    device_id = _line(device / "device")
-    bridges = _bridges_above(device)
-    port = bridges[0] if bridges else None
-    return PciGpu(
-        bus_id=device.name,
-        device_id=device_id if isinstance(device_id, str) else "",
-        class_code=class_code,
-        driver=_link_name(device / "driver"),
-        numa_node=_numa_node(device),
-        slot_max_generation=None if port is None else parse_speed(_line(port / "max_link_speed")),
-        slot_max_width=None if port is None else parse_width(_line(port / "max_link_width")),
-        acs_redirecting_bridges=_redirecting(bridges),
-        unassigned_bars=pci_errors.unassigned_bars(device),
-        power_state=pci_errors.power_state(device),
-        aer=pci_errors.port(device),
-        bridges=pci_errors.ports(bridges, ports),
-    )
-
-
-def _link_name(link: Path) -> str | Unknown | None:
-    try:
-        return os.path.basename(os.readlink(link))  # noqa: PTH115, PTH119 - plain text is wanted
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return unread(link, error)
-
-
-def _numa_node(device: Path) -> int | Unknown | None:
-    text = _line(device / "numa_node")
-    if not isinstance(text, str):
-        return text
-    if not re.fullmatch(r"-?[0-9]{1,6}", text):
-        return Unknown(f"numa_node reads {text!r}")
-    return int(text) if int(text) >= 0 else None
-
-
-def _bridges_above(device: Path) -> list[Path]:
-    """Return the bridges between *device* and the root of its bus, nearest first."""
-    try:
-        real = device.resolve()
-    except (OSError, RuntimeError):
-        return []
-    bridges = []
-    for parent in real.parents:
-        if not _PCI_ADDRESS.match(parent.name):
-            break
-        bridges.append(parent)
-    return bridges
-
-
-def parse_speed(text: str | Unknown | None) -> int | Unknown | None:
-    """Return the PCI Express generation of "32.0 GT/s PCIe"."""
-    if not isinstance(text, str):
-        return text
-    return _GENERATIONS.get(text.partition(" ")[0], Unknown(f"the link speed reads {text!r}"))
-
-
-def parse_width(text: str | Unknown | None) -> int | Unknown | None:
-    """Return the number of lanes; 0 and 255 are what the kernel shows where it does not know."""
-    if not isinstance(text, str):
-        return text
-    if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) in (0, 255):
-        return Unknown(f"the link width reads {text!r}")
-    return int(text)
-
-
-def _redirecting(bridges: list[Path]) -> tuple[str, ...] | Unknown:
-    found = []
-    for bridge in bridges:
-        data = read_bytes(bridge / "config", 4096)
-        if data is None:
-            return Unknown(f"the PCI configuration space of {bridge.name} is not shown")
-        if isinstance(data, Unknown):
-            return data
-        redirects = parse_request_redirect(data)
-        if redirects is None:
-            return Unknown(
-                f"the PCI configuration space of {bridge.name} may not be read: only root may"
-            )
-        if redirects:
-            found.append(bridge.name)
-    return tuple(found)
-
-
-def parse_request_redirect(config: bytes) -> bool | None:
-    """Whether a bridge's ACS control has P2P request redirect on; None: too little may be read.
-
-    The extended capabilities of PCI Express begin at byte 256. Each header holds the id in bits
-    0-15 and the next one's place in bits 20-31; ACS is 0x000D, its control register is at +6,
-    and bit 2 of that is the redirect (linux/pci_regs.h). Users other than root see 64 bytes.
-    """
-    if len(config) < 256:
-        return None
-    place = 256
-    for _ in range(960):  # as many headers as there is room for, so that a circle ends
-        header = int.from_bytes(config[place : place + 4], "little")
-        if header in (0, 0xFFFFFFFF) or place + 8 > len(config):
-            return False
-        if header & 0xFFFF == 0x000D:
-            return bool(int.from_bytes(config[place + 6 : place + 8], "little") & 0x4)
-        place = header >> 20 & ~3
-        if place < 256:
-            return False
-    return False

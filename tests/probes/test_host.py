@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucheck.probes import host
+from gpucheck.probes import host, pci_bus, surroundings
 from gpucheck.snapshot import Unknown
 
 ANY_TEXT = st.text(max_size=200)
@@ -172,7 +172,7 @@ def test_a_disk_made_from_an_image_is_no_container(root):
 
 
 def test_only_the_named_variables_of_other_processes_are_kept():
-    found = host.parse_container_variables(b"SECRET=1\0container=podman\0containers=2\0")
+    found = surroundings.parse_container_variables(b"SECRET=1\0container=podman\0containers=2\0")
 
     assert found == {"container": "podman"}
 
@@ -350,38 +350,38 @@ def test_other_devices_are_no_gpus_and_switches_are_counted(root):
     ("text", "generation"), [("2.5 GT/s PCIe", 1), ("16.0 GT/s PCIe", 4), ("64.0 GT/s PCIe", 6)]
 )
 def test_a_link_speed_is_a_generation(text, generation):
-    assert host.parse_speed(text) == generation
+    assert pci_bus.parse_speed(text) == generation
 
 
 @pytest.mark.parametrize("text", ["Unknown", "", "255"])
 def test_a_link_that_the_kernel_does_not_know_is_unknown(text):
-    assert isinstance(host.parse_speed(text), Unknown)
-    assert isinstance(host.parse_width(text), Unknown)
+    assert isinstance(pci_bus.parse_speed(text), Unknown)
+    assert isinstance(pci_bus.parse_width(text), Unknown)
 
 
 @settings(max_examples=60)
 @given(ANY_TEXT)
 def test_parsers_take_any_text(text):
     host.parse_os_release(text)
-    host.parse_container_group(text)
-    host.parse_hypervisor_flag(text)
-    host.parse_hypervisor_flag(f"flags : {text}")
-    host.parse_firmware_names(text)
+    surroundings.parse_container_group(text)
+    surroundings.parse_hypervisor_flag(text)
+    surroundings.parse_hypervisor_flag(f"flags : {text}")
+    surroundings.parse_firmware_names(text)
     host.parse_capabilities(text)
     host.parse_capabilities(f"CapEff: {text}")
     host.parse_meminfo(f"MemTotal: {text}")
     host.parse_cpu_list(text)
     host.parse_cgroup(text)
     host.parse_quota(text, text)
-    host.parse_speed(text)
-    host.parse_width(text)
+    pci_bus.parse_speed(text)
+    pci_bus.parse_width(text)
     host.judge_iommu([text], text)
 
 
 @settings(max_examples=60)
 @given(st.binary(max_size=300), st.binary(max_size=900))
 def test_parsers_take_any_bytes(data, extended):
-    host.parse_container_variables(data)
+    surroundings.parse_container_variables(data)
     host.parse_secure_boot(data)
-    host.parse_request_redirect(bytes(256) + extended)
-    host.parse_request_redirect(data)
+    pci_bus.parse_request_redirect(bytes(256) + extended)
+    pci_bus.parse_request_redirect(data)

@@ -65,9 +65,7 @@ def _pci_gpu(device: Path, class_code: str, ports: dict[str, PciPort]) -> PciGpu
         class_code=class_code,
         driver=_link_name(device / "driver"),
         numa_node=_numa_node(device),
-        slot_max_generation=None
-        if port is None
-        else parse_speed(first_line(port / "max_link_speed")),
+        slot_max_generation=parse_speed(speed),
         slot_max_width=parse_width(width),
         acs_redirecting_bridges=_redirecting(bridges),
         unassigned_bars=pci_errors.unassigned_bars(device),

@@ -73,9 +73,10 @@ def _name_a_python(machine: Snapshot, path: str) -> Remedy:
     others = _elsewhere(machine, path)
     if not others:
         return Remedy("Nothing, unless torch is meant to be here: then name its Python.")
+    pythons = [each for each in others if not each.endswith("-packages")]  # ~/.local has none
     return Remedy(
         "Activate the environment that has torch, or name its Python.",
-        (command("gpucheck doctor --python {python}", python=others[0]),),
+        (command("gpucheck doctor --python {python}", python=pythons[0]),) if pythons else (),
     )
 
 

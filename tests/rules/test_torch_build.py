@@ -46,6 +46,16 @@ def test_without_another_the_wheel_that_fits_the_driver_is_named():
     )
 
 
+def test_a_users_site_folder_is_no_python_to_name():
+    site = "/home/me/.local/lib/python3.12/site-packages"
+    bad = machine(pytorch={"torch": None, "elsewhere": (site,)})
+
+    [found] = symptoms(rules.no_torch, bad)
+
+    assert site in found.saw
+    assert commands(found) == ()
+
+
 def test_no_python_at_all_is_said():
     assert symptoms(rules.no_torch, machine(pytorch={"python": None, "torch": None}))
 

@@ -249,14 +249,16 @@ def _with_newest(gpu: Gpu, session: NvmlSession, root: Path) -> Gpu:
     if gpu.state != "ok" or not whole:
         return gpu
     _, readings = max(whole, key=lambda each: each[0])
-    answers = Answers(readings, queries.plan(deep=False, watch=True, later=True), None)
+    plan = [query for query in queries.LATER if query[0] in readings]
+    answers = Answers(readings, plan, None)
     began = min(answer.at for answer in readings.values())
     sample = sample_facts(answers, root, after_seconds=began - session.ended_at, under_load=False)
     return msgspec.structs.replace(gpu, later_sample=sample)
 
 
 def _is_whole(readings: Mapping[str, NvmlAnswer]) -> bool:
-    return queries.LATER[-1][0] in readings
+    """Whether a sample came as far as the slow counters of the NVLinks, which are the last."""
+    return all(query[0] in readings for query in queries.LATER if query != queries.NVLINK_ERRORS)
 
 
 def _with_later(

@@ -145,6 +145,18 @@ def test_a_wait_that_ends_takes_what_came_so_far(tmp_path):
     assert found.gpus[0].later_sample is None
 
 
+def test_a_wait_that_ends_among_the_nvlinks_leaves_the_other_counters(tmp_path):
+    slow = h200(**GROWING).sleeps("nvmlDeviceGetNvLinkErrorCounter", 60_000, after=18 * 4)
+    sampling = Sampling()
+
+    threading.Timer(3.0, sampling.end).start()
+    found = look(tmp_path, [slow], sampling=sampling)
+
+    sample = found.gpus[0].later_sample
+    assert sample.pcie_replays == 503
+    assert sample.nvlink_crc_errors == Unknown("read with --deep or --watch", "by design")
+
+
 def test_a_crash_after_all_was_said_costs_only_the_sample(tmp_path):
     found = look(tmp_path, [h200().crashes("nvmlDeviceValidateInforom")], sampling=Sampling())
 

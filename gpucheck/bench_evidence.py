@@ -38,6 +38,9 @@ SIBLINGS = {
     "peer": Limits(warning=0.95, error=0.80),
 }
 
+#: Over PCIe, pairs differ by the switches and root ports between them.
+_OVER_PCIE = Limits(warning=0.75, error=0.50)
+
 
 def bench_of(machine: Snapshot) -> Bench:
     """Return the bench that `was_measured` has seen."""
@@ -193,16 +196,25 @@ def slower_than_siblings(machine: Snapshot, *measures: str) -> Iterator[Slow]:
         for figure in figures(machine, measure):
             groups.setdefault(_kind(machine, figure), []).append(figure)
         for group in groups.values():
-            yield from _slow_in(group, SIBLINGS[measure])
+            is_over_pcie = measure == "peer" and not link_class(machine, group[0]).startswith("NV")
+            yield from _slow_in(group, _OVER_PCIE if is_over_pcie else SIBLINGS[measure])
 
 
 def _kind(machine: Snapshot, figure: Figure) -> tuple[object, ...]:
-    """Return what figures must share to be siblings: the model, its power limit, the link."""
+    """Return what figures must share to be siblings: the model, its settings, the link in force.
+
+    A slot with half the lanes is no fault of the GPU in it, and LNK rules judge it.
+    """
     gpus = [gpu_of(machine, index) for index in figure.gpus]
     limits = {None if gpu is None else value(gpu.power_limit_enforced_watts) for gpu in gpus}
+    ecc = {None if gpu is None else value(gpu.ecc_is_on) for gpu in gpus}
     models = {model_of(machine, index) for index in figure.gpus}
-    link = link_class(machine, figure) if figure.measure == "peer" else ""
-    return figure.size, frozenset(models), frozenset(limits), link
+    link: object = ""
+    if figure.measure == "peer":
+        link = link_class(machine, figure)
+    elif figure.measure in ("h2d", "d2h"):
+        link = value(figure.pcie_generation), value(figure.pcie_width)
+    return figure.size, frozenset(models), frozenset(limits), frozenset(ecc), link
 
 
 def _slow_in(group: Sequence[Figure], limits: Limits) -> Iterator[Slow]:

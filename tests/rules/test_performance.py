@@ -14,7 +14,7 @@ from gpucheck.knowledge import expected
 from gpucheck.report import Finding, examine
 from gpucheck.rule import Rule, Severity
 from gpucheck.rules import performance as rules
-from gpucheck.snapshot import Bench, Figure, GpuProcess, Snapshot, Unknown
+from gpucheck.snapshot import Bench, Figure, Gpu, GpuPair, GpuProcess, Snapshot, Unknown
 from machines import is_applicable, machine, not_checked, passes, symptoms
 
 EVERY_RULE = [each for each in vars(rules).values() if isinstance(each, Rule)]
@@ -135,6 +135,27 @@ def test_a_gpu_whose_pairs_are_all_slow_is_named_once():
 
     assert (found.subject, found.severity) == ("gpu 3", Severity.ERROR)
     assert "7 pairs" in found.saw
+
+
+def test_a_gpu_in_a_slot_with_half_the_lanes_is_not_slower_than_its_siblings():
+    half = [figure(each, 5, value=27.5, pcie_width=8) for each in ("h2d", "d2h")]
+
+    assert passes(rules.host_copies_slow, measured(*half))
+
+
+def test_pairs_over_pcie_may_differ_more_than_pairs_over_nvlink():
+    snapshot = measured(figure("peer", 0, 1, value=360.0), count=2)
+    over_pcie = GpuPair(a=0, b=1, topology="PHB", p2p_read="OK", p2p_write="OK")
+
+    assert symptoms(rules.peer_copies_slow, snapshot)
+    assert passes(
+        rules.peer_copies_slow,
+        machine(snapshot, nvml={"pairs": (over_pcie,), "gpus": unknown_model(2)}),
+    )
+
+
+def unknown_model(count: int) -> tuple[Gpu, ...]:
+    return tuple(machines.gpu(index, name="NVIDIA X1000") for index in range(count))
 
 
 # --------------------------------------------------------------------------- physics and links

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from gpucheck.snapshot import Snapshot
 
 
+#: How the probe says that a program ran well, and is no Python.
+NO_PYTHON = "does not answer as a Python does"
+
+
 def _number(value: float | None) -> float | None:
     """Refuse NaN, which older versions of typer let pass through every range."""
     if value is not None and value != value:  # only NaN is
@@ -184,10 +188,10 @@ def _near(name: str) -> str:
 
 
 def refuse_what_is_no_python(asked: str | None, machine: "Snapshot") -> None:
-    """Refuse a --python that was started and is none; one that only did not answer is a fact."""
+    """Refuse a --python that was started and is none; one that hangs or crashes is a fact."""
     from gpucheck.snapshot import Python, Unknown
 
     python = machine.pytorch.python
     answer = python.version if isinstance(python, Python) else python
-    if asked and isinstance(answer, Unknown) and "no answer in" not in answer.why:
+    if asked and isinstance(answer, Unknown) and answer.why.endswith(NO_PYTHON):
         raise UsageError(f"--python {answer.why}")

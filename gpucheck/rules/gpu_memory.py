@@ -229,8 +229,10 @@ def corrected_ecc(gpu: Gpu, machine: Snapshot) -> Answers:
     )
     if errors > CORRECTED_ECC_TOTAL or is_fast:
         growth = "" if rate is None else f", {rate:.1f} a second just now"
+        later = None if gpu.later_sample is None else value(gpu.later_sample.corrected_ecc_volatile)
+        total = count(max(errors, later or 0), "corrected ECC error")
         yield Symptom(
-            saw=f"{count(errors, 'corrected ECC error')} since the driver loaded{growth}",
+            saw=f"{total} since the driver loaded{growth}",
             remedy=Remedy(
                 "Watch the count; check the GPU's cooling; run the vendor's field diagnostic",
                 verify=_look_at_ecc(gpu),

@@ -97,9 +97,14 @@ class Reading:
         # does not wait again for torchvision and for mirrors that cannot be reached.
         if data != "download" and mnist.find(drawn) is not None:
             try:
-                return mnist.read(drawn)
+                digits = mnist.read(drawn)
             except mnist.DataError:
                 return None  # a cache of ours that went bad is drawn again
+            if data is None:
+                self._emit(
+                    "notice", text=f"no MNIST in {downloaded}: synthetic digits drawn earlier"
+                )
+            return digits
         return None
 
     def finish(self) -> mnist.Digits:

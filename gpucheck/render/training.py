@@ -239,7 +239,21 @@ def _speed(training: Training) -> Iterator[str]:
         )
 
 
+#: What a phase was for, in two words.
+_PHASES = {
+    "import": "torch import",
+    "rendezvous": "waiting for ranks",
+    "data": "images",
+    "copies": "checked copies",
+    "parity": "one device alone",
+}
+
+
 def _phases(phases: Mapping[str, float]) -> str:
-    parts = [f"{name} {spent / 1000:.2f} s" for name, spent in phases.items() if name != "total"]
+    parts = [
+        f"{_PHASES.get(name, name)} {spent / 1000:.2f} s"
+        for name, spent in phases.items()
+        if name != "total"
+    ]
     total = phases.get("total", 0.0)
     return f"{', '.join(parts)}; in all {total / 1000:.2f} s"

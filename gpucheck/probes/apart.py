@@ -123,6 +123,14 @@ class ProbeProcess(Generic[T]):
         return _SIZE.size + int(size)
 
 
+def _let_go_of_streams(kept: int) -> None:
+    """Hold none of the parent's streams: who reads them would wait for a probe that is stuck."""
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in {0, 1, 2} - {kept, null}:
+            os.dup2(null, stream)
+
+
 def _work(sending: int, parent: int, probe: Callable[[], Iterator[T]]) -> NoReturn:
     """Be the process that looks; it never returns into its parent's code."""
     began = time.monotonic()
@@ -135,6 +143,7 @@ def _work(sending: int, parent: int, probe: Callable[[], Iterator[T]]) -> NoRetu
     try:
         disown_all()
         die_with(parent)
+        _let_go_of_streams(sending)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         bound = MEMORY_LIMIT_BYTES if hard == resource.RLIM_INFINITY else hard

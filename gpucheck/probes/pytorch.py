@@ -147,7 +147,7 @@ def _interpreter(
     ended = run(
         payload_command(path, "describe_python"),
         deadline_seconds=deadline_seconds,
-        environment=variables,
+        environment={**variables, "PYTHONDONTWRITEBYTECODE": "1"},  # not next to our own files
         limit_bytes=1 << 20,
     )
     if ended.why is not None:

@@ -1,6 +1,8 @@
 """What runs elsewhere depends on nothing of ours, and reports only what the types describe."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,3 +183,28 @@ def test_a_file_name_that_is_not_utf_8_survives(tmp_path: Path):
     [answer] = messages_of(ended)
     assert isinstance(answer, messages.PythonAnswer)
     assert str(odd) in answer.path
+
+
+def test_a_strangers_python_leaves_no_bytecode_among_our_files(tmp_path: Path):
+    if not interpreters():
+        pytest.skip("no other Python on this machine")
+    ours = tmp_path / "gpucheck"
+    shutil.copytree(
+        FOLDER.parent, ours, ignore=shutil.ignore_patterns("__pycache__"), symlinks=True
+    )
+    program = (
+        "from gpucheck.probes.pytorch import probe; import sys; "
+        "print(probe(sys.argv[1], {'PATH': '/usr/bin:/bin'}).python.version)"
+    )
+    python = interpreters()[max(interpreters())]
+
+    ended = subprocess.run(
+        [sys.executable, "-B", "-c", program, python],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+    )
+
+    assert ended.stdout.startswith("3."), ended.stderr
+    assert not list(ours.rglob("__pycache__"))

@@ -6,8 +6,9 @@ import sys
 from typing import NoReturn
 
 from gpucheck import console
-from gpucheck.usage_error import UsageError
+from gpucheck.usage_error import NoAnswerError, UsageError
 
+NO_ANSWER = 1
 WRONG_CALL = 2
 OUR_FAULT = 3
 _WAY_OUT_SECONDS = 0.5
@@ -92,6 +93,9 @@ def _explain(error: Exception) -> int:
         problem = str(format_message()).rstrip(".")
         console.complain(f"{where}: {problem} (see {where} --help)")
         return WRONG_CALL
+    if isinstance(error, NoAnswerError):
+        console.complain(f"gpucheck: {error}")
+        return NO_ANSWER
     if isinstance(error, UsageError):
         console.complain(f"gpucheck: {error}")
         return WRONG_CALL

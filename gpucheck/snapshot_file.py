@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from gpucheck.probes.apart import within
 from gpucheck.snapshot import SCHEMA, Snapshot
 from gpucheck.usage_error import UsageError
 
@@ -24,6 +25,8 @@ FILE_SECONDS = 0.8
 #: What comes through a pipe may come from another machine, which takes its time to look.
 PIPE_SECONDS = 60.0
 #: Where a shell puts the pipes that it hands over: `--from <(ssh node gpucheck snapshot)`.
+ACCESS_SECONDS = 1.0  # for a file system to open a file at all
+WRITE_SECONDS = 20.0
 _PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 
@@ -37,18 +40,25 @@ def read(file: str, *, patience_seconds: float | None = None) -> Snapshot:
     """Return the snapshot in *file*; "-" is stdin.
 
     Waits *patience_seconds* for what comes through a pipe (None: a minute), and less than a
-    second for anything else. Raises `UsageError`, in one line, for whatever is not a snapshot.
+    second for anything else. Raises `UsageError`, in one line, for whatever is not a snapshot, and
+    `NoAnswerError` where the file system does not answer.
     """
     pipe_seconds = PIPE_SECONDS if patience_seconds is None else patience_seconds
     if file == "-":
         return parse(_read(0, "stdin", pipe_seconds), "stdin")
-    seconds = pipe_seconds if file.startswith(_PIPES) else FILE_SECONDS
+    if file.startswith(_PIPES):  # open already: no file system is asked
+        return parse(_content(file, pipe_seconds), file)
+    seconds = FILE_SECONDS + ACCESS_SECONDS
+    return parse(within(seconds, file, lambda: _content(file, FILE_SECONDS)), file)
+
+
+def _content(file: str, seconds: float) -> bytes:
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: {_reason(error)}") from None
     try:
-        return parse(_read(descriptor, file, seconds), file)
+        return _read(descriptor, file, seconds)
     finally:
         os.close(descriptor)
 
@@ -107,22 +117,60 @@ def refuse_to_replace(file: Path, *, force: bool) -> None:
         raise UsageError(f"{file}: is there already: --force replaces it")
 
 
-def save(text: str, file: Path, *, force: bool = False) -> str:
+def refuse_early(file: Path, *, force: bool) -> None:
+    """Do the same before a long look at the machine, at a file system that may not answer."""
+    within(ACCESS_SECONDS, str(file), lambda: refuse_to_replace(file, force=force))
+
+
+def save(text: str, file: Path, *, force: bool = False, is_private: bool = False) -> str:
     """Write *text* to *file*, compressed where its name ends in .gz; return what was done.
 
-    Raises `UsageError` where that cannot be, or would replace a file without *force*.
+    The file is whole or as it was before. What *is_private* only its owner may read. Raises
+    `UsageError` where that cannot be, or would replace a file without *force*, and `NoAnswerError`
+    where the file system does not answer.
     """
-    refuse_to_replace(file, force=force)
     content = text.encode("utf-8")
     if file.suffix == ".gz":
         content = gzip.compress(content, mtime=0)
-    was_there = os.path.lexists(file) and not _is_stream(file)
-    try:
-        file.write_bytes(content)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file}: cannot be written: {_reason(error)}") from None
-    done = "replaced" if was_there else "wrote"
+
+    def write() -> str:
+        refuse_to_replace(file, force=force)
+        was_there = os.path.lexists(file) and not _is_stream(file)
+        try:
+            if _is_stream(file):
+                _write_stream(file, content)
+            else:
+                _write_file(Path(os.path.realpath(file)), content, is_private=is_private)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{file}: cannot be written: {_reason(error)}") from None
+        return "replaced" if was_there else "wrote"
+
+    done = within(WRITE_SECONDS, str(file), write)
     return f"{done} {file} ({len(content) / 1024:,.1f} KiB)"
+
+
+def _write_file(file: Path, content: bytes, *, is_private: bool) -> None:
+    """Write next to *file* and rename: a full disk costs the new one, not the old."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    mode = 0o600 if is_private else 0o666
+    handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        unfinished.replace(file)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _write_stream(file: Path, content: bytes) -> None:
+    """Write to a terminal, a device or a pipe; one that nobody reads is an error at once."""
+    handle = os.open(file, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    os.set_blocking(handle, True)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
 
 
 def _is_stream(file: Path) -> bool:
@@ -136,6 +184,11 @@ def _is_stream(file: Path) -> bool:
 
 def expanded(names: Sequence[str]) -> list[str]:
     """Return the files that *names* mean: a directory stands for the snapshots in it."""
+    whom = ", ".join(names)
+    return within(ACCESS_SECONDS + len(names) * 0.1, whom, lambda: _expanded(names))
+
+
+def _expanded(names: Sequence[str]) -> list[str]:
     files: list[str] = []
     for name in names:
         folder = Path(name)

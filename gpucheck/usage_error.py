@@ -1,5 +1,9 @@
-"""What is raised where the call or an input is wrong: the user's to fix, and no defect."""
+"""What is raised where the call, an input or the machine stands in the way: no defect of ours."""
 
 
 class UsageError(Exception):
     """Its text is one line saying which, where and why; the exit status is 2."""
+
+
+class NoAnswerError(Exception):
+    """A file system did not answer; its text is one line saying which. The exit status is 1."""

@@ -9,8 +9,10 @@ from gpucheck.cli.options import (
     DeepOption,
     ExpectGpusOption,
     FormatOption,
+    IdentifyOption,
     IgnoreOption,
     JsonOption,
+    OutputOption,
     PythonOption,
     QuickOption,
     QuietOption,
@@ -59,6 +61,8 @@ def doctor(
     strict: StrictOption = False,
     format: FormatOption = None,  # noqa: A002 - the option's name
     as_json: JsonOption = False,
+    output: OutputOption = None,
+    identify: IdentifyOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
     schema: Annotated[
@@ -85,6 +89,8 @@ def doctor(
         strict=strict,
         verbose=verbose,
         quiet=quiet,
+        identify=identify,
+        output=output,
     )
     scope = Scope(
         python=python,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gpucheck import console, snapshot_file
 from gpucheck.render import Format, Look, one_line, render
@@ -24,11 +25,17 @@ class Judgement:
     strict: bool = False
     verbose: bool = False
     quiet: bool = False
+    identify: bool = False
+    output: Path | None = None
 
     def of_machine(self, machine: Snapshot) -> int:
         """Print the report of *machine*; return the exit status."""
         report = self._report(machine)
-        console.write(render(report, self.form, self._look()))
+        text = render(report, self.form, self._look())
+        if self.output is None:
+            console.write(text)
+        else:
+            snapshot_file.save(text, self.output, force=True, is_private=self.identify)
         return report.exit_code
 
     def of_stored(self, names: Sequence[str], scope: Scope) -> int:
@@ -59,7 +66,7 @@ class Judgement:
 
     def _look(self) -> Look:
         style = of_standard_output(program=console.program())
-        return Look(style=style, verbose=self.verbose, quiet=self.quiet)
+        return Look(style=style, verbose=self.verbose, quiet=self.quiet, identify=self.identify)
 
 
 def _read(file: str, scope: Scope) -> Snapshot:

@@ -1,6 +1,7 @@
 """The options that several commands share, and what becomes of their values."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -195,3 +196,23 @@ def refuse_what_is_no_python(asked: str | None, machine: "Snapshot") -> None:
     answer = python.version if isinstance(python, Python) else python
     if asked and isinstance(answer, Unknown) and answer.why.endswith(NO_PYTHON):
         raise UsageError(f"--python {answer.why}")
+
+
+IdentifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--identify",
+        rich_help_panel=PRINT,
+        help="Leave host and user names, home directories, serials and UUIDs as they are.",
+    ),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        rich_help_panel=PRINT,
+        help="Write here, whole or not at all, replacing what is there. Default: stdout.",
+    ),
+]

@@ -68,7 +68,7 @@ def snapshot(
         raise UsageError("a snapshot is thousands of lines: name a file with -o FILE (-o -: here)")
     target = None if output is None or str(output) == "-" else output
     if target is not None:
-        snapshot_file.refuse_to_replace(target, force=force)
+        snapshot_file.refuse_early(target, force=force)
     scope = Scope(
         python=python,
         deep=deep,
@@ -81,4 +81,6 @@ def snapshot(
     if target is None:
         console.write(text)
     else:
-        console.complain(f"gpucheck: {snapshot_file.save(text, target, force=force)}")
+        console.complain(
+            f"gpucheck: {snapshot_file.save(text, target, force=force, is_private=identify)}"
+        )

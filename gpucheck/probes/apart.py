@@ -15,9 +15,10 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from gpucheck.probes.child import die_with, disown_all, kill_all
+from gpucheck.usage_error import NoAnswerError, UsageError
 
 MEMORY_LIMIT_BYTES = 4 << 30
 _GRACE_SECONDS = 0.1
@@ -27,6 +28,34 @@ T = TypeVar("T")
 
 class ProbeError(Exception):
     """A probe gave no facts; the message says why, as a sentence fragment for people."""
+
+
+def within(seconds: float, whom: str, work: Callable[[], T]) -> T:
+    """Return what *work* gives in a process of its own, or raise what it raises of ours.
+
+    For whatever the user names: a dead file system would hold up our own process beyond SIGKILL.
+    NoAnswerError: nothing came within *seconds*.
+    """
+
+    def attempt() -> Iterator[tuple[T | None, Exception | None]]:
+        try:
+            yield work(), None
+        except (UsageError, NoAnswerError) as error:
+            yield None, error
+
+    process = ProbeProcess[tuple[Any, Exception | None]]("file", attempt)
+    try:
+        result, error = process.facts(0, time.monotonic() + seconds)
+    except ProbeError as problem:
+        if "in time" in str(problem):
+            raise NoAnswerError(f"{whom} did not answer in {seconds:g} s") from None
+        raise NoAnswerError(f"{whom}: {problem}") from None
+    finally:
+        process.end()
+    if error is not None:
+        raise error
+    given: T = result
+    return given
 
 
 class ProbeProcess(Generic[T]):

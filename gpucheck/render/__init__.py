@@ -1,4 +1,4 @@
-"""Turns a report into text: for a terminal, as JSON, as Markdown."""
+"""Turns a report into text: for a terminal, and for the programs that read reports."""
 
 import enum
 from abc import ABC, abstractmethod
@@ -18,6 +18,11 @@ class Format(str, enum.Enum):
     TEXT = "text"
     JSON = "json"
     MARKDOWN = "markdown"
+    HTML = "html"
+    JUNIT = "junit"
+    SARIF = "sarif"
+    PROMETHEUS = "prometheus"
+    ONELINE = "oneline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,7 @@ class Look:
     style: Style = field(default_factory=Style)
     verbose: bool = False
     quiet: bool = False
+    identify: bool = False  # leave private details in whatever the format
 
 
 class Renderer(ABC):
@@ -57,9 +63,7 @@ class Text(Renderer):
 
 
 class Json(Renderer):
-    """For the programs of the machine's owner, which know its GPUs by their UUIDs."""
-
-    identifies = True
+    """For programs."""
 
     def text(self, report: "Report", look: Look) -> str:  # noqa: ARG002
         from gpucheck.render import document
@@ -81,31 +85,83 @@ class Markdown(Renderer):
         return markdown.as_markdown(report)
 
 
+class Html(Renderer):
+    """For a browser: one page that fetches nothing."""
+
+    def text(self, report: "Report", look: Look) -> str:  # noqa: ARG002
+        from gpucheck.render import page
+
+        return page.as_html(report)
+
+
+class JUnit(Renderer):
+    """For Jenkins, GitLab and whatever else shows test results."""
+
+    def text(self, report: "Report", look: Look) -> str:  # noqa: ARG002
+        from gpucheck.render import junit
+
+        return junit.as_junit(report)
+
+
+class Sarif(Renderer):
+    """For code scanning."""
+
+    def text(self, report: "Report", look: Look) -> str:  # noqa: ARG002
+        from gpucheck.render import sarif
+
+        return sarif.as_sarif(report)
+
+
+class Prometheus(Renderer):
+    """For node_exporter's textfile collector."""
+
+    def text(self, report: "Report", look: Look) -> str:  # noqa: ARG002
+        from gpucheck.render import prometheus
+
+        return prometheus.as_prometheus(report)
+
+
+class OneLine(Renderer):
+    """For hooks that keep 80 bytes."""
+
+    def text(self, report: "Report", look: Look) -> str:  # noqa: ARG002
+        from gpucheck.render import oneline
+
+        return oneline.as_oneline(report)
+
+
 RENDERERS: Mapping[Format, Renderer] = {
     Format.TEXT: Text(),
     Format.JSON: Json(),
     Format.MARKDOWN: Markdown(),
+    Format.HTML: Html(),
+    Format.JUNIT: JUnit(),
+    Format.SARIF: Sarif(),
+    Format.PROMETHEUS: Prometheus(),
+    Format.ONELINE: OneLine(),
 }
 
 
 def render(report: "Report", form: Format, look: Look | None = None) -> str:
     """Return *report* as text that ends with a newline, fit for the standard output."""
     renderer = RENDERERS[form]
-    return renderer.text(_prepared(report, renderer), look or Look())
+    look = look or Look()
+    return renderer.text(_prepared(report, renderer, look), look)
 
 
 def one_line(report: "Report", name: str, form: Format, look: Look | None = None) -> str:
     """Return *report* in one line, that of a snapshot called *name*."""
     renderer = RENDERERS[form]
-    return renderer.line(_prepared(report, renderer), name, look or Look())
+    look = look or Look()
+    return renderer.line(_prepared(report, renderer, look), name, look)
 
 
-def _prepared(report: "Report", renderer: Renderer) -> "Report":
+def _prepared(report: "Report", renderer: Renderer, look: Look) -> "Report":
     """Return *report* without what would steer a terminal, and without private details."""
     from gpucheck.render.sanitize import clean_report
 
     report = clean_report(report)
-    if renderer.identifies:
+    if renderer.identifies or look.identify:
         return report
     from gpucheck import privacy
 

@@ -26,7 +26,7 @@ FILE_SECONDS = 0.8
 PIPE_SECONDS = 60.0
 #: Where a shell puts the pipes that it hands over: `--from <(ssh node gpucheck snapshot)`.
 ACCESS_SECONDS = 1.0  # for a file system to open a file at all
-WRITE_SECONDS = 20.0
+WRITE_SECONDS = 5.0
 _PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 

@@ -71,7 +71,10 @@ ShellOption = Annotated[
 FileOption = Annotated[
     Path | None,
     typer.Option(
-        "--file", metavar="FILE", help="The start-up file. Default: ~/.bashrc, or its like."
+        "--file",
+        metavar="FILE",
+        parser=Path,
+        help="The start-up file. Default: ~/.bashrc, or its like.",
     ),
 ]
 ReplaceOption = Annotated[

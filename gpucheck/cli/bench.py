@@ -76,6 +76,7 @@ def bench(
         typer.Option(
             "--snapshot",
             metavar="FILE",
+            parser=Path,
             rich_help_panel=PRINT,
             help="Write the facts here too, private details removed, for doctor --from.",
         ),

@@ -206,12 +206,14 @@ IdentifyOption = Annotated[
         help="Leave host and user names, home directories, serials and UUIDs as they are.",
     ),
 ]
+# A plain `Path` would have the command line itself ask the file system about it.
 OutputOption = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
         metavar="FILE",
+        parser=Path,
         rich_help_panel=PRINT,
         help="Write here, whole or not at all, replacing what is there. Default: stdout.",
     ),

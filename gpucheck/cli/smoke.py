@@ -104,6 +104,7 @@ def smoke(
         typer.Option(
             "--snapshot",
             metavar="FILE",
+            parser=Path,
             rich_help_panel=PRINT,
             help="Write the facts here too, private details removed, for doctor --from.",
         ),

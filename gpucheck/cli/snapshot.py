@@ -36,6 +36,7 @@ def snapshot(
             "--output",
             "-o",
             metavar="FILE",
+            parser=Path,
             rich_help_panel=PRINT,
             help="Write here; a name in .gz is compressed. Default and -: stdout.",
         ),

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-#: Between the baseline of the counters and each later sample; the first has to come while cuInit
-#: is awaited, which takes half a second with two H200s, the second where it takes longer.
-SAMPLES_AFTER_SECONDS = (0.1, 1.2)
+#: After the first round: the quick counters, while cuInit is awaited, which takes half a second
+#: with two H100s; what holds the driver's lock for longer where cuInit is still awaited then. It
+#: would hold up cuInit itself: 1.1 s with it, 0.75 s without (2 H100s).
+QUICK_SAMPLE_AFTER_SECONDS = 0.1
+SLOW_ROUND_AFTER_SECONDS = 0.9
+SLOW_SAMPLE_AFTER_SECONDS = 0.4
 #: The InfoROM is checked unasked on machines with so many GPUs at most.
 FEW_GPUS = 4
 
@@ -241,16 +244,20 @@ class _Session:
                 _report(a, "level", answer, other=b)
 
     def sample(self) -> None:
-        """Take the baseline of the NVLinks' counters, and then each later sample."""
-        sound = sorted(self.handles)
-        self.each(lambda index: self.ask(index, (queries.NVLINK_ERRORS,), 0), sound)
+        """Take a sample of what is read quickly, then the slow baselines, and a whole sample."""
         since = time.monotonic()
-        if len(sound) <= FEW_GPUS:
-            sound = sorted(self.handles)
-            self.each(lambda index: self.ask(index, (queries.INFOROM_CHECK,), 0), sound)
-        for number, seconds in enumerate(SAMPLES_AFTER_SECONDS, 1):
-            time.sleep(max(0.0, since + seconds - time.monotonic()))
+        self._wait(since + QUICK_SAMPLE_AFTER_SECONDS)
+        self.each(lambda index: self.ask(index, queries.LATER[:-1], 1), sorted(self.handles))
+        self._wait(since + SLOW_ROUND_AFTER_SECONDS)
+        self.each(lambda index: self.ask(index, (queries.NVLINK_ERRORS,), 0), sorted(self.handles))
+        baseline = time.monotonic()
+        if len(self.handles) <= FEW_GPUS:
             self.each(
-                lambda index, number=number: self.ask(index, queries.LATER, number),  # type: ignore[misc]
-                sorted(self.handles),
+                lambda index: self.ask(index, (queries.INFOROM_CHECK,), 0), sorted(self.handles)
             )
+        self._wait(baseline + SLOW_SAMPLE_AFTER_SECONDS)
+        self.each(lambda index: self.ask(index, queries.LATER, 2), sorted(self.handles))
+
+    @staticmethod
+    def _wait(until: float) -> None:
+        time.sleep(max(0.0, until - time.monotonic()))

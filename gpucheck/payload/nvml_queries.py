@@ -440,7 +440,7 @@ GPU: tuple[Query, ...] = (
 #: 55 ms on an H200: only where a later sample follows
 NVLINK_ERRORS: Query = ("nvlink_errors", "nvmlDeviceGetNvLinkErrorCounter", nvlink_errors)
 
-#: 70 ms on an H200: with --deep, and of a few GPUs while cuInit is awaited
+#: 70 ms on an H200: with --deep, and of a few GPUs where cuInit takes more than a second
 INFOROM_CHECK: Query = ("inforom_check", "nvmlDeviceValidateInforom", ())
 
 #: what a later sample reads again, the slowest last

@@ -270,8 +270,8 @@ def inforom_corrupt(gpu: Gpu, machine: Snapshot) -> Answers:
     """The board's own record of its errors and settings fails its checksum.
 
     The ECC history and the page retirement list may be lost; the GPU can still work. nvidia-smi
-    warns of it at every call. The check takes 70 ms a GPU: the plain doctor makes it on machines
-    with up to four GPUs while it waits for CUDA, --deep on all.
+    warns of it at every call. The check takes 70 ms a GPU: --deep makes it; the plain doctor does
+    on machines with up to four GPUs where CUDA takes more than a second to start.
     """
     if (yield from known(gpu.inforom_is_valid)) is False:
         yield Symptom(

@@ -41,7 +41,7 @@ LAYERS = (
     ("gpucheck.shellenv",),
     ("gpucheck.fleet",),
     ("gpucheck.cli_help",),
-    ("gpucheck.smoke", "gpucheck.bench", "gpucheck.env_cli", "gpucheck.fleet_cli"),
+    ("gpucheck.smoke", "gpucheck.bench", "gpucheck.env_cli"),
     ("gpucheck.cli",),
     ("gpucheck.__main__",),
 )

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gpucheck import __version__, console, env_cli
-from gpucheck.cli import bench, doctor, explain, smoke, snapshot
+from gpucheck.cli import bench, doctor, explain, fleet, smoke, snapshot
 from gpucheck.cli_help import EXIT_STATUS, Command, Group
 from gpucheck.usage_error import UsageError
 
@@ -48,6 +48,7 @@ app.command("explain", cls=explain.PastedText, epilog=explain.EPILOG)(explain.ex
 app.add_typer(env_cli.app, name="env")
 app.command("smoke", cls=Command, epilog=smoke.EPILOG)(smoke.smoke)
 app.command("bench", cls=Command, epilog=bench.EPILOG)(bench.bench)
+app.add_typer(fleet.app, name="fleet")
 app.command("snapshot", cls=Command, epilog=snapshot.EPILOG)(snapshot.snapshot)
 
 

@@ -10,6 +10,7 @@ import msgspec
 from gpucheck import snapshot_file
 from gpucheck.fleet.facts import NodeFinding, NodeResult, facts_of, measures_of, peers_of
 from gpucheck.fleet.reading import Answer
+from gpucheck.render.sanitize import clean
 from gpucheck.report import Finding, examine
 from gpucheck.snapshot import Snapshot
 from gpucheck.usage_error import UsageError
@@ -76,7 +77,7 @@ def result_of(node: str, machine: Snapshot) -> NodeResult:
     """Judge one machine, and return what a fleet keeps of it."""
     report = examine(machine)
     return NodeResult(
-        node=node,
+        node=clean(node),
         verdict=report.verdict,
         findings=tuple(_brief(finding) for finding in report.roots),
         peers=peers_of(machine),
@@ -91,13 +92,13 @@ def _brief(finding: Finding) -> NodeFinding:
         code=finding.code,
         severity=finding.severity.value,
         title=finding.title,
-        saw=finding.saw,
-        fix=finding.fix,
-        subject=finding.subject,
+        saw=clean(finding.saw),
+        fix=clean(finding.fix),
+        subject=clean(finding.subject),
         gpus=finding.gpus,
     )
 
 
 def _unreadable(node: str, why: str) -> NodeResult:
-    finding = NodeFinding(code="FLT003", severity="error", title="", saw=why, fix="")
-    return NodeResult(node=node, verdict=UNREADABLE, findings=(finding,))
+    finding = NodeFinding(code="FLT003", severity="error", title="", saw=clean(why), fix="")
+    return NodeResult(node=clean(node), verdict=UNREADABLE, findings=(finding,))

@@ -1,0 +1,275 @@
+"""The commands of `gpucheck fleet`: judge stored snapshots, run on many nodes, print hooks."""
+
+import enum
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpucheck import console
+from gpucheck.cli_help import JUDGE, PRINT, Command, Group
+from gpucheck.fleet.formats import FleetFormat
+from gpucheck.usage_error import UsageError
+
+if TYPE_CHECKING:
+    from gpucheck.fleet.engines import Plan
+    from gpucheck.fleet.rules import Fleet
+
+EXIT_STATUS = """\
+Exit status: 0 healthy or degraded, 1 a node is broken, incomplete or not examined, 2 the call was
+wrong, 3 gpucheck itself failed.
+"""
+JUDGE_EPILOG = f"""\
+Examples:
+  gpucheck fleet judge snapshots/                       a folder of NODE.json
+  gpucheck fleet judge all.jsonl.gz --asked gpu[01-64]  who did not answer is a finding
+
+{EXIT_STATUS}"""
+RUN_EPILOG = f"""\
+Examples:
+  gpucheck fleet run --nodes gpu[01-64] --out today     by ssh; a second run asks those left
+  gpucheck fleet run --engine slurm --out today         the job's nodes, else all of Slurm's
+
+{EXIT_STATUS}"""
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Examine many machines, and compare them.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class EngineName(str, enum.Enum):
+    """What starts a command on each node."""
+
+    LOCAL = "local"
+    SSH = "ssh"
+    SLURM = "slurm"
+
+
+class What(str, enum.Enum):
+    """What is run on each node."""
+
+    DOCTOR = "doctor"
+    QUICK = "quick"
+
+
+AskedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--asked",
+        rich_help_panel=JUDGE,
+        metavar="NODES|@FILE",
+        help="Nodes that should have answered: gpu[01-32], or a file with one on each line.",
+    ),
+]
+AllowMissing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-missing", rich_help_panel=JUDGE, help="A node without an answer is no error."
+    ),
+]
+FormatOption = Annotated[
+    FleetFormat, typer.Option("--format", rich_help_panel=PRINT, help="How to print the report.")
+]
+RacksOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--racks",
+        rich_help_panel=JUDGE,
+        metavar="FILE",
+        parser=Path,
+        help="Lines of NODE RACK: finds racks that are slow.",
+    ),
+]
+HistoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--history",
+        rich_help_panel=JUDGE,
+        metavar="DIR",
+        parser=Path,
+        help="Reports of earlier runs; this one is added to them.",
+    ),
+]
+
+
+@app.command(cls=Command, epilog=JUDGE_EPILOG)
+def judge(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR|FILE...", help="Folders of NODE.json, single snapshots, or JSON lines."
+        ),
+    ],
+    asked: AskedOption = None,
+    allow_missing: AllowMissing = False,
+    racks: RacksOption = None,
+    history: HistoryOption = None,
+    form: FormatOption = FleetFormat.TEXT,
+    processes: Annotated[
+        int, typer.Option(min=0, max=1024, help="Processes that judge. Default: one for each core.")
+    ] = 0,
+) -> None:
+    """Judge the snapshots of many machines by the same rules, and compare them."""
+    from gpucheck.fleet.judging import judge_all
+    from gpucheck.fleet.reading import answers
+    from gpucheck.fleet.rules import Fleet
+
+    results = tuple(judge_all(answers(sources), processes=processes))
+    if not results:
+        raise UsageError(f"{', '.join(sources)}: holds no snapshot")
+    fleet = Fleet(
+        results=results,
+        asked=_nodes(asked),
+        racks=_racks(racks),
+        history=_history(history),
+    )
+    _print(fleet, form, history, allow_missing=allow_missing)
+
+
+@app.command(cls=Command, epilog=RUN_EPILOG)
+def run(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", parser=Path, help="Where the answers are kept.")
+    ],
+    what: Annotated[What, typer.Argument(help="doctor, or quick: files and NVML alone.")] = (
+        What.DOCTOR
+    ),
+    nodes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODES|@FILE", help="Default with slurm: the job's nodes, else all of them."
+        ),
+    ] = None,
+    engine: Annotated[EngineName, typer.Option(help="What starts the command.")] = EngineName.SSH,
+    remote_command: Annotated[
+        str, typer.Option(metavar="WORDS", help="How gpucheck is called on a node.")
+    ] = "gpucheck",
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, max=86400, help="The wait for one node.")
+    ] = 120.0,
+    fan_out: Annotated[int, typer.Option(min=1, max=1024, help="Nodes asked at a time.")] = 64,
+    allow_missing: AllowMissing = False,
+    form: FormatOption = FleetFormat.TEXT,
+) -> None:
+    """Examine many nodes, keep each answer as it comes, and judge them together.
+
+    A second run into the same folder asks only the nodes that gave no answer.
+    """
+    from gpucheck.fleet.judging import judge_all
+    from gpucheck.fleet.reading import answers
+    from gpucheck.fleet.rules import Fleet
+    from gpucheck.fleet.run import gather
+
+    names, planned = _planned(engine, nodes, remote_command, what)
+    for answered in gather(planned, out, timeout_seconds=timeout, fan_out=fan_out):
+        if answered.why:
+            console.complain(f"{answered.node}: {answered.why}")
+    fleet = Fleet(results=tuple(judge_all(answers([str(out)]))), asked=names)
+    _print(fleet, form, None, allow_missing=allow_missing)
+
+
+@app.command(cls=Command, epilog=EXIT_STATUS)
+def plan(
+    what: Annotated[What, typer.Argument(help="doctor, or quick: files and NVML alone.")] = (
+        What.DOCTOR
+    ),
+    nodes: Annotated[str | None, typer.Option(metavar="NODES|@FILE")] = None,
+    engine: Annotated[EngineName, typer.Option(help="What starts the command.")] = EngineName.SSH,
+    remote_command: Annotated[
+        str, typer.Option(metavar="WORDS", help="How gpucheck is called on a node.")
+    ] = "gpucheck",
+) -> None:
+    """Print the commands that `fleet run` would start, one for each node, and start none."""
+
+    _, planned = _planned(engine, nodes, remote_command, what)
+    for node, why in planned.out_of_reach.items():
+        console.write(f"# {node}: {why}\n")
+    for launch in planned.launches:
+        console.write(f"{shlex.join(launch.command)} > {shlex.quote(launch.node + '.json')}\n")
+
+
+@app.command(cls=Command, epilog=EXIT_STATUS)
+def hook(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="slurm-healthcheck, slurm-prolog, nhc, npd, textfile, systemd-timer or "
+            "kubernetes-daemonset.",
+        ),
+    ],
+) -> None:
+    """Print what lets a scheduler or a monitor call gpucheck."""
+    from gpucheck.fleet import hooks
+
+    console.write(hooks.hook(name))
+
+
+def _planned(
+    engine: EngineName, nodes: str | None, remote: str, what: What
+) -> "tuple[tuple[str, ...], Plan]":
+    from gpucheck.fleet import engines
+
+    names = _nodes(nodes)
+    if not names:
+        if engine is not EngineName.SLURM:
+            raise UsageError(f"--engine {engine.value} needs --nodes")
+        names = engines.slurm_nodes()
+    words = [*shlex.split(remote), "snapshot", *(["--quick"] if what is What.QUICK else [])]
+    return names, engines.plan(engine.value, names, words)
+
+
+def _nodes(text: str | None) -> tuple[str, ...]:
+    from gpucheck.fleet.nodes import expanded
+
+    if not text:
+        return ()
+    try:
+        if text.startswith("@"):
+            lines = Path(text[1:]).read_text(encoding="utf-8").split()
+            return tuple(dict.fromkeys(name for line in lines for name in expanded(line)))
+        return expanded(text)
+    except OSError as error:
+        raise UsageError(f"{text[1:]}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _racks(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"--racks {path}: {error.strerror}") from None
+    racks: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split("#", 1)[0].split()
+        if len(words) not in (0, 2):
+            raise UsageError(f"--racks {path}:{number}: not NODE RACK: {line.strip()}")
+        if words:
+            racks[words[0]] = words[1]
+    return racks
+
+
+def _history(folder: Path | None) -> tuple[frozenset[str], ...]:
+    from gpucheck.fleet import history
+
+    return () if folder is None else history.read(folder)
+
+
+def _print(fleet: "Fleet", form: FleetFormat, kept: Path | None, *, allow_missing: bool) -> None:
+    from gpucheck.fleet import history
+    from gpucheck.fleet.formats import render
+    from gpucheck.fleet.report import report_of
+
+    report = report_of(fleet, allow_missing=allow_missing)
+    console.write(render(report, form))
+    if kept is not None:
+        history.add(kept, report.flagged)
+    raise typer.Exit(report.exit_code)

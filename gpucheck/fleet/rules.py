@@ -11,6 +11,7 @@ import msgspec
 from gpucheck.fleet.facts import NodeFinding, NodeResult
 from gpucheck.fleet.judging import UNREADABLE
 from gpucheck.rule import Rule, Severity
+from gpucheck.rules import fleet as about
 from gpucheck.wording import count, listed
 
 MAJORITY = 0.8  # of true peers, from which on the others differ from a norm
@@ -68,24 +69,9 @@ class FleetRule:
             )
 
 
-def fleet_rule(code: str, severity: Severity, title: str, fix: str) -> Callable[[Judge], FleetRule]:
-    """Make a function of a fleet a rule."""
-
-    def decorate(judge: Judge) -> FleetRule:
-        import inspect
-
-        explained = Rule(
-            code=code,
-            severity=severity,
-            title=title,
-            explanation=inspect.cleandoc(judge.__doc__ or ""),
-            caused_by=(),
-            judge=lambda _: iter(()),
-            module=judge.__module__,
-        )
-        return FleetRule(explained, fix, judge)
-
-    return decorate
+def fleet_rule(rule: Rule, fix: str) -> Callable[[Judge], FleetRule]:
+    """Make a function of a fleet what answers *rule*."""
+    return lambda judge: FleetRule(rule, fix, judge)
 
 
 def _examined(fleet: Fleet) -> list[NodeResult]:
@@ -109,19 +95,11 @@ def _shares(fleet: Fleet) -> Iterator[tuple[tuple[str, ...], str, Counter[str], 
 
 
 @fleet_rule(
-    "FLT001",
-    Severity.WARNING,
-    "A node differs from its peers",
+    about.differs,
     "Bring these nodes to what their peers have, or examine why they differ.",
 )
 def differs(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
-    """At least four of five true peers agree on this fact, and these nodes have another value.
-
-    Peers are machines with the same GPU models, number of GPUs, CPU architecture and number of RDMA
-    devices. No list of right values is needed: the majority is the norm. A node that was missed by
-    an update, that was repaired with another board, or that somebody set by hand shows up here
-    before it slows down or breaks a job that spans many nodes.
-    """
+    """At least four of five true peers agree on this fact, and these nodes have another value."""
     for _, name, values, having in _shares(fleet):
         norm, size = values.most_common(1)[0]
         if size < MAJORITY * len(having):
@@ -132,17 +110,11 @@ def differs(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 @fleet_rule(
-    "FLT002",
-    Severity.INFO,
-    "A group of peers is mixed",
+    about.mixed,
     "Nothing, where an update is under way; finish it, or roll it back.",
 )
 def mixed(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
-    """True peers do not agree on this fact, and no value has a majority of four fifths.
-
-    An update that is half done looks like this. Jobs that span both kinds of nodes may run at the
-    slower one's speed, or not at all where versions have to match.
-    """
+    """True peers do not agree on this fact, and no value has a majority of four fifths."""
     for peers, name, values, having in _shares(fleet):
         if values.most_common(1)[0][1] >= MAJORITY * len(having):
             continue
@@ -157,17 +129,11 @@ def mixed(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 @fleet_rule(
-    "FLT003",
-    Severity.ERROR,
-    "A node was not examined",
+    about.not_examined,
     "Look at the reason; ask the node again with `gpucheck fleet run` into the same folder.",
 )
 def not_examined(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
-    """The node was asked for, and no snapshot of it can be judged: nothing is known of it.
-
-    It is drained, refuses the login, did not answer in time, was killed, or what it sent is
-    unreadable. A fleet of which a node is unknown is not healthy.
-    """
+    """The node was asked for, and no snapshot of it can be judged: nothing is known of it."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for result in fleet.results:
         if result.verdict == UNREADABLE:
@@ -212,18 +178,11 @@ def _bound(number: int) -> float:
 
 
 @fleet_rule(
-    "FLT010",
-    Severity.WARNING,
-    "A GPU is slower than the others of its kind",
+    about.straggler,
     "Run `gpucheck bench` on the node alone, and look at the clock and the reasons it reports.",
 )
 def straggler(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
-    """This GPU is at least 5 % under the fleet's median, far outside the fleet's own spread.
-
-    The bound grows with the number of GPUs, so that a fleet of healthy ones names none: the loss
-    over the robust standard deviation (1.4826 times the median absolute deviation, at least 1 %)
-    has to exceed sqrt(2 ln N) + 1.5. A job over many GPUs runs at the pace of its slowest.
-    """
+    """This GPU is at least 5 % under the fleet's median, far outside the fleet's own spread."""
     for measure, rows, sigma in _measured(fleet):
         bound = _bound(len(rows))
         slow = [row for row in rows if row.loss >= LEAST_LOSS and row.loss / sigma > bound]
@@ -253,17 +212,11 @@ def _slow_slots(rows: Sequence[_Measured]) -> dict[int, tuple[float, list[str]]]
 
 
 @fleet_rule(
-    "FLT011",
-    Severity.WARNING,
-    "The same place is slow on many nodes",
+    about.slow_place,
     "Look at what the place has in common: airflow, power, a riser, a switch.",
 )
 def slow_place(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
-    """GPUs in one slot of many nodes, or on the nodes of one rack, are slow together.
-
-    That is one cause, not many bad GPUs: the last GPU in the airflow, a power shelf, a rack's
-    cooling, a switch. Racks are known where a file names them (`--racks`).
-    """
+    """GPUs in one slot of many nodes, or on the nodes of one rack, are slow together."""
     for measure, rows, _ in _measured(fleet):
         for slot, (loss, nodes) in sorted(_slow_slots(rows).items()):
             yield f"GPU {slot} of {count(len(nodes), 'node')}: {measure} {loss:.1%} low", nodes
@@ -282,17 +235,11 @@ def slow_place(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 @fleet_rule(
-    "FLT012",
-    Severity.WARNING,
-    "A node is flagged again and again",
+    about.lemon,
     "Take it out of service and have the hardware examined.",
 )
 def lemon(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
-    """The node had an error or a warning of its own in 3 of its last 10 runs, this one counted.
-
-    A few such nodes cause a large part of a cluster's failed jobs; each single time the fault
-    seemed to be gone after a reset.
-    """
+    """The node had an error or a warning of its own in 3 of its last 10 runs, this one counted."""
     runs = [flagged(fleet), *fleet.history][:HISTORY_RUNS]
     times = Counter(node for run in runs for node in run)
     by_times: dict[int, list[str]] = defaultdict(list)

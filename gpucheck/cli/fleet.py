@@ -9,7 +9,7 @@ import typer
 
 from gpucheck import console
 from gpucheck.cli_help import JUDGE, PRINT, Command, Group
-from gpucheck.fleet.formats import FleetFormat
+from gpucheck.fleet.form import FleetFormat
 from gpucheck.usage_error import UsageError
 
 if TYPE_CHECKING:

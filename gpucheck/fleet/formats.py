@@ -1,28 +1,18 @@
 """Turns a fleet's report into text: for a terminal, JSON, HTML, Prometheus, JUnit."""
 
-import enum
 import html
 import re
 from collections.abc import Iterator
 
 import msgspec
 
+from gpucheck.fleet.form import FleetFormat
 from gpucheck.fleet.report import FleetReport, FoldedFinding
 from gpucheck.wording import count
 
 MOST_NAMES = 400  # characters of a node set in the text; the JSON has it whole
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SIGNS = {"error": "✗", "warning": "!", "info": "·"}
-
-
-class FleetFormat(str, enum.Enum):
-    """How to print a fleet's report."""
-
-    TEXT = "text"
-    JSON = "json"
-    HTML = "html"
-    PROMETHEUS = "prometheus"
-    JUNIT = "junit"
 
 
 def render(report: FleetReport, form: FleetFormat) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gpucheck.fleet.formats import FleetFormat, render
+from gpucheck.fleet.form import FleetFormat
+from gpucheck.fleet.formats import render
 from gpucheck.fleet.judging import judge_all
 from gpucheck.fleet.reading import answers
 from gpucheck.fleet.report import report_of

@@ -19,7 +19,11 @@ def report(name: str, *options: str) -> str:
         [sys.executable, "-m", "gpucheck", "doctor", "--from", RECORDED / f"{name}.json", *options],
         capture_output=True,
         text=True,
-        env={"LC_ALL": "C.UTF-8", "COLUMNS": "84", "PATH": "/usr/bin:/bin"},
+        env={
+            "LC_ALL": "C.UTF-8",
+            "COLUMNS": "84",
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        },
         timeout=60,
     )
     assert ended.returncode in (0, 1), ended.stderr

@@ -138,7 +138,11 @@ def report(machine: Path, *options: str) -> str:
         [sys.executable, "-m", "gpucheck", "doctor", "--from", machine, *options],
         capture_output=True,
         text=True,
-        env={"LC_ALL": "C.UTF-8", "COLUMNS": "84", "PATH": "/usr/bin:/bin"},
+        env={
+            "LC_ALL": "C.UTF-8",
+            "COLUMNS": "84",
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        },
         timeout=60,
     )
     if ended.returncode > 1:

@@ -5,7 +5,6 @@ as on a terminal, and writes the picture beside it. Without arguments: all of te
 """
 
 import io
-import os
 import re
 import subprocess
 import sys
@@ -62,7 +61,11 @@ def report_of(snapshot: Path, columns: int = COLUMNS) -> str:
     """Return what a terminal of that width shows of `gpucheck doctor --from SNAPSHOT`."""
     done = subprocess.run(
         [sys.executable, "-m", "gpucheck", "doctor", "--from", str(snapshot)],
-        env={"PATH": os.environ["PATH"], "FORCE_COLOR": "1", "COLUMNS": str(columns)},
+        env={
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "FORCE_COLOR": "1",
+            "COLUMNS": str(columns),
+        },
         stdout=subprocess.PIPE,
         check=False,
         text=True,

@@ -28,7 +28,7 @@ BARE = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 def doctor(directory: Path, gpus: list[FakeGpu], *arguments: str, **fake: Any) -> dict[str, Any]:
     built = FakeNvml(directory, gpus, **fake)
     done = subprocess.run(
-        [sys.executable, "-m", "gpucheck", "doctor", "--json", *arguments],
+        [sys.executable, "-m", "gpucheck", "doctor", "--json", "--identify", *arguments],
         env={**BARE, **built.environment()},
         stdin=subprocess.DEVNULL,
         capture_output=True,

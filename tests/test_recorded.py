@@ -44,7 +44,7 @@ def test_the_two_h200s_are_healthy_and_torch_gets_the_cudnn_of_its_wheel():
     assert found["host"]["driver"] == "580.159.04"
     assert found["host"]["torch_cuda"] == found["host"]["driver_cuda"] == "13.0"
     assert found["host"]["cudnn"] == "9.19.0"
-    assert not found["not_checked"]
+    assert not [one for one in found["not_checked"] if one["kind"] != "by design"]
 
 
 def test_a_machine_without_a_gpu_has_one_root():

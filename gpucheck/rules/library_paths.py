@@ -17,7 +17,6 @@ from gpucheck.rule import (
 from gpucheck.snapshot import (
     CxxLibrary,
     DriverLibrary,
-    HomeVariable,
     Library,
     Snapshot,
     Toolkit,
@@ -124,7 +123,7 @@ def cached_toolkit(machine: Snapshot) -> Answers:
     if not toolkits:
         yield NotApplicable(why="no toolkit feeds the loader's cache")
         return
-    wanted = yield from known(_version_of_home(home))
+    wanted = yield from known(home.toolkit_version, absent=f"{home.value} is no toolkit")
     installed = yield from known(machine.toolkits.installed)
     if wanted is None or installed is None:
         return
@@ -141,11 +140,6 @@ def cached_toolkit(machine: Snapshot) -> Answers:
                     (command("ldconfig", root=True, lasts="permanent"),),
                 ),
             )
-
-
-def _version_of_home(home: HomeVariable) -> str | Unknown:
-    version = home.toolkit_version
-    return version if version is not None else Unknown(f"{home.value} is no toolkit")
 
 
 def _version_at(directory: str, installed: tuple[Toolkit, ...]) -> str | Unknown:

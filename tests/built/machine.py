@@ -532,7 +532,7 @@ class BuiltMachine(Tree):
 
     def doctor(self, *arguments: str, timeout: float = 60.0) -> dict[str, Any]:
         """Return the doctor's report, as its JSON says it."""
-        ended = self.run("doctor", "--json", *arguments, timeout=timeout)
+        ended = self.run("doctor", "--json", "--identify", *arguments, timeout=timeout)
         assert ended.returncode in (0, 1), ended.stderr
         assert not ended.stderr, ended.stderr
         report: dict[str, Any] = json.loads(ended.stdout)

@@ -215,12 +215,8 @@ class Rule:
         return " ".join(self.explanation.split("\n\n", 1)[0].split())
 
     def __call__(self, machine: Snapshot) -> Answers:
-        if self.when is not None:
-            obstacle = self.when(machine)
-            if obstacle is not None:
-                yield obstacle
-                return
-        yield from self.judge(machine)
+        obstacle = None if self.when is None else self.when(machine)
+        return self.judge(machine) if obstacle is None else iter((obstacle,))
 
 
 def rule(

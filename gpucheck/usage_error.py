@@ -1,4 +1,4 @@
-"""What is raised where the call, an input or the machine stands in the way: no defect of ours."""
+"""What is raised where the call, an input or the machine is at fault: no defect of ours."""
 
 
 class UsageError(Exception):

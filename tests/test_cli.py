@@ -158,7 +158,8 @@ def test_json_stays_json_where_only_ascii_can_be_written(tmp_path: Path):
     snapshot_file.save(snapshot_file.as_json(machine(host={"name": "bücher-🙂"})), file)
 
     done = gpucheck(
-        "doctor", "--from", str(file), "--json", variables={"PYTHONIOENCODING": "ascii"}
+        *("doctor", "--from", str(file), "--json", "--identify"),
+        variables={"PYTHONIOENCODING": "ascii"},
     )
 
     assert done.stdout.isascii()

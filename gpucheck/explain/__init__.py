@@ -53,9 +53,13 @@ def explanation(what: str, *, width: int = 80, as_root: bool = False) -> str:
     raise UsageError(_unknown(name, tuple(by_code)))
 
 
+#: What a report of ours (-v) lists as looked for and not found is no error.
+_PASSED = re.compile(r"^\s*\S [A-Z]{3}[0-9]{3}  not found: .*$", re.MULTILINE)
+
+
 def pages(what: str) -> tuple[Page, ...]:
     """Return the page of each error in *what*, the decisive one first; general ones are dropped."""
-    text = error_messages.readable(what)
+    text = error_messages.readable(_PASSED.sub("", what))
     bare = codes.bare(text)
     if bare:
         return bare

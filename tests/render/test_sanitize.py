@@ -74,7 +74,7 @@ def test_no_report_shows_hostile_text_raw(form: Format):
     )
     report = examine(hostile, rules=[*_rules_of_every_section(), repeats_what_it_saw])
 
-    text = render(report, form, Look(verbose=True))
+    text = render(report, form, Look(verbose=True, identify=True))
 
     shown = text.replace("\n", "")
     assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]

@@ -1,4 +1,7 @@
-"""The one answer to each question that is asked of a snapshot in more than one place."""
+"""The one answer to each question that is asked of a snapshot in more than one place.
+
+It is long because each question asked of a snapshot has its one answer here.
+"""
 
 from collections.abc import Iterable
 

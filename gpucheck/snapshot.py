@@ -9,6 +9,8 @@ A fact is in one of four states, and every rule has to tell them apart:
 
 Every field of every section starts as `NOT_EXAMINED`, so a probe that never ran, a snapshot from
 an older gpucheck, and an empty file all read as "unknown", and never as "healthy".
+
+One file, though a long one: whoever looks for a fact finds all of them in one place.
 """
 
 import errno

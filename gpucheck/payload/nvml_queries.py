@@ -3,6 +3,8 @@
 A query's answer is numbers, texts and lists of them as NVML has them (milliwatts, masks, codes).
 pynvml is a parameter, so that this file is imported without it. Old drivers lack newer functions:
 where an older one answers the same question, it is asked in its place.
+
+It is long because it is a table: a row for each question that NVML is asked.
 """
 
 # ruff: noqa: ANN401 - pynvml has no types: what it answers is Any, and is handed on as such

@@ -2,6 +2,8 @@
 
 It runs in a child of `gpucheck smoke`, and reports each thing as it happens. It judges nothing: the
 rules TRN001 to TRN012 do that, with the facts that it reported.
+
+It is long because the training is read from top to bottom, as the recipe is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Resolves what one installed package needs of CUDA and of torch, as the loader would do it."""
+"""Resolves what one installed package needs of CUDA and of torch, as the loader would do it.
+
+It is long because one walk over an environment's files keeps one state from end to end.
+"""
 # Paths are strings here, as the loader sees and reports them:
 # ruff: noqa: PTH119
 

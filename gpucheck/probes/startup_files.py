@@ -1,4 +1,7 @@
-"""Reads shell start-up files, by plain reading alone: nothing in them is ever run."""
+"""Reads shell start-up files, by plain reading alone: nothing in them is ever run.
+
+It is long because it is one reader: the grammar of a shell does not fall apart into files.
+"""
 
 import os
 import re

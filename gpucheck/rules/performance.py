@@ -1,4 +1,7 @@
-"""Rules about what `gpucheck bench` measured, in the order of judgement of `bench_evidence`."""
+"""Rules about what `gpucheck bench` measured, in the order of judgement of `bench_evidence`.
+
+It is long because the rules judge one figure in one order, each leaving to the next.
+"""
 
 from collections.abc import Iterable
 

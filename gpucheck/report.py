@@ -157,7 +157,7 @@ def examine(
     not_applicable: list[Unchecked] = []
     passed: list[str] = []
     for rule in rules:
-        if not _is_chosen(rule.code, select, ignore):
+        if (select or ignore) and not _is_chosen(rule.code, select, ignore):
             continue
         titles[rule.code] = rule.title
         answered = False

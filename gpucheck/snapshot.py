@@ -489,7 +489,7 @@ class CudnnInstall(Fact, frozen=True, kw_only=True):
     version: Maybe[str] = NOT_EXAMINED  # "9.19.0"
     cuda_major: Maybe[int] = NOT_EXAMINED  # the CUDA it was built for
     origin: Origin = "other"
-    sublibraries: tuple[str, ...] = ()  # SONAMEs beside it
+    sublibraries: tuple[str, ...] = ()  # SONAMEs next to it
     header: Maybe[str] = NOT_EXAMINED  # path of the cudnn_version.h that goes with it
     header_version: Maybe[str] = NOT_EXAMINED
 

@@ -52,6 +52,17 @@ def test_what_identifies_only_its_owner_may_read(tmp_path: Path):
     assert (tmp_path / "plain.json").stat().st_mode & 0o044
 
 
+def test_one_file_takes_no_reports_of_several_machines(tmp_path: Path):
+    for name in ("a.json", "b.json"):
+        snapshot_file.save(TEXT, tmp_path / name)
+
+    done = gpucheck("doctor", "--from", str(tmp_path), "-o", str(tmp_path / "report"))
+
+    assert done.returncode == 2
+    assert "-o takes the report of one machine" in done.stderr
+    assert not (tmp_path / "report").exists()
+
+
 def test_a_link_stays_a_link(tmp_path: Path):
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "link.json").symlink_to("real.json")

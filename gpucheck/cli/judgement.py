@@ -43,6 +43,8 @@ class Judgement:
         files = snapshot_file.expanded(names)
         if len(files) == 1:
             return self.of_machine(_read(files[0], scope))
+        if self.output is not None:
+            raise UsageError("-o takes the report of one machine, and several snapshots are judged")
         status = 0
         for file in files:
             try:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ FAN_OUT = 64
 ANSWER_LIMIT_BYTES = 64 << 20
 GRACE_SECONDS = 2.0
 _SNAPSHOT = b'{"schema":"gpucheck.snapshot/'
-Tell = Callable[["Answered"], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ def reached(model: str) -> Mapping[str, Range]:
     return {}
 
 
-#: A product's rate beside fp16's, where it is certain on every model.
+#: A product's rate next to fp16's, where it is certain on every model.
 _BESIDE_FP16 = {"fp16": 1.0, "bf16": 1.0, "tf32": 0.5}
 
 

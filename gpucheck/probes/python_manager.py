@@ -69,12 +69,14 @@ def _conda_tool(prefix: str, variables: Mapping[str, str]) -> str | None:
     if "/.pixi/envs/" in f"{prefix}/":
         return "pixi"
     root = prefix.partition("/envs/")[0]
-    beside = [f"{root}/bin/{name}" for name in ("mamba", "conda")]
+    neighbors = [f"{root}/bin/{name}" for name in ("mamba", "conda")]
     on_path = _on_path(("conda", "mamba", "micromamba"), variables)
     if on_path:
         return on_path
     named = [variables.get(name, "") for name in ("CONDA_EXE", "MAMBA_EXE")]
-    return next((each for each in (*named, *beside) if each and os.access(each, os.X_OK)), "conda")
+    return next(
+        (each for each in (*named, *neighbors) if each and os.access(each, os.X_OK)), "conda"
+    )
 
 
 def _on_path(names: Sequence[str], variables: Mapping[str, str]) -> str:

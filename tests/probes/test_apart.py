@@ -5,17 +5,20 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
 from gpucheck.probes.apart import ProbeError, ProbeProcess
 from gpucheck.probes.child import Child
 
+T = TypeVar("T")
 
-def probe_of(look: Callable[[], object]) -> ProbeProcess[object]:
+
+def probe_of(look: Callable[[], T]) -> ProbeProcess[T]:
     """A process that gives what *look* returns, and nothing more."""
 
-    def probe() -> Iterator[object]:
+    def probe() -> Iterator[T]:
         faulthandler.disable()  # pytest's own, which would print the crash that is meant
         yield look()
 

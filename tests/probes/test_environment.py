@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gpucheck.probes import calling_shell, environment
 from gpucheck.snapshot import Unknown
+from seen_facts import seen
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def toolkit(tmp_path: Path) -> Path:
 def test_only_the_variables_on_the_list_are_read():
     found = environment.probe({"CUDA_HOME": "/x", "MY_TOKEN": "secret", "HOME": "/home/me"})
 
-    assert [variable.name for variable in found.variables] == ["CUDA_HOME"]
+    assert [variable.name for variable in seen(found.variables)] == ["CUDA_HOME"]
 
 
 def test_the_list_holds_each_variable_once():
@@ -51,7 +52,7 @@ def test_an_empty_environment_is_told_as_unset():
 
 
 def test_a_home_is_told_with_what_is_in_it(toolkit):
-    found = environment.probe({"CUDA_HOME": f"{toolkit.parent}/cuda"}).cuda_home
+    found = seen(environment.probe({"CUDA_HOME": f"{toolkit.parent}/cuda"}).cuda_home)
 
     assert found.value == f"{toolkit.parent}/cuda"
     assert found.resolved == str(toolkit)
@@ -63,7 +64,7 @@ def test_a_home_is_told_with_what_is_in_it(toolkit):
 def test_a_home_that_dangles_is_none(tmp_path):
     (tmp_path / "cuda").symlink_to("gone")
 
-    found = environment.probe({"CUDA_HOME": f"{tmp_path}/cuda"}).cuda_home
+    found = seen(environment.probe({"CUDA_HOME": f"{tmp_path}/cuda"}).cuda_home)
 
     assert found.resolved is None
     assert found.has_nvcc is False
@@ -76,7 +77,7 @@ def test_an_empty_home_is_as_good_as_unset():
 def test_a_home_in_a_loop_of_links_is_unknown(tmp_path):
     (tmp_path / "cuda").symlink_to("cuda")
 
-    found = environment.probe({"CUDA_HOME": f"{tmp_path}/cuda"}).cuda_home
+    found = seen(environment.probe({"CUDA_HOME": f"{tmp_path}/cuda"}).cuda_home)
 
     assert isinstance(found.resolved, Unknown)
 
@@ -94,7 +95,7 @@ def test_a_version_is_found_in_what_there_is(tmp_path, name, content):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(content)
 
-    found = environment.probe({"CUDA_HOME": str(tmp_path)}).cuda_home
+    found = seen(environment.probe({"CUDA_HOME": str(tmp_path)}).cuda_home)
 
     assert found.toolkit_version == "10.2"
 
@@ -102,7 +103,7 @@ def test_a_version_is_found_in_what_there_is(tmp_path, name, content):
 def test_path_entries_are_told_in_order_with_their_toolkit(toolkit):
     path = f"{toolkit.parent}/cuda/bin:/nowhere::/usr/bin"
 
-    cuda, gone, empty, usr = environment.probe({"PATH": path}).path
+    cuda, gone, empty, usr = seen(environment.probe({"PATH": path}).path)
 
     assert cuda.toolkit == str(toolkit)
     assert cuda.toolkit_version == "13.0"
@@ -118,7 +119,7 @@ def test_a_wrapper_leads_to_the_toolkit_that_it_calls(toolkit, tmp_path):
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools/nvcc").write_text(f'#!/bin/sh\nexec {toolkit}/bin/nvcc "$@"\n')
 
-    [entry] = environment.probe({"PATH": f"{tmp_path}/tools"}).path
+    [entry] = seen(environment.probe({"PATH": f"{tmp_path}/tools"}).path)
 
     assert entry.toolkit == str(toolkit)
 
@@ -126,7 +127,7 @@ def test_a_wrapper_leads_to_the_toolkit_that_it_calls(toolkit, tmp_path):
 def test_a_wrapper_that_tells_nothing_is_unknown(tmp_path):
     (tmp_path / "nvcc").write_text("#!/bin/sh\nexec ccache nvcc\n")
 
-    [entry] = environment.probe({"PATH": str(tmp_path)}).path
+    [entry] = seen(environment.probe({"PATH": str(tmp_path)}).path)
 
     assert isinstance(entry.toolkit, Unknown)
 
@@ -134,7 +135,7 @@ def test_a_wrapper_that_tells_nothing_is_unknown(tmp_path):
 def test_library_folders_are_told_with_their_toolkit_and_stubs(toolkit):
     value = f"{toolkit}/lib64;{toolkit}/lib64/stubs:"
 
-    libraries, stubs, empty = environment.probe({"LD_LIBRARY_PATH": value}).ld_library_path
+    libraries, stubs, empty = seen(environment.probe({"LD_LIBRARY_PATH": value}).ld_library_path)
 
     assert libraries.toolkit == str(toolkit)
     assert libraries.stubs == ()
@@ -151,7 +152,7 @@ def test_a_compat_folder_is_told_with_its_drivers_version(toolkit):
     (toolkit / "compat/libcuda.so.580.65.06").touch()
     (toolkit / "compat/libcuda.so.1").symlink_to("libcuda.so.580.65.06")
 
-    [entry] = environment.probe({"LD_LIBRARY_PATH": f"{toolkit}/compat"}).ld_library_path
+    [entry] = seen(environment.probe({"LD_LIBRARY_PATH": f"{toolkit}/compat"}).ld_library_path)
 
     assert entry.compat_libcuda == "580.65.06"
     assert entry.toolkit == str(toolkit)
@@ -161,7 +162,7 @@ def test_a_compat_library_without_a_version_in_its_name_is_unknown(tmp_path):
     (tmp_path / "compat").mkdir()
     (tmp_path / "compat/libcuda.so.1").touch()
 
-    [entry] = environment.probe({"LD_LIBRARY_PATH": f"{tmp_path}/compat"}).ld_library_path
+    [entry] = seen(environment.probe({"LD_LIBRARY_PATH": f"{tmp_path}/compat"}).ld_library_path)
 
     assert isinstance(entry.compat_libcuda, Unknown)
 
@@ -214,7 +215,7 @@ def test_preloaded_files_are_told_with_where_they_are(tmp_path):
     (tmp_path / "liba.so").touch()
     value = f"{tmp_path}/liba.so {tmp_path}/gone.so:libno-such-thing.so:$ORIGIN/x.so"
 
-    here, gone, bare, token = environment.probe({"LD_PRELOAD": value}).ld_preload
+    here, gone, bare, token = seen(environment.probe({"LD_PRELOAD": value}).ld_preload)
 
     assert here.resolved == f"{tmp_path}/liba.so"
     assert gone.resolved is None
@@ -225,9 +226,9 @@ def test_preloaded_files_are_told_with_where_they_are(tmp_path):
 def test_a_bare_name_is_looked_for_in_the_library_path(tmp_path):
     (tmp_path / "liba.so").touch()
 
-    [found] = environment.probe(
-        {"LD_PRELOAD": "liba.so", "LD_LIBRARY_PATH": str(tmp_path)}
-    ).ld_preload
+    [found] = seen(
+        environment.probe({"LD_PRELOAD": "liba.so", "LD_LIBRARY_PATH": str(tmp_path)}).ld_preload
+    )
 
     assert found.resolved == f"{tmp_path}/liba.so"
 
@@ -273,4 +274,4 @@ def test_any_text_in_any_variable_is_a_fact(one, other):
         }
     )
 
-    assert len(found.path) == one.count(":") + 1
+    assert len(seen(found.path)) == one.count(":") + 1

@@ -17,6 +17,7 @@ from gpucheck.snapshot import (
     GpuProcess,
 )
 from nvml_looks import look
+from seen_facts import seen
 
 
 @contextlib.contextmanager
@@ -35,7 +36,7 @@ def test_processes_carry_their_names_and_whether_they_are_dead(tmp_path):
 
         found = look(tmp_path, [h200(processes=holds, graphics_processes={os.getpid(): 1})])
 
-    by_id = {one.pid: one for one in found.gpus[0].processes}
+    by_id = {one.pid: one for one in seen(seen(found.gpus)[0].processes)}
     assert len(by_id) == 3
     assert by_id[os.getpid()].name == Path("/proc/self/comm").read_text().strip()
     assert by_id[os.getpid()].used_bytes == 5 << 30

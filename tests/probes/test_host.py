@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gpucheck.probes import host, pci_bus, surroundings
 from gpucheck.snapshot import Unknown
+from seen_facts import seen
 
 ANY_TEXT = st.text(max_size=200)
 
@@ -301,7 +302,7 @@ def test_a_gpu_is_told_with_its_slot_driver_and_bridges(root):
     (root / "sys/bus/pci/drivers/nvidia").mkdir(parents=True)
     (gpu / "driver").symlink_to(root / "sys/bus/pci/drivers/nvidia")
 
-    [found] = host.probe(root).pci_gpus
+    [found] = seen(host.probe(root).pci_gpus)
 
     assert found.bus_id == "0000:03:00.0"
     assert found.device_id == "0x2335"
@@ -316,7 +317,7 @@ def test_a_gpu_is_told_with_its_slot_driver_and_bridges(root):
 def test_a_gpu_with_no_bridge_above_it_has_no_slot(root):
     device(root, "0000:00:06.0", numa_node="-1")
 
-    [found] = host.probe(root).pci_gpus
+    [found] = seen(host.probe(root).pci_gpus)
 
     assert found.driver is None
     assert found.numa_node is None
@@ -328,7 +329,7 @@ def test_a_configuration_space_cut_short_is_unknown(root):
     gpu = device(root, "0000:00:01.0/0000:01:00.0")
     write(gpu.parent, "config", config(redirect=True, size=64))
 
-    [found] = host.probe(root).pci_gpus
+    [found] = seen(host.probe(root).pci_gpus)
 
     assert isinstance(found.acs_redirecting_bridges, Unknown)
     assert "may not be read" in found.acs_redirecting_bridges.why
@@ -342,7 +343,7 @@ def test_other_devices_are_no_gpus_and_switches_are_counted(root):
 
     found = host.probe(root)
 
-    assert [gpu.bus_id for gpu in found.pci_gpus] == ["0000:00:05.0"]
+    assert [gpu.bus_id for gpu in seen(found.pci_gpus)] == ["0000:00:05.0"]
     assert found.nvswitches == 1
 
 

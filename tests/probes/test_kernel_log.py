@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gpucheck.probes.kernel_log import normal_bus_id, parse, probe
 from gpucheck.snapshot import Unknown
+from seen_facts import seen
 
 FALLEN = (
     "[  100.5] NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, name=python3, GPU has fallen off the bus."
@@ -27,7 +28,7 @@ def script(folder: Path, text: str) -> tuple[str, ...]:
 
 
 def test_an_xid_says_gpu_number_time_text_and_process():
-    [xid] = parse([FALLEN]).xids
+    [xid] = seen(parse([FALLEN]).xids)
 
     assert (xid.bus_id, xid.number, xid.count) == ("0000:3b:00.0", 79, 1)
     assert (xid.first_seconds, xid.last_seconds) == (100.5, 100.5)
@@ -43,7 +44,7 @@ def test_the_same_xid_of_one_gpu_is_counted_together():
         "[   40.0] NVRM: Xid (PCI:0000:3b:00): 31, pid=2, name=b, other number",
     ]
 
-    first, other_gpu, other_number = parse(lines).xids
+    first, other_gpu, other_number = seen(parse(lines).xids)
 
     assert (first.count, first.first_seconds, first.last_seconds) == (2, 10.0, 20.0)
     assert first.text == "pid=2, name=b, new"
@@ -66,7 +67,7 @@ def test_the_same_xid_of_one_gpu_is_counted_together():
     ],
 )
 def test_every_source_of_the_log_gives_the_seconds_since_boot(line: str, seconds: float):
-    [xid] = parse([line]).xids
+    [xid] = seen(parse([line]).xids)
 
     assert xid.first_seconds == seconds
     assert xid.text == "gone"
@@ -81,14 +82,14 @@ def test_every_source_of_the_log_gives_the_seconds_since_boot(line: str, seconds
     ],
 )
 def test_a_line_without_seconds_counts_and_its_time_is_unknown(line: str):
-    [xid] = parse([line]).xids
+    [xid] = seen(parse([line]).xids)
 
     assert (xid.bus_id, xid.number) == ("0000:3b:00.0", 79)
     assert isinstance(xid.first_seconds, Unknown)
 
 
 def test_an_xid_without_text_is_an_xid():
-    [xid] = parse(["[1.0] NVRM: Xid (PCI:0000:3b:00): 45"]).xids
+    [xid] = seen(parse(["[1.0] NVRM: Xid (PCI:0000:3b:00): 45"]).xids)
 
     assert (xid.number, xid.text) == (45, "")
 
@@ -105,7 +106,7 @@ def test_a_process_without_a_name_is_named_by_its_number_and_an_unknown_one_not_
         "[2.0] NVRM: Xid (PCI:0000:3b:00): 31, pid='<unknown>', name=<unknown>, Ch 00000010",
     ]
 
-    [xid] = parse(lines).xids
+    [xid] = seen(parse(lines).xids)
 
     assert xid.processes == ("process 77",)
 
@@ -118,7 +119,7 @@ def test_the_parts_of_the_gpu_that_lines_name_are_collected():
         "[4.0] NVRM: Xid (PCI:0000:3b:00): 149, NETIR_LINK_EVT Fatal XC0 i0 Link 09 (0x4 0x6)",
     ]
 
-    units = [xid.units for xid in parse(lines).xids]
+    units = [xid.units for xid in seen(parse(lines).xids)]
 
     assert units == [("GPC 1 TPC 2 SM 0",), ("GRAPHICS GPC2 GPCCLIENT_T1_0",), ("link 9",)]
 
@@ -126,7 +127,7 @@ def test_the_parts_of_the_gpu_that_lines_name_are_collected():
 def test_the_driver_s_own_verdict_is_kept_word_for_word():
     said = "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)"
 
-    [xid] = parse([f"[9.5] NVRM: Xid (PCI:0000:3b:00): 154, {said}"]).xids
+    [xid] = seen(parse([f"[9.5] NVRM: Xid (PCI:0000:3b:00): 154, {said}"]).xids)
 
     assert xid.text == said
 
@@ -178,7 +179,7 @@ def test_a_mere_taint_and_another_module_s_refusal_are_no_refusal(message: str):
 
 
 def test_control_characters_of_the_log_stay_data():
-    [xid] = parse(["[1.0] NVRM: Xid (PCI:0000:3b:00): 31, pid=1, name=\x1b[31mevil, x"]).xids
+    [xid] = seen(parse(["[1.0] NVRM: Xid (PCI:0000:3b:00): 31, pid=1, name=\x1b[31mevil, x"]).xids)
 
     assert xid.processes == ("\x1b[31mevil",)
 
@@ -186,7 +187,7 @@ def test_control_characters_of_the_log_stay_data():
 def test_a_flood_of_lines_gives_one_small_fact():
     lines = (f"[{n}.0] NVRM: Xid (PCI:0000:3b:00): 31, pid={n}, name=p{n}, x" for n in range(20000))
 
-    [xid] = parse(lines).xids
+    [xid] = seen(parse(lines).xids)
 
     assert xid.count == 20000
     assert len(xid.processes) <= 64
@@ -227,7 +228,7 @@ def test_the_ring_buffer_is_read_first(tmp_path: Path):
     log = probe(root)
 
     assert log.source == "/dev/kmsg"
-    assert [xid.number for xid in log.xids] == [79]
+    assert [xid.number for xid in seen(log.xids)] == [79]
 
 
 def test_where_the_ring_buffer_may_not_be_read_another_source_is_asked(tmp_path: Path):
@@ -236,7 +237,7 @@ def test_where_the_ring_buffer_may_not_be_read_another_source_is_asked(tmp_path:
     log = probe(tmp_path, commands=[("dmesg", command)])
 
     assert log.source == "dmesg"
-    assert [xid.number for xid in log.xids] == [79]
+    assert [xid.number for xid in seen(log.xids)] == [79]
 
 
 @pytest.mark.parametrize(

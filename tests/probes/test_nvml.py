@@ -37,6 +37,7 @@ from gpucheck.snapshot import (
     VgpuLicense,
 )
 from nvml_looks import look, unknown_facts
+from seen_facts import seen, why
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "h200_nvml.json"
 
@@ -102,7 +103,7 @@ def test_a_recorded_h200_is_read_whole(tmp_path):
     assert found.driver_version == "580.159.04"
     assert found.cuda_version == "13.0"
     assert found.count == 2
-    gpu = found.gpus[0]
+    gpu = seen(found.gpus)[0]
     assert unknown_facts(gpu) == {}
     assert gpu.state == "ok"
     assert gpu.error is None
@@ -196,7 +197,7 @@ def test_the_nvlinks_of_a_recorded_h200_keep_their_crc_counts(tmp_path):
 
     found = look(tmp_path, [h200(), h200()], deep=True, watch_seconds=0.01)
 
-    links = found.gpus[0].nvlinks
+    links = seen(seen(found.gpus)[0].nvlinks)
     assert len(links) == 18
     for link in links:
         assert link.is_up is True
@@ -211,7 +212,7 @@ def test_the_nvlinks_of_a_recorded_h200_keep_their_crc_counts(tmp_path):
 def test_the_pair_of_recorded_h200s_is_joined_by_18_links(tmp_path):
     found = look(tmp_path, [h200(), h200()])
 
-    [pair] = found.pairs
+    [pair] = seen(found.pairs)
     assert (pair.a, pair.b, pair.topology) == (0, 1, "NV18")
     assert (pair.p2p_read, pair.p2p_write, pair.p2p_nvlink) == ("OK", "OK", "OK")
 
@@ -226,12 +227,12 @@ def test_the_path_of_the_library_is_the_one_that_was_mapped(tmp_path):
 def test_a_first_reading_leaves_out_what_takes_long(tmp_path):
     found = look(tmp_path, [h200(), h200()], quick=True)
 
-    gpu = found.gpus[0]
-    assert gpu.inforom_is_valid.why == "read with --deep"
-    assert gpu.nvlinks[0].crc_data_errors.why == "read with --deep or --watch"
+    gpu = seen(found.gpus)[0]
+    assert why(gpu.inforom_is_valid) == "read with --deep"
+    assert why(seen(gpu.nvlinks)[0].crc_data_errors) == "read with --deep or --watch"
     assert gpu.later_sample is None
-    assert found.pairs[0].p2p_read == found.pairs[0].p2p_write == "OK"
-    assert found.pairs[0].p2p_nvlink == Unknown("left out by --quick", "by design")
+    assert seen(found.pairs)[0].p2p_read == seen(found.pairs)[0].p2p_write == "OK"
+    assert seen(found.pairs)[0].p2p_nvlink == Unknown("left out by --quick", "by design")
 
 
 # ----------------------------------------------------------------------------------- other machines
@@ -240,12 +241,12 @@ def test_a_first_reading_leaves_out_what_takes_long(tmp_path):
 def test_what_a_laptop_has_not_is_not_supported_rather_than_unknown(tmp_path):
     found = look(tmp_path, [geforce_laptop()])
 
-    [gpu] = found.gpus
+    [gpu] = seen(found.gpus)
     assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep"}
     for name in ("ecc_is_on", "nvlinks", "fabric", "mig_is_on", "remapped_rows", "retired_pages"):
         assert isinstance(getattr(gpu, name), NotSupported), name
     assert gpu.bus_id == "0000:01:00.0"
-    assert gpu.thresholds.memory_max_celsius == NOT_SUPPORTED
+    assert seen(gpu.thresholds).memory_max_celsius == NOT_SUPPORTED
     assert gpu.display_active is True
     assert gpu.performance_state == 8
 
@@ -253,19 +254,19 @@ def test_what_a_laptop_has_not_is_not_supported_rather_than_unknown(tmp_path):
 def test_an_a100_with_no_bridge_has_links_that_are_down(tmp_path):
     found = look(tmp_path, [a100_pcie(), a100_pcie()], deep=True, watch_seconds=0.01)
 
-    gpu = found.gpus[0]
-    assert [link.is_up for link in gpu.nvlinks] == [False] * 12
-    assert gpu.nvlinks[0].remote_kind == Unknown("the link is down")
-    assert gpu.nvlinks[0].crc_data_errors == Unknown("the link is down")
+    gpu = seen(found.gpus)[0]
+    assert [link.is_up for link in seen(gpu.nvlinks)] == [False] * 12
+    assert seen(gpu.nvlinks)[0].remote_kind == Unknown("the link is down")
+    assert seen(gpu.nvlinks)[0].crc_data_errors == Unknown("the link is down")
     assert gpu.fabric == Fabric(state=0, health=0, health_summary=0)
-    assert found.pairs[0].topology == "PXB"
-    assert found.pairs[0].p2p_nvlink == "NS"
+    assert seen(found.pairs)[0].topology == "PXB"
+    assert seen(found.pairs)[0].p2p_nvlink == "NS"
 
 
 def test_the_mig_devices_of_a_cut_gpu_are_named(tmp_path):
     found = look(tmp_path, [mig(), mig(mig_devices=(Error(6), Error(6)))])
 
-    cut, empty = found.gpus
+    cut, empty = seen(found.gpus)
     assert cut.mig_is_on is True
     assert cut.mig_devices == (
         "MIG-aaaaaaaa-0000-0000-0000-000000000000",
@@ -279,12 +280,14 @@ def test_pages_retired_on_an_older_gpu_are_counted(tmp_path):
         tmp_path, [a100_pcie(retired_single_bit=61, retired_double_bit=2, retired_pending=1)]
     )
 
-    assert found.gpus[0].retired_pages == RetiredPages(single_bit=61, double_bit=2, is_pending=True)
+    assert seen(found.gpus)[0].retired_pages == RetiredPages(
+        single_bit=61, double_bit=2, is_pending=True
+    )
 
 
 def test_links_straight_to_a_neighbour_are_counted_and_named(tmp_path):
     def bridged(other: str) -> FakeGpu:
-        answers = {}
+        answers: dict[str, object] = {}
         for link in range(12):
             answers[f"nvmlDeviceGetNvLinkState.{link}"] = 1 if link < 4 else 0
             answers[f"nvmlDeviceGetNvLinkVersion.{link}"] = 3
@@ -294,9 +297,9 @@ def test_links_straight_to_a_neighbour_are_counted_and_named(tmp_path):
 
     found = look(tmp_path, [bridged("0000:00:07.0"), bridged("0000:00:06.0"), a100_pcie()])
 
-    link = found.gpus[0].nvlinks[0]
+    link = seen(seen(found.gpus)[0].nvlinks)[0]
     assert (link.is_up, link.remote_kind, link.remote_bus_id) == (True, "gpu", "0000:00:07.0")
-    assert found.pairs[0].topology == "NV4"
+    assert seen(found.pairs)[0].topology == "NV4"
 
 
 # -------------------------------------------------------------------------------------- old drivers
@@ -311,7 +314,7 @@ def test_an_old_driver_is_asked_by_the_older_names(tmp_path):
         fake=old_driver(),
     )
 
-    [gpu] = found.gpus
+    [gpu] = seen(found.gpus)
     assert found.cuda_version == "11.0"
     assert gpu.clocks_event_reasons == 5
     assert gpu.memory == Memory(
@@ -320,19 +323,19 @@ def test_an_old_driver_is_asked_by_the_older_names(tmp_path):
         free_bytes=85252046848,
         reserved_bytes=NOT_SUPPORTED,
     )
-    assert {one.pid: one.used_bytes for one in gpu.processes} == holds | {1: 7}
+    assert {one.pid: one.used_bytes for one in seen(gpu.processes)} == holds | {1: 7}
 
 
 def test_what_an_old_driver_does_not_know_is_unknown_with_the_name_of_what_it_lacks(tmp_path):
     found = look(tmp_path, [a100_pcie()], fake=old_driver())
 
-    unknown = unknown_facts(found.gpus[0])
+    unknown = unknown_facts(seen(found.gpus)[0])
     assert unknown["temperature_margin_celsius"] == (
         "driver too old: nvmlDeviceGetMarginTemperature missing"
     )
     assert unknown["recovery_action"] == "driver too old: field 230 missing"
     assert unknown["fabric"] == "driver too old: nvmlDeviceGetGpuFabricInfoV missing"
-    assert found.gpus[0].state == "ok"
+    assert seen(found.gpus)[0].state == "ok"
 
 
 @pytest.mark.parametrize(
@@ -346,7 +349,7 @@ def test_what_an_old_driver_does_not_know_is_unknown_with_the_name_of_what_it_la
 def test_the_fabric_is_read_by_the_newest_struct_that_the_driver_knows(tmp_path, newest, fabric):
     found = look(tmp_path, [h200(fabric="3 0 5 2")], fake={"system": System(fabric_version=newest)})
 
-    assert found.gpus[0].fabric == fabric
+    assert seen(found.gpus)[0].fabric == fabric
 
 
 # ------------------------------------------------------------------------------------------- errors
@@ -355,7 +358,7 @@ def test_the_fabric_is_read_by_the_newest_struct_that_the_driver_knows(tmp_path,
 def test_one_error_costs_one_fact(tmp_path):
     found = look(tmp_path, [h200(name=Error(999), serial=Error(4), temperature=Error(27))])
 
-    [gpu] = found.gpus
+    [gpu] = seen(found.gpus)
     assert gpu.state == "ok"
     assert unknown_facts(gpu) == {
         "name": "nvmlDeviceGetName: Unknown Error",
@@ -386,9 +389,9 @@ def test_no_library_is_a_fact_with_the_loader_s_own_words(tmp_path):
     found = look(tmp_path, fake={"installed": False}, gpus=[])
 
     assert found.library is None
-    assert found.error.call == "open"
-    assert found.error.code is None
-    assert "libnvidia-ml.so.1" in found.error.message
+    assert seen(found.error).call == "open"
+    assert seen(found.error).code is None
+    assert "libnvidia-ml.so.1" in seen(found.error).message
 
 
 @pytest.mark.parametrize(
@@ -406,8 +409,8 @@ def test_a_library_that_falls_silent_before_it_counts_gpus_is_an_error(
 
     found = look(tmp_path, [h200()], fake={"system": system}, deadline_seconds=1)
 
-    assert found.error.message.startswith(said)
-    assert found.error.code is None
+    assert seen(found.error).message.startswith(said)
+    assert seen(found.error).code is None
 
 
 def test_a_machine_without_gpus_is_no_error(tmp_path):
@@ -422,9 +425,11 @@ def test_a_corrupt_inforom_is_told_from_one_that_could_not_be_checked(tmp_path):
 
     found = look(tmp_path, gpus, deep=True, watch_seconds=0.01)
 
-    assert found.gpus[0].inforom_is_valid is False
-    assert found.gpus[1].inforom_is_valid == Unknown("nvmlDeviceValidateInforom: Unknown Error")
-    assert found.gpus[2].inforom_is_valid is True
+    assert seen(found.gpus)[0].inforom_is_valid is False
+    assert seen(found.gpus)[1].inforom_is_valid == Unknown(
+        "nvmlDeviceValidateInforom: Unknown Error"
+    )
+    assert seen(found.gpus)[2].inforom_is_valid is True
 
 
 def test_a_name_that_is_not_text_costs_that_fact_alone(tmp_path):
@@ -435,8 +440,8 @@ def test_a_name_that_is_not_text_costs_that_fact_alone(tmp_path):
 
     found = nvml.probe(deadline_seconds=20, environment=os.environ | fake.environment())
 
-    assert found.gpus[0].name == Unknown("nvmlDeviceGetName: the answer is not text")
-    assert found.gpus[0].temperature_celsius == 37
+    assert seen(found.gpus)[0].name == Unknown("nvmlDeviceGetName: the answer is not text")
+    assert seen(found.gpus)[0].temperature_celsius == 37
 
 
 # ------------------------------------------------------------------------- virtual and confidential
@@ -449,8 +454,8 @@ def test_a_name_that_is_not_text_costs_that_fact_alone(tmp_path):
 def test_the_license_of_a_virtual_gpu_is_read(tmp_path, answer, is_licensed, missing):
     found = look(tmp_path, [h200(virtualization=2, license=answer)], fake={"missing": missing})
 
-    assert found.gpus[0].virtualization == "vgpu"
-    assert found.gpus[0].vgpu_license == VgpuLicense(
+    assert seen(found.gpus)[0].virtualization == "vgpu"
+    assert seen(found.gpus)[0].vgpu_license == VgpuLicense(
         is_needed=True, is_licensed=is_licensed, product="NVIDIA RTX Virtual Workstation"
     )
 
@@ -458,7 +463,7 @@ def test_the_license_of_a_virtual_gpu_is_read(tmp_path, answer, is_licensed, mis
 def test_a_gpu_that_is_passed_through_is_asked_for_no_license(tmp_path):
     found = look(tmp_path, [h200(license="1 2 0 0")])
 
-    assert found.gpus[0].vgpu_license == NOT_SUPPORTED
+    assert seen(found.gpus)[0].vgpu_license == NOT_SUPPORTED
 
 
 def test_confidential_computing_is_read_where_the_driver_knows_it(tmp_path):
@@ -472,10 +477,10 @@ def test_confidential_computing_is_read_where_the_driver_knows_it(tmp_path):
 
     assert on.confidential_computing == ConfidentialComputing(is_on=True, gpus_are_ready=False)
     assert off.confidential_computing == ConfidentialComputing(is_on=False, gpus_are_ready=True)
-    assert "driver too old" in old.confidential_computing.why
+    assert "driver too old" in why(old.confidential_computing)
 
 
 def test_the_fan_is_read_where_there_is_one(tmp_path):
     found = look(tmp_path, [h200(fan=40), h200()])
 
-    assert [gpu.fan_percent for gpu in found.gpus] == [40, NOT_SUPPORTED]
+    assert [gpu.fan_percent for gpu in seen(found.gpus)] == [40, NOT_SUPPORTED]

@@ -21,7 +21,8 @@ from gpucheck.snapshot import (
     GpuSample,
     Unknown,
 )
-from nvml_looks import look
+from nvml_looks import crc_errors, later_sample, look
+from seen_facts import seen, why
 
 # ------------------------------------------------------------------------------------- two readings
 
@@ -38,17 +39,17 @@ def test_the_second_reading_counts_on(tmp_path):
 
     found = look(tmp_path, [gpu], watch_seconds=0.1)
 
-    [read] = found.gpus
-    second = read.later_sample
+    [read] = seen(found.gpus)
+    second = seen(read.later_sample)
     assert second.after_seconds >= 0.1
     assert second.under_load is False
     assert (read.pcie_replays, second.pcie_replays) == (3, 503)
     assert (read.corrected_ecc_volatile, second.corrected_ecc_volatile) == (0, 40)
     assert (read.clocks_event_reasons, second.clocks_event_reasons) == (1, 0x48)
     assert (read.pcie_generation, second.pcie_generation) == (1, 5)
-    assert (read.hardware_thermal_slowdown_ns, second.hardware_thermal_slowdown_ns) == (0, 1000)
-    before = sum(link.crc_data_errors + link.crc_flit_errors for link in read.nvlinks)
-    assert second.nvlink_crc_errors - before == 90000
+    slowed = (read.hardware_thermal_slowdown_ns, second.hardware_thermal_slowdown_ns)
+    assert slowed == (0, 1000)
+    assert seen(second.nvlink_crc_errors) - crc_errors(read) == 90000
     assert second.nvlink_replay_errors == second.nvlink_recovery_errors == 0
     assert second.utilization_percent == 0
     assert not any(isinstance(value, Unknown) for value in msgspec.structs.astuple(second))
@@ -66,7 +67,7 @@ def test_the_load_is_on_when_the_caller_says_so(tmp_path):
     )
 
     assert len(asked) == 1
-    assert found.gpus[0].later_sample.under_load is True
+    assert later_sample(found).under_load is True
 
 
 def test_a_gpu_that_is_lost_between_the_readings_keeps_its_first(tmp_path):
@@ -85,17 +86,17 @@ def test_a_gpu_that_is_lost_between_the_readings_keeps_its_first(tmp_path):
         environment=environment | later.environment(),
     )
 
-    assert found.gpus[0].state == "ok"
-    assert found.gpus[1].state == "lost"
-    assert found.gpus[1].error.endswith("in the second reading")
-    assert found.gpus[1].temperature_celsius == 37
-    assert isinstance(found.gpus[1].later_sample, GpuSample)
+    assert seen(found.gpus)[0].state == "ok"
+    assert seen(found.gpus)[1].state == "lost"
+    assert seen(seen(found.gpus)[1].error).endswith("in the second reading")
+    assert seen(found.gpus)[1].temperature_celsius == 37
+    assert isinstance(seen(found.gpus)[1].later_sample, GpuSample)
 
 
 def test_links_that_a_gpu_has_not_are_not_supported_in_the_second_reading_too(tmp_path):
     found = look(tmp_path, [geforce_laptop()], watch_seconds=0.01)
 
-    assert found.gpus[0].later_sample.nvlink_crc_errors == NOT_SUPPORTED
+    assert later_sample(found).nvlink_crc_errors == NOT_SUPPORTED
 
 
 # --------------------------------------------------------------- read again while cuInit is awaited
@@ -108,14 +109,14 @@ GROWING = {"pcie_replays": [3, 503], "crc_data": [15, 90015], "corrected_volatil
 def test_the_counters_are_read_again_while_somebody_waits(tmp_path):
     found = look(tmp_path, [h200(**GROWING), h200()], sampling=Sampling())
 
-    growing, still = found.gpus
-    assert (growing.pcie_replays, growing.later_sample.pcie_replays) == (3, 503)
-    assert growing.later_sample.corrected_ecc_volatile == 7
-    before = sum(link.crc_data_errors for link in growing.nvlinks)
-    assert growing.later_sample.nvlink_crc_errors - before == 90000
-    assert growing.later_sample.after_seconds >= nvml_program.SLOW_SAMPLE_AFTER_SECONDS
+    growing, still = seen(found.gpus)
+    later = seen(growing.later_sample)
+    assert (growing.pcie_replays, later.pcie_replays) == (3, 503)
+    assert later.corrected_ecc_volatile == 7
+    assert seen(later.nvlink_crc_errors) - crc_errors(growing) == 90000
+    assert later.after_seconds >= nvml_program.SLOW_SAMPLE_AFTER_SECONDS
     assert growing.inforom_is_valid is True
-    assert still.later_sample.pcie_replays == 0
+    assert seen(still.later_sample).pcie_replays == 0
 
 
 def test_nobody_waits_for_the_counters(tmp_path):
@@ -126,24 +127,27 @@ def test_nobody_waits_for_the_counters(tmp_path):
     found = look(tmp_path, [h200(**GROWING)], sampling=over)
 
     assert time.monotonic() - started < nvml_program.SLOW_ROUND_AFTER_SECONDS
-    assert found.gpus[0].later_sample is None
-    assert found.gpus[0].state == "ok"
+    assert seen(found.gpus)[0].later_sample is None
+    assert seen(found.gpus)[0].state == "ok"
 
 
 def test_a_wait_that_ends_takes_what_came_so_far(tmp_path):
     slow = [h200().sleeps("nvmlDeviceValidateInforom", 60_000), h200()]
     sampling = Sampling()
     ended = []
-    timer = threading.Timer(2.0, lambda: (ended.append(time.monotonic()), sampling.end()))
 
-    timer.start()
+    def end() -> None:
+        ended.append(time.monotonic())
+        sampling.end()
+
+    threading.Timer(2.0, end).start()
     found = look(tmp_path, slow, sampling=sampling)
     took = time.monotonic() - ended[0]
 
     assert took < 0.5
-    assert [gpu.state for gpu in found.gpus] == ["ok", "ok"]
-    assert found.gpus[0].nvlinks[0].crc_data_errors == 15
-    assert found.gpus[0].later_sample.pcie_replays == 0
+    assert [gpu.state for gpu in seen(found.gpus)] == ["ok", "ok"]
+    assert seen(seen(found.gpus)[0].nvlinks)[0].crc_data_errors == 15
+    assert later_sample(found).pcie_replays == 0
 
 
 def test_a_wait_that_ends_among_the_nvlinks_leaves_the_other_counters(tmp_path):
@@ -153,7 +157,7 @@ def test_a_wait_that_ends_among_the_nvlinks_leaves_the_other_counters(tmp_path):
     threading.Timer(3.0, sampling.end).start()
     found = look(tmp_path, [slow], sampling=sampling)
 
-    sample = found.gpus[0].later_sample
+    sample = later_sample(found)
     assert sample.pcie_replays == 503
     assert sample.nvlink_crc_errors == NOT_SAMPLED
 
@@ -161,22 +165,22 @@ def test_a_wait_that_ends_among_the_nvlinks_leaves_the_other_counters(tmp_path):
 def test_a_crash_after_all_was_said_costs_only_the_sample(tmp_path):
     found = look(tmp_path, [h200().crashes("nvmlDeviceValidateInforom")], sampling=Sampling())
 
-    assert found.gpus[0].state == "ok"
-    assert found.gpus[0].later_sample.nvlink_crc_errors == NOT_SAMPLED
+    assert seen(found.gpus)[0].state == "ok"
+    assert later_sample(found).nvlink_crc_errors == NOT_SAMPLED
     assert found.pairs == ()
 
 
 def test_a_corrupt_inforom_is_found_without_deep_on_a_small_machine(tmp_path):
     found = look(tmp_path, [h200(inforom_check=Error(14)), h200()], sampling=Sampling())
 
-    assert [gpu.inforom_is_valid for gpu in found.gpus] == [False, True]
+    assert [gpu.inforom_is_valid for gpu in seen(found.gpus)] == [False, True]
 
 
 def test_the_inforoms_of_many_gpus_are_left_to_deep(tmp_path):
     found = look(tmp_path, [h200(inforom_check=Error(14))] * 5, sampling=Sampling())
 
-    assert {gpu.inforom_is_valid.why for gpu in found.gpus} == {"read with --deep"}
-    assert all(gpu.later_sample is not None for gpu in found.gpus)
+    assert {why(gpu.inforom_is_valid) for gpu in seen(found.gpus)} == {"read with --deep"}
+    assert all(gpu.later_sample is not None for gpu in seen(found.gpus))
 
 
 def test_a_gpu_that_is_lost_while_somebody_waits_is_lost(tmp_path):
@@ -184,7 +188,7 @@ def test_a_gpu_that_is_lost_while_somebody_waits_is_lost(tmp_path):
         tmp_path, [h200().fails("nvmlDeviceValidateInforom", 15), h200()], sampling=Sampling()
     )
 
-    assert [gpu.state for gpu in found.gpus] == ["lost", "ok"]
+    assert [gpu.state for gpu in seen(found.gpus)] == ["lost", "ok"]
 
 
 # ----------------------------------------------------------------------------- who holds the memory
@@ -197,16 +201,16 @@ FREE = "150754820096 644939776 150109880320 0"
 def test_memory_that_nobody_owns_is_looked_at_again_a_second_later(tmp_path):
     found = look(tmp_path, [h200(memory=HELD), h200()], sees_all_processes=lambda: True)
 
-    sample = found.gpus[0].later_sample
+    sample = later_sample(found)
     assert sample.after_seconds >= 1.0
-    assert sample.memory.used_bytes == 1147483648
+    assert seen(sample.memory).used_bytes == 1147483648
     assert sample.processes == ()
 
 
 def test_memory_that_a_process_left_in_the_meantime_is_seen_to_be_free(tmp_path):
     found = look(tmp_path, [h200(memory=[HELD, FREE])], sees_all_processes=lambda: True)
 
-    assert found.gpus[0].later_sample.memory.used_bytes == 0
+    assert seen(later_sample(found).memory).used_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -223,4 +227,4 @@ def test_memory_that_a_process_left_in_the_meantime_is_seen_to_be_free(tmp_path)
 def test_other_memory_costs_no_second(tmp_path, gpu, sees_all):
     found = look(tmp_path, [gpu], sees_all_processes=lambda: sees_all)
 
-    assert found.gpus[0].later_sample is None
+    assert seen(found.gpus)[0].later_sample is None

@@ -25,6 +25,7 @@ from gpucheck.snapshot import (
     Unknown,
 )
 from nvml_looks import look, unknown_facts
+from seen_facts import seen
 
 
 def test_a_lost_a_hung_and_a_crashing_gpu_leave_five_full_rows_in_time(tmp_path):
@@ -44,32 +45,32 @@ def test_a_lost_a_hung_and_a_crashing_gpu_leave_five_full_rows_in_time(tmp_path)
     took = time.monotonic() - started
 
     assert took < 9
-    assert [gpu.state for gpu in found.gpus] == [
+    assert [gpu.state for gpu in seen(found.gpus)] == [
         *("ok", "lost", "ok", "hung", "ok", "crashed", "ok", "ok")
     ]
     assert found.count == 8
-    whole = [gpu for gpu in found.gpus if gpu.state == "ok"]
+    whole = [gpu for gpu in seen(found.gpus) if gpu.state == "ok"]
     assert len(whole) == 5
     for gpu in whole:
         assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep"}
-    assert found.gpus[1].error == "GPU_IS_LOST from nvmlDeviceGetHandleByIndex"
-    assert found.gpus[3].error.startswith("nvmlDeviceGetUUID did not answer in ")
-    assert found.gpus[3].bus_id == "0000:00:09.0"
-    assert found.gpus[5].error == "NVML crashed with SIGSEGV in nvmlDeviceGetTemperature"
-    assert found.gpus[5].temperature_celsius == Unknown(found.gpus[5].error)
-    ways = {(pair.a, pair.b): pair.topology for pair in found.pairs}
+    assert seen(found.gpus)[1].error == "GPU_IS_LOST from nvmlDeviceGetHandleByIndex"
+    assert seen(seen(found.gpus)[3].error).startswith("nvmlDeviceGetUUID did not answer in ")
+    assert seen(found.gpus)[3].bus_id == "0000:00:09.0"
+    assert seen(found.gpus)[5].error == "NVML crashed with SIGSEGV in nvmlDeviceGetTemperature"
+    assert seen(found.gpus)[5].temperature_celsius == Unknown(seen(seen(found.gpus)[5].error))
+    ways = {(pair.a, pair.b): pair.topology for pair in seen(found.pairs)}
     assert len(ways) == 28
     assert ways[0, 7] == "NV18"
-    assert ways[0, 3] == Unknown(f"gpu 3: {found.gpus[3].error}")
+    assert ways[0, 3] == Unknown(f"gpu 3: {seen(found.gpus)[3].error}")
 
 
 def test_a_gpu_that_falls_off_the_bus_on_the_way_keeps_what_it_said(tmp_path):
     found = look(tmp_path, [h200().lost(after=5), h200()])
 
-    lost, other = found.gpus
+    lost, other = seen(found.gpus)
     assert lost.state == "lost"
     assert lost.name == "NVIDIA H200"
-    assert lost.temperature_celsius == Unknown(lost.error)
+    assert lost.temperature_celsius == Unknown(seen(lost.error))
     assert other.state == "ok"
 
 
@@ -79,8 +80,8 @@ def test_a_lost_gpu_that_cannot_say_its_bus_id_has_the_one_that_is_left(tmp_path
 
     found = look(tmp_path, [h200(), h200().lost(), h200()], root=tmp_path)
 
-    assert found.gpus[1].bus_id == "0000:00:07.0"
-    assert isinstance(found.gpus[1].name, Unknown)
+    assert seen(found.gpus)[1].bus_id == "0000:00:07.0"
+    assert isinstance(seen(found.gpus)[1].name, Unknown)
 
 
 def test_a_lost_gpu_that_may_be_one_of_several_has_no_bus_id(tmp_path):
@@ -89,16 +90,16 @@ def test_a_lost_gpu_that_may_be_one_of_several_has_no_bus_id(tmp_path):
 
     found = look(tmp_path, [h200(), h200().lost(), h200().lost()], root=tmp_path)
 
-    assert isinstance(found.gpus[1].bus_id, Unknown)
-    assert isinstance(found.gpus[2].bus_id, Unknown)
+    assert isinstance(seen(found.gpus)[1].bus_id, Unknown)
+    assert isinstance(seen(found.gpus)[2].bus_id, Unknown)
 
 
 def test_a_gpu_whose_handle_is_refused_is_recorded_with_the_reason(tmp_path):
     found = look(tmp_path, [h200(), h200().fails("nvmlDeviceGetHandleByIndex", 4)])
 
-    assert found.gpus[1].state == "failed"
-    assert found.gpus[1].error == "nvmlDeviceGetHandleByIndex: Insufficient Permissions"
-    assert found.gpus[0].state == "ok"
+    assert seen(found.gpus)[1].state == "failed"
+    assert seen(found.gpus)[1].error == "nvmlDeviceGetHandleByIndex: Insufficient Permissions"
+    assert seen(found.gpus)[0].state == "ok"
 
 
 def test_a_hang_that_holds_nvml_s_own_lock_is_traced_to_its_gpu(tmp_path):
@@ -106,8 +107,8 @@ def test_a_hang_that_holds_nvml_s_own_lock_is_traced_to_its_gpu(tmp_path):
 
     found = look(tmp_path, gpus, deadline_seconds=6)
 
-    assert [gpu.state for gpu in found.gpus] == ["ok", "hung", "ok", "ok"]
-    assert found.gpus[1].error.startswith("nvmlDeviceGetPowerUsage did not answer in ")
+    assert [gpu.state for gpu in seen(found.gpus)] == ["ok", "hung", "ok", "ok"]
+    assert seen(seen(found.gpus)[1].error).startswith("nvmlDeviceGetPowerUsage did not answer in ")
 
 
 def test_a_child_that_only_kill_ends_holds_nobody_up(tmp_path):
@@ -115,7 +116,7 @@ def test_a_child_that_only_kill_ends_holds_nobody_up(tmp_path):
     found = look(tmp_path, [h200().hangs("nvmlDeviceGetName", deaf=True)], deadline_seconds=1)
 
     assert time.monotonic() - started < 2
-    assert found.gpus[0].state == "hung"
+    assert seen(found.gpus)[0].state == "hung"
 
 
 @pytest.mark.skipif(stuck.why_not() is not None, reason=str(stuck.why_not()))
@@ -130,16 +131,18 @@ def test_a_gpu_that_hangs_in_the_kernel_is_left_behind(tmp_path):
         took = time.monotonic() - started
 
     assert took < 4
-    assert [gpu.state for gpu in found.gpus] == ["ok", "hung", "ok"]
-    assert found.gpus[1].error.startswith("nvmlDeviceGetMigMode did not answer in ")
-    assert found.pairs[1].p2p_read == "OK"
+    assert [gpu.state for gpu in seen(found.gpus)] == ["ok", "hung", "ok"]
+    assert seen(seen(found.gpus)[1].error).startswith("nvmlDeviceGetMigMode did not answer in ")
+    assert seen(found.pairs)[1].p2p_read == "OK"
 
 
 def test_a_library_that_ends_the_process_costs_one_gpu(tmp_path):
     found = look(tmp_path, [h200(), h200().exits("nvmlDeviceGetSerial", 4), h200()])
 
-    assert [gpu.state for gpu in found.gpus] == ["ok", "crashed", "ok"]
-    assert found.gpus[1].error == "NVML ended the process with status 4 in nvmlDeviceGetSerial"
+    assert [gpu.state for gpu in seen(found.gpus)] == ["ok", "crashed", "ok"]
+    assert (
+        seen(found.gpus)[1].error == "NVML ended the process with status 4 in nvmlDeviceGetSerial"
+    )
 
 
 def test_a_library_that_prints_megabytes_spoils_nothing(tmp_path):
@@ -150,7 +153,7 @@ def test_a_library_that_prints_megabytes_spoils_nothing(tmp_path):
 
     found = look(tmp_path, gpus)
 
-    for gpu in found.gpus:
+    for gpu in seen(found.gpus):
         assert unknown_facts(gpu) == {"inforom_is_valid": "read with --deep"}
 
 
@@ -158,15 +161,15 @@ def test_garbage_among_the_answers_costs_at_most_the_answer_it_hit(tmp_path):
     # the child's stdout is a copy of its own: a library would have to guess its number
     found = look(tmp_path, [h200().prints("nvmlDeviceGetName", 100, fd=3), h200()])
 
-    assert [gpu.state for gpu in found.gpus] == ["ok", "ok"]
-    assert len(unknown_facts(found.gpus[0])) <= 2
-    assert found.gpus[1].name == "NVIDIA H200"
+    assert [gpu.state for gpu in seen(found.gpus)] == ["ok", "ok"]
+    assert len(unknown_facts(seen(found.gpus)[0])) <= 2
+    assert seen(found.gpus)[1].name == "NVIDIA H200"
 
 
 def test_a_flood_in_place_of_answers_is_stopped(tmp_path):
     found = look(tmp_path, [h200().prints("*", 64 << 20, after=20, fd=3)], deadline_seconds=5)
 
-    assert found.gpus[0].state != "ok"
+    assert seen(found.gpus)[0].state != "ok"
 
 
 def test_slow_answers_up_to_the_deadline_leave_what_came(tmp_path):
@@ -174,19 +177,21 @@ def test_slow_answers_up_to_the_deadline_leave_what_came(tmp_path):
     found = look(tmp_path, [h200().sleeps("*", 300), h200()], deadline_seconds=2)
 
     assert time.monotonic() - started < 10  # all answers would take a minute
-    slow, quick = found.gpus
+    slow, quick = seen(found.gpus)
     assert quick.state == "ok"
     assert slow.state == "hung"
     assert slow.bus_id == "0000:00:06.0"
-    assert "was under way when NVML's 2 s were over" in slow.error
+    assert "was under way when NVML's 2 s were over" in seen(slow.error)
 
 
 def test_a_crash_among_the_pairs_costs_only_pairs(tmp_path):
     found = look(tmp_path, [h200().crashes("nvmlDeviceGetP2PStatus"), h200()])
 
-    assert [gpu.state for gpu in found.gpus] == ["ok", "ok"]
-    assert found.pairs[0].p2p_read == Unknown("NVML crashed with SIGSEGV in nvmlDeviceGetP2PStatus")
-    assert found.pairs[0].topology == "NV18"
+    assert [gpu.state for gpu in seen(found.gpus)] == ["ok", "ok"]
+    assert seen(found.pairs)[0].p2p_read == Unknown(
+        "NVML crashed with SIGSEGV in nvmlDeviceGetP2PStatus"
+    )
+    assert seen(found.pairs)[0].topology == "NV18"
 
 
 def test_a_library_that_lies_about_the_number_of_gpus_costs_no_memory(tmp_path):
@@ -211,7 +216,7 @@ def test_probes_in_threads_do_not_disturb_each_other(tmp_path):
     for thread in threads:
         thread.join()
 
-    assert {n: one.gpus[0].temperature_celsius for n, one in found.items()} == {
+    assert {n: seen(one.gpus)[0].temperature_celsius for n, one in found.items()} == {
         41: 41,
         42: 42,
         43: 43,
@@ -287,8 +292,8 @@ def test_answers_that_make_no_sense_are_unknown_and_never_an_exception(data):
 
     found = nvml._with_samples(nvml._nvml(talk, Path("/")), talk, Path("/"))
 
-    assert len(found.gpus) == 2
-    assert found.gpus[0].later_sample is not None
+    assert len(seen(found.gpus)) == 2
+    assert seen(found.gpus)[0].later_sample is not None
     assert msgspec.json.decode(msgspec.json.encode(found), type=Nvml) == found
 
 

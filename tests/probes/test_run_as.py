@@ -1,6 +1,7 @@
 """Root runs nothing as root that another user may write."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,11 @@ OWNER = 4711
 
 
 @pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place() -> Iterator[Path]:
     """A folder that others may enter, whose every parent is root's."""
     folder = Path("/opt") / f"gpucheck-test-{os.getpid()}-{os.urandom(4).hex()}"
     folder.mkdir(mode=0o755)
-    yield folder  # type: ignore[misc]
+    yield folder
     for path in sorted(folder.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     folder.rmdir()

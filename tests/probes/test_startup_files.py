@@ -8,22 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpucheck.knowledge.shells import Dialect
 from gpucheck.probes import startup_files
 from gpucheck.probes.startup_files import parse
-from gpucheck.snapshot import StartupSetting, Unknown
+from gpucheck.snapshot import StartupFile, StartupSetting, Unknown
+from seen_facts import seen
 
 EXIT_BY_CASE = "case $- in\n    *i*) ;;\n      *) return;;\nesac\n"
 PIECES = (*"ab=:/ \t\n\\'\"`$(){}#;&|<>-+~*[]!", "CUDA_HOME", "export ", "if ", "fi", "case ", "${")
 SHELL_TEXT = st.lists(st.sampled_from(PIECES), max_size=120).map("".join)
 
 
-def read(text: str, path: str = "/home/u/.bashrc", dialect: str = "sh") -> list[StartupSetting]:
+def read(text: str, path: str = "/home/u/.bashrc", dialect: Dialect = "sh") -> list[StartupSetting]:
     settings_found = parse(text, path, dialect, "/home/u").settings
     assert isinstance(settings_found, tuple)
     return list(settings_found)
 
 
-def value(text: str, dialect: str = "sh") -> object:
+def value(text: str, dialect: Dialect = "sh") -> object:
     return read(text, dialect=dialect)[-1].value
 
 
@@ -154,7 +156,7 @@ def test_the_line_that_ends_the_file_early_is_found(exit_lines, line):
     file = parse(f"{exit_lines}export CUDA_HOME=/x\n", "/home/u/.bashrc", "sh", "/home/u")
 
     assert file.early_exit_line == line
-    assert file.settings[0].after_early_exit
+    assert seen(file.settings)[0].after_early_exit
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def test_other_returns_end_nothing_early(text):
 def test_a_setting_before_the_early_exit_is_not_after_it():
     file = parse(f"export CUDA_HOME=/x\n{EXIT_BY_CASE}", "/home/u/.bashrc")
 
-    assert not file.settings[0].after_early_exit
+    assert not seen(file.settings)[0].after_early_exit
 
 
 def test_gpuchecks_own_block_is_noted_and_passed_over():
@@ -180,7 +182,7 @@ def test_gpuchecks_own_block_is_noted_and_passed_over():
     assert file.block is not None
     assert (file.block.line, file.block.last_line, file.block.cuda_home) == (2, 4, "/x")
     assert file.block.exists is False
-    assert [(s.variable, s.line) for s in file.settings] == [("PATH", 5)]
+    assert [(s.variable, s.line) for s in seen(file.settings)] == [("PATH", 5)]
 
 
 # ------------------------------------------------------------------------------- the other dialects
@@ -237,9 +239,9 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "home/u", tmp_path / "root"
 
 
-def look(places: tuple[Path, Path]) -> dict[str, object]:
+def look(places: tuple[Path, Path]) -> dict[str, StartupFile]:
     home, root = places
-    files = startup_files.probe(home, root).files
+    files = seen(startup_files.probe(home, root).files)
     return {file.path.replace(str(home), "~"): file for file in files}
 
 
@@ -272,7 +274,7 @@ def test_the_files_of_the_user_and_of_the_system_are_found(places):
 def test_no_home_leaves_the_files_of_the_system(places):
     write(places[1] / "etc/profile", "# x\n")
 
-    [file] = startup_files.probe(None, places[1]).files
+    [file] = seen(startup_files.probe(None, places[1]).files)
 
     assert file.path == "/etc/profile"
 
@@ -287,7 +289,7 @@ def test_files_that_are_read_in_turn_are_followed(places):
 
     assert set(found) == {"~/.bashrc", "~/.cuda", "~/.more"}
     assert found["~/.bashrc"].sources == (f"{home}/.cuda", f"{home}/.more")
-    assert found["~/.cuda"].settings[0].value == "/x"
+    assert seen(found["~/.cuda"].settings)[0].value == "/x"
 
 
 def test_one_file_under_two_names_is_read_once(places):
@@ -316,7 +318,7 @@ def test_bytes_that_are_no_utf8_do_not_hide_the_rest(places):
 
     [file] = look(places).values()
 
-    assert file.settings[0].value == "/x"
+    assert seen(file.settings)[0].value == "/x"
 
 
 def test_lines_that_end_as_on_windows_are_read(places):
@@ -324,7 +326,7 @@ def test_lines_that_end_as_on_windows_are_read(places):
 
     [file] = look(places).values()
 
-    assert file.settings[0].value == "/x"
+    assert seen(file.settings)[0].value == "/x"
 
 
 # ---------------------------------------------------------------------------------- any text at all
@@ -383,7 +385,7 @@ def test_values_are_those_that_bash_gives(words):
     lines = ["V=12.4", *(f"export CUDA_HOME={word}" for word in words)]
     text = "\n".join(lines) + "\n"
 
-    reported = parse(text, "/home/u/.bashrc", "sh", "/home/u").settings
+    reported = seen(parse(text, "/home/u/.bashrc", "sh", "/home/u").settings)
 
     shown = subprocess.run(
         ["bash", "--norc", "--noprofile", "-c", f'{text}printf %s "$CUDA_HOME"'],
@@ -392,8 +394,9 @@ def test_values_are_those_that_bash_gives(words):
         text=True,
         check=True,
     ).stdout
-    if isinstance(reported[-1].value, str) and "$CUDA_HOME" not in reported[-1].value:
-        assert reported[-1].value == shown
+    last = reported[-1].value
+    if isinstance(last, str) and "$CUDA_HOME" not in last:
+        assert last == shown
 
 
 LIST_PIECES = st.sampled_from(
@@ -421,7 +424,7 @@ LIST_PIECES = st.sampled_from(
 def test_a_line_is_unguarded_where_bash_makes_an_empty_element_of_it(pieces):
     line = f"export LD_LIBRARY_PATH={''.join(pieces)}"
 
-    [reported] = parse(f"V=/v\n{line}\n", "/home/u/.bashrc").settings
+    [reported] = seen(parse(f"V=/v\n{line}\n", "/home/u/.bashrc").settings)
 
     shown = subprocess.run(
         ["bash", "--norc", "--noprofile", "-c", f'V=/v; {line}; printf %s "$LD_LIBRARY_PATH"'],
@@ -454,7 +457,7 @@ def test_a_setting_is_after_the_early_exit_where_bash_does_not_reach_it(start, t
     script = tmp_path / "bashrc"
     script.write_text(f"{start}export CUDA_HOME=/x\n")
 
-    [reported] = parse(script.read_text(), "/home/u/.bashrc").settings
+    [reported] = seen(parse(script.read_text(), "/home/u/.bashrc").settings)
 
     shown = subprocess.run(
         ["bash", "--norc", "--noprofile", "-c", f'. {script}; printf %s "$CUDA_HOME"'],
@@ -502,7 +505,7 @@ def test_a_value_that_no_variable_could_hold_is_unknown():
 def test_a_file_that_is_too_large_is_unknown(tmp_path: Path):
     (tmp_path / ".bashrc").write_bytes(b"a" * (startup_files.LIMIT_BYTES + 1))
 
-    [file] = startup_files.probe(tmp_path, tmp_path / "no root").files or [None]
+    [file] = seen(startup_files.probe(tmp_path, tmp_path / "no root").files)
 
     assert isinstance(file.settings, Unknown)
 
@@ -513,6 +516,6 @@ def test_under_sudo_the_callers_files_are_read_too(tmp_path: Path):
 
     found = startup_files.probe(None, tmp_path / "root", invoking_home=tmp_path / "ada")
 
-    [file] = found.invoking_user
-    assert file.settings[0].variable == "PATH"
+    [file] = seen(found.invoking_user)
+    assert seen(file.settings)[0].variable == "PATH"
     assert startup_files.probe(None, tmp_path / "root").invoking_user is None

@@ -5,6 +5,7 @@ from gpucheck.rule import Symptom
 from gpucheck.rules import RULES
 from gpucheck.snapshot import HomeVariable, PreloadEntry, Toolkits, Unknown, Variable
 from machines import HEALTHY, machine, path_entry, with_variables
+from seen_facts import seen
 
 ENV = tuple(rule for rule in RULES if rule.family == "ENV")
 UNREAD = Unknown("permission denied")
@@ -22,7 +23,7 @@ BIN_12 = path_entry(
     toolkit_version="12.4",
     has_nvcc=True,
 )
-BIN_13 = HEALTHY.environment.path[1]
+BIN_13 = seen(HEALTHY.environment.path)[1]
 LIB_12 = path_entry(
     "/usr/local/cuda-12.4/lib64", toolkit="/usr/local/cuda-12.4", toolkit_version="12.4"
 )

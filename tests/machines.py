@@ -507,7 +507,7 @@ HEALTHY = Snapshot(
 )
 
 
-def machine(base: Snapshot = HEALTHY, **sections: Mapping[str, Any] | Any) -> Snapshot:
+def machine(base: Snapshot = HEALTHY, /, **sections: Any) -> Snapshot:
     """Return *base* with some fields changed: `machine(driver={"module_version": None})`."""
     changes: dict[str, Any] = {}
     for name, fields in sections.items():
@@ -518,7 +518,7 @@ def machine(base: Snapshot = HEALTHY, **sections: Mapping[str, Any] | Any) -> Sn
     return msgspec.structs.replace(base, **changes)
 
 
-def with_variables(base: Snapshot = HEALTHY, **variables: str | None) -> Snapshot:
+def with_variables(base: Snapshot = HEALTHY, /, **variables: str | None) -> Snapshot:
     """Return *base* with environment variables set, or unset where the value is None."""
     kept = {v.name: v.value for v in base.environment.variables} | variables  # type: ignore[union-attr]
     pairs = tuple(Variable(name=n, value=v) for n, v in kept.items() if v is not None)

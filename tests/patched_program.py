@@ -24,6 +24,8 @@ class AfterImport(importlib.abc.MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
         execute = spec.loader.exec_module
 
         def execute_both(module):
@@ -31,7 +33,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
             with Path(self.patch).open() as file:
                 exec(compile(file.read(), self.patch, "exec"), module.__dict__)
 
-        spec.loader.exec_module = execute_both
+        spec.loader.exec_module = execute_both  # type: ignore[method-assign]
         return spec
 
 

@@ -8,6 +8,7 @@ import itertools
 import re
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -17,13 +18,13 @@ from gpucheck.render.remedy import Adviser, Way
 from gpucheck.rule import Command, Remedy, Rule, Symptom
 from gpucheck.snapshot import Python, PythonProject, Snapshot
 
-USERS = {
+USERS: dict[str, dict[str, Any]] = {
     "root": {"is_root": True, "has_sudo": True},
     "root without sudo": {"is_root": True, "has_sudo": False},
     "user with sudo": {"is_root": False, "has_sudo": True},
     "user without": {"is_root": False, "has_sudo": False},
 }
-PLACES = {
+PLACES: dict[str, dict[str, Any]] = {
     "bare metal": {"container": None, "hypervisor": None, "is_wsl": False},
     "VM": {"container": None, "hypervisor": "kvm", "is_wsl": False},
     "docker": {"container": "docker", "hypervisor": None, "is_wsl": False},
@@ -31,7 +32,7 @@ PLACES = {
     "LXC": {"container": "lxc", "hypervisor": None, "is_wsl": False},
     "WSL": {"container": None, "hypervisor": "hyperv", "is_wsl": True},
 }
-PYTHONS = {
+PYTHONS: dict[str, dict[str, Any]] = {
     "system Python": {
         "path": "/usr/bin/python3",
         "prefix": "/usr",

@@ -101,5 +101,5 @@ def test_every_public_name_is_there():
         assert getattr(gpucheck, name) is not None
     assert set(gpucheck.__all__) <= set(dir(gpucheck))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        gpucheck.nonsense  # noqa: B018
+        gpucheck.nonsense  # type: ignore[attr-defined]  # noqa: B018
     assert gpucheck.examine(HEALTHY).verdict == "healthy"

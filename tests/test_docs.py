@@ -12,6 +12,7 @@ from gpucheck.probes import ignore_list
 from gpucheck.render import json_schema
 from gpucheck.rules import RULES
 from gpucheck.snapshot import Snapshot
+from seen_facts import seen
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,7 +50,7 @@ def test_the_ignore_list_of_the_readme_is_read_as_it_is_printed(tmp_path: Path):
     [text] = re.findall(r"```toml\n(.*?)```", TEXTS[ROOT / "README.md"], re.DOTALL)
     (tmp_path / "gpucheck.toml").write_text(text)
 
-    [accepted] = ignore_list.read([tmp_path / "gpucheck.toml"])
+    [accepted] = seen(ignore_list.read([tmp_path / "gpucheck.toml"]))
 
     assert (accepted.code, accepted.reason) == ("DRV014", "a laptop: its GPU may sleep")
 
@@ -69,8 +70,8 @@ def gpucheck_calls() -> list[tuple[str, list[str]]]:
 @pytest.mark.parametrize(("line", "words"), gpucheck_calls(), ids=lambda value: str(value)[:60])
 def test_every_command_of_the_docs_is_one_that_the_program_takes(line: str, words: list[str]):
     command = typer.main.get_command(app)
-    while words and words[0] in getattr(command, "commands", {}):
-        command = command.commands[words.pop(0)]
+    while words and words[0] in (group := getattr(command, "commands", {})):
+        command = group[words.pop(0)]
 
     command.make_context("gpucheck", list(words), resilient_parsing=False)
 

@@ -16,6 +16,7 @@ from gpucheck.snapshot import (
     Xid,
 )
 from machines import HEALTHY, gpu, machine, path_entry, with_variables
+from seen_facts import seen
 
 ALICE = Owner(home="/home/alice", user="alice", host="rack7.example.org")
 UUIDS = (
@@ -170,7 +171,7 @@ BROKEN = {
     "home in a home": machine(
         environment={
             "cuda_home": msgspec.structs.replace(
-                HEALTHY.environment.cuda_home,  # type: ignore[arg-type]
+                seen(HEALTHY.environment.cuda_home),
                 value="/home/alice/cuda",
                 resolved="/home/alice/cuda-13.0",
             )

@@ -192,7 +192,7 @@ def test_why_a_fact_is_not_known_goes_into_the_report():
 def test_select_and_ignore_take_codes_and_families():
     rules = [finds("AAA001"), finds("AAA002"), finds("BBB001")]
 
-    def codes(**options: list[str]) -> list[str]:
+    def codes(**options: Any) -> list[str]:
         return [f.code for f in examine(Snapshot(), rules=rules, **options).findings]
 
     assert codes(select=["AAA"]) == ["AAA001", "AAA002"]

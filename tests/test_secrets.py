@@ -19,6 +19,7 @@ from gpucheck.snapshot import (
     Xid,
 )
 from machines import gpu, machine, path_entry, with_variables
+from seen_facts import seen
 
 ADA = Owner(home="/home/ada7", user="ada7", host="rack12.acme.example")
 KINDS = {
@@ -125,7 +126,7 @@ def test_what_rules_read_is_kept():
     assert isinstance(redacted.environment.variable("LOADEDMODULES"), str)
     assert str(redacted.environment.variable("LOADEDMODULES")).startswith("cuda/12.4:")
     assert isinstance(redacted.startup_files.files, tuple)
-    [setting] = redacted.startup_files.files[0].settings  # type: ignore[misc, union-attr]
+    [setting] = seen(redacted.startup_files.files[0].settings)
     assert setting.text == "export PATH=/usr/local/cuda/bin:$PATH"
 
 

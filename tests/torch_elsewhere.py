@@ -51,13 +51,13 @@ def venv_with_the_stand_in(folder: Path, python: str) -> str:
 
 def venv_with_torch(folder: Path) -> str:
     """Return the Python of a new environment that has this one's torch and what torch needs."""
-    made = _venv(folder, sys._base_executable)
+    made = _venv(folder, sys._base_executable)  # type: ignore[attr-defined]
     [site] = folder.glob("lib/python3.*/site-packages")
     for name in _needs("torch"):
         for file in metadata.distribution(name).files or ():
             top = site / file.parts[0]
             if not top.is_symlink() and file.parts[0] not in ("..", "__pycache__"):
-                top.symlink_to(metadata.distribution(name).locate_file(file.parts[0]))
+                top.symlink_to(str(metadata.distribution(name).locate_file(file.parts[0])))
     return made
 
 

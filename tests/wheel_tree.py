@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from elf_files import elf
 
@@ -110,8 +111,9 @@ def plant_torch(
     search = ":".join(f"$ORIGIN/../../nvidia/{folder}/lib" for folder in FOLDERS) + ":$ORIGIN"
     library = site / "torch" / "lib"
     library.mkdir(parents=True)
+    tag: dict[str, Any] = {rpath_tag: search}
     for name, needed in TORCH_LIBRARIES.items():
-        (library / name).write_bytes(elf(soname=name, needed=needed, **{rpath_tag: search}))
+        (library / name).write_bytes(elf(soname=name, needed=needed, **tag))
     extension = site / "torch" / "_C.cpython-312-x86_64-linux-gnu.so"
     extension.write_bytes(elf(needed=["libtorch_python.so"], rpath="$ORIGIN/lib"))
     (site / "torch" / "__init__.py").write_text(preloading)

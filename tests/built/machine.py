@@ -243,11 +243,11 @@ def _torch(tree: Tree) -> None:
     cudnn = ["nvidia/cudnn/lib/libcudnn.so.9", "nvidia/cudnn/include/cudnn_version.h"]
     cudnn += [f"nvidia/cudnn/lib/libcudnn_{part}.so.9" for part in CUDNN_PARTS]
     tree.wheel(SITE, "nvidia-cudnn-cu13", "9.19.0.56", cudnn)
-    sonames = [soname for *_, brought in WHEELS for soname in brought if "nvJit" not in soname]
+    named = [soname for *_, brought in WHEELS for soname in brought if "nvJit" not in soname]
     library = f"{SITE}/torch/lib"
     tree.elf(
         f"{library}/libtorch_global_deps.so",
-        needed=[s for s in sonames if "nvshmem" not in s],
+        needed=[s for s in named if "nvshmem" not in s],
         rpath=TORCH_RPATH,
     )
     tree.elf(f"{library}/libc10.so", rpath="$ORIGIN")
@@ -257,7 +257,7 @@ def _torch(tree: Tree) -> None:
     tree.elf(f"{library}/libtorch_cpu.so", needed=("libc10.so",), rpath=TORCH_RPATH)
     tree.elf(
         f"{library}/libtorch_cuda.so",
-        needed=(*sonames, "libcudnn.so.9", "libc10_cuda.so", "libtorch_cpu.so"),
+        needed=(*named, "libcudnn.so.9", "libc10_cuda.so", "libtorch_cpu.so"),
         rpath=TORCH_RPATH,
     )
     tree.elf(
@@ -314,9 +314,9 @@ class BuiltMachine(Tree):
         for path in sorted(Path("/usr/local").glob("cuda*")):
             if not os.path.lexists(self.layer / str(path).lstrip("/")):
                 self.remove(str(path))
-        for path in ("/.dockerenv", "/run/.containerenv", "/opt/cuda"):
-            if os.path.lexists(path):
-                self.remove(path)
+        for name in ("/.dockerenv", "/run/.containerenv", "/opt/cuda"):
+            if os.path.lexists(name):
+                self.remove(name)
         self.environment = {
             "PATH": "/opt/venv/bin:/usr/local/cuda/bin:/usr/bin:/bin",
             "HOME": "/home/user",
@@ -493,13 +493,14 @@ class BuiltMachine(Tree):
     def execute(
         self, command: list[str], variables: dict[str, str], timeout: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
+        cgroup = self._device_cgroup()
         order = {
             "place": str(self.place),
             "layer": str(self.layer),
             "devices": self.devices,
             "mounted": self.mounted,
             "denied": list(self.denied),
-            "device_cgroup": self._device_cgroup(),
+            "device_cgroup": cgroup,
             "shm_bytes": self.shm_bytes,
             "uid": self.uid,
             "groups": list(self.groups),
@@ -518,8 +519,8 @@ class BuiltMachine(Tree):
                 errors="surrogateescape",
             )
         finally:
-            if order["device_cgroup"]:
-                Path(order["device_cgroup"]).rmdir()
+            if cgroup:
+                Path(cgroup).rmdir()
 
     def _device_cgroup(self) -> str:
         """Make a device cgroup that refuses what stands for the denied devices."""

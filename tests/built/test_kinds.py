@@ -237,13 +237,13 @@ def torch_for_cuda_12(
     machine.wheel(SITE, "nvidia-cudnn-cu12", cudnn, files)
     folders = (*(folder for folder, _ in CUDA_12), "cudnn")
     rpath = ":".join([*(f"$ORIGIN/../../nvidia/{folder}/lib" for folder in folders), "$ORIGIN"])
-    sonames = [name for _, brought in CUDA_12 for name in brought if "nvJit" not in name]
+    needs_all = tuple(name for _, brought in CUDA_12 for name in brought if "nvJit" not in name)
     lib = f"{SITE}/torch/lib"
     for name, needed in (
-        ("libtorch_global_deps.so", sonames),
+        ("libtorch_global_deps.so", needs_all),
         ("libc10.so", ()),
         ("libtorch_cpu.so", ("libc10.so",)),
-        ("libtorch_cuda.so", (*sonames, f"libcudnn.so.{major}", "libtorch_cpu.so")),
+        ("libtorch_cuda.so", (*needs_all, f"libcudnn.so.{major}", "libtorch_cpu.so")),
     ):
         machine.elf(f"{lib}/{name}", needed=needed, rpath=rpath)
     machine.elf(

@@ -398,7 +398,7 @@ def _clocks(core: int, core_least: int, memory: int) -> str:
 
 def a100_pcie(**changes: Any) -> FakeGpu:
     """An idle A100 PCIe of 80 GB with no NVLink bridge, on bare metal."""
-    links = {f"nvmlDeviceGetNvLinkState.{link}": 0 for link in range(12)}
+    links: dict[str, object] = {f"nvmlDeviceGetNvLinkState.{link}": 0 for link in range(12)}
     links |= {f"nvmlDeviceGetNvLinkVersion.{link}": Error(3) for link in range(12)}
     links |= {f"nvmlDeviceGetNvLinkState.{link}": Error(2) for link in range(12, 36)}
     return h200(

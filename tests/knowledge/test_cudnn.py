@@ -1,12 +1,14 @@
 """The table of cuDNN versions, parts and GPUs, and the questions that rules ask it."""
 
+from typing import Any
+
 import pytest
 
 from gpucheck.knowledge import cudnn
 from gpucheck.versions import version_tuple
 
 TABLE = cudnn.table()
-ROWS = (*TABLE.encoding, *TABLE.support, *TABLE.part)
+ROWS: tuple[Any, ...] = (*TABLE.encoding, *TABLE.support, *TABLE.part)
 
 
 def test_every_row_names_a_source_that_is_explained():

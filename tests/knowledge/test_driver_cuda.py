@@ -1,12 +1,14 @@
 """The table of drivers and CUDA releases, and the questions that rules ask it."""
 
+from typing import Any
+
 import pytest
 
 from gpucheck.knowledge import driver_cuda
 from gpucheck.versions import version_tuple
 
 TABLE = driver_cuda.table()
-ROWS = (*TABLE.minor_floor, *TABLE.release, *TABLE.branch, *TABLE.capability)
+ROWS: tuple[Any, ...] = (*TABLE.minor_floor, *TABLE.release, *TABLE.branch, *TABLE.capability)
 
 
 def test_every_row_names_a_source_that_is_explained():

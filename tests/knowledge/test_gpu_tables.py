@@ -1,10 +1,12 @@
 """The tables about GPUs, Xids and clocks: complete, sourced, and asked rightly."""
 
+from typing import Any
+
 import pytest
 
 from gpucheck.knowledge import clocks_event_reasons, gpus, xid
 
-TABLES = {
+TABLES: dict[str, tuple[Any, Any]] = {
     "gpus": (gpus.table().sources, gpus.table().gpus),
     "xids": (xid.table().sources, xid.table().xids),
     "recovery actions": (xid.table().sources, xid.table().recovery_actions),

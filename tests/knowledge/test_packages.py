@@ -1,6 +1,7 @@
 """The table of what packages open by name, and the questions that probes and rules ask it."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from gpucheck.knowledge import packages
 from gpucheck.versions import version_tuple
 
 TABLE = packages.table()
-ROWS = (
+ROWS: tuple[Any, ...] = (
     *TABLE.sonames,
     *TABLE.opens,
     *TABLE.on_torch_index,
@@ -31,13 +32,19 @@ def test_spans_of_versions_are_in_order():
 
 
 def test_names_are_those_of_libraries():
-    names = [name for row in (*TABLE.sonames, *TABLE.opens) for name in row.names]
+    rows: tuple[Any, ...] = (*TABLE.sonames, *TABLE.opens)
+    names = [name for row in rows for name in row.names]
 
     assert all(re.fullmatch(r"lib\w+\.so(\.\d+)*", name) for name in names)
 
 
 def test_distributions_are_spelled_as_the_standard_says():
-    rows = (*TABLE.opens, *TABLE.on_torch_index, *TABLE.optional_files, *TABLE.one_of)
+    rows: tuple[Any, ...] = (
+        *TABLE.opens,
+        *TABLE.on_torch_index,
+        *TABLE.optional_files,
+        *TABLE.one_of,
+    )
     names = {name for row in rows for name in row.distributions} | set(TABLE.known_families)
 
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) for name in names)

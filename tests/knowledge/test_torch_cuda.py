@@ -1,12 +1,14 @@
 """The table of torch builds, and the questions that rules ask it."""
 
+from typing import Any
+
 import pytest
 
 from gpucheck.knowledge import driver_cuda, torch_cuda
 from gpucheck.versions import version_tuple
 
 TABLE = torch_cuda.table()
-ROWS = (*TABLE.release, *TABLE.variant, *TABLE.strict_minor)
+ROWS: tuple[Any, ...] = (*TABLE.release, *TABLE.variant, *TABLE.strict_minor)
 
 
 def test_every_row_names_a_source_that_is_explained_and_every_source_is_used():

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from interpreters import VERSIONS, interpreters
@@ -116,7 +117,7 @@ def test_the_deep_workload_runs_under_every_python(other_python: str):
 
 
 def test_a_training_starts_under_every_python(other_python: str, tmp_path: Path):
-    def train(**plan: str) -> Training:
+    def train(**plan: Any) -> Training:
         with Smoke(Plan(cache=str(tmp_path), **plan), python=other_python) as started:
             return started.finish()
 

@@ -10,9 +10,10 @@ from gpucheck.remedies.torch_builds import fitting
 from gpucheck.rule import Remedy
 from gpucheck.snapshot import Distribution, PythonProject, Snapshot
 from machines import HEALTHY, SITE, gpu, machine
+from seen_facts import seen
 
-PYTHON = HEALTHY.pytorch.python
-TORCH = HEALTHY.pytorch.torch
+PYTHON = seen(HEALTHY.pytorch.python)
+TORCH = seen(HEALTHY.pytorch.torch)
 OLD_DRIVER = {
     "driver": {"module_version": "525.147.05", "cuda_init": None, "libraries": ()},
     "nvml": {"cuda_version": "12.0", "driver_version": "525.147.05"},

@@ -4,6 +4,7 @@ import copy
 import json
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import jsonschema
 import msgspec
@@ -14,7 +15,7 @@ from gpucheck.report import examine
 from gpucheck.snapshot import Snapshot
 from machines import HEALTHY
 
-LIES = (
+LIES: tuple[Any, ...] = (
     None,
     True,
     False,

@@ -16,13 +16,14 @@ from gpucheck.snapshot import (
     Unknown,
 )
 from machines import CUDA_12, CUDA_13, HEALTHY, SITE, gpu, machine, with_variables
+from seen_facts import seen
 
 #: Sections that have nothing to say where no workload was run.
 OF_WORKLOADS = ("Training", "Performance", "Burn-in", "Fleet")
 
 
 def torch(**changes: object) -> dict[str, object]:
-    return {"torch": msgspec.structs.replace(HEALTHY.pytorch.torch, **changes)}  # type: ignore[arg-type]
+    return {"torch": msgspec.structs.replace(seen(HEALTHY.pytorch.torch), **changes)}
 
 
 def test_the_host_says_what_it_runs_on():

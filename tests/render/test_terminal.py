@@ -1,6 +1,7 @@
 """The report for people: sections in order, one line where all is well, and what to do first."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,7 @@ TORCH_FAILS = finds(
 )
 
 
-def text_of(report: Report, width: int = 80, *, verbose: bool = False, **style: bool) -> str:
+def text_of(report: Report, width: int = 80, *, verbose: bool = False, **style: Any) -> str:
     return as_text(report, Style(width=width, **style), verbose=verbose)
 
 

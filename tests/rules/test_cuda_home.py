@@ -20,6 +20,7 @@ from gpucheck.rule import Severity
 from gpucheck.rules import cuda_home, search_paths
 from gpucheck.snapshot import HomeVariable, StartupFile, StartupSetting
 from machines import is_applicable, machine, not_checked, passes, path_entry, symptoms
+from seen_facts import seen
 
 
 def test_an_unset_cuda_home_is_a_remark_where_a_toolkit_is():
@@ -152,7 +153,7 @@ def test_three_variables_that_disagree_are_a_warning():
 
 
 def test_three_variables_that_lead_to_one_place_agree():
-    m = environment(cuda_path=HomeVariable(value="/x", resolved=HOME_13.resolved))
+    m = environment(cuda_path=HomeVariable(value="/x", resolved=seen(HOME_13).resolved))
 
     assert passes(cuda_home.homes_disagree, m)
 

@@ -13,6 +13,7 @@ from machines import (
     symptoms,
     with_variables,
 )
+from seen_facts import seen
 
 UNREAD = Unknown("permission denied")
 NO_GPU = machine(host={"pci_gpus": ()}, nvml={"count": 0, "gpus": ()})
@@ -176,7 +177,7 @@ def wsl(*libraries):
         host={"is_wsl": True},
         driver={
             "libraries": tuple(
-                type(HEALTHY.driver.libraries[0])(
+                type(seen(HEALTHY.driver.libraries)[0])(
                     soname="libcuda.so.1", path=path, is_stub=False, is_selected=number == 0
                 )
                 for number, path in enumerate(libraries)

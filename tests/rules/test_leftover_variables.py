@@ -5,6 +5,7 @@ from gpucheck.rule import Severity
 from gpucheck.rules import leftover_variables
 from gpucheck.snapshot import Distribution, SelectedFile
 from machines import machine, passes, symptoms, with_variables
+from seen_facts import seen
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def selecting(name, path, exists, *distributions):
     return machine(
         m,
         environment={"selected_files": (selected,)},
-        pytorch={"distributions": (*m.pytorch.distributions, *found)},
+        pytorch={"distributions": (*seen(m.pytorch.distributions), *found)},
     )
 
 

@@ -23,6 +23,7 @@ from gpucheck.snapshot import (
     Unknown,
 )
 from machines import HEALTHY, SITE, is_applicable, machine, not_checked, passes, symptoms
+from seen_facts import seen
 
 CUDART = f"{SITE}/nvidia/cu13/lib/libcudart.so.13"
 
@@ -88,7 +89,7 @@ def test_a_package_for_another_cuda_than_torchs():
 
 def test_torch_is_not_offered_for_a_cuda_that_the_driver_does_not_run():
     lacking = library("libcudart.so.13", other_majors=("/x/libcudart.so.12",))
-    torch = msgspec.structs.replace(HEALTHY.pytorch.torch, cuda="12.6")  # type: ignore[arg-type]
+    torch = msgspec.structs.replace(seen(HEALTHY.pytorch.torch), cuda="12.6")
     old = with_packages(
         package(lacking),
         driver={"module_version": "550.54.14", "cuda_init": None},

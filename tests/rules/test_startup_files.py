@@ -26,6 +26,7 @@ from machines import (
     symptoms,
     with_variables,
 )
+from seen_facts import seen
 
 LINE_RULES = (rules.export_is_mangled, rules.append_is_unguarded)
 BOTH = machine(toolkits={"installed": (CUDA_13, CUDA_12)})
@@ -351,7 +352,7 @@ def with_block(home, exists, rest="", **sections):
         f"# <<< gpucheck <<<\n{rest}"
     )
     file = reader.parse(text, "/home/u/.bashrc", "sh", "/home/u")
-    block = msgspec.structs.replace(file.block, exists=exists)
+    block = msgspec.structs.replace(seen(file.block), exists=exists)
     file = msgspec.structs.replace(file, block=block)
     return machine(startup_files={"files": (file,)}, **sections)
 

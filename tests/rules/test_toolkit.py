@@ -1,5 +1,7 @@
 """The rules about CUDA toolkits that are installed."""
 
+from typing import Any
+
 import msgspec
 
 import machines
@@ -30,7 +32,7 @@ DISTRIBUTION = change(
     names=("/usr/lib/nvidia-cuda-toolkit",),
     origin="distribution",
 )
-OLD_DRIVER = {
+OLD_DRIVER: dict[str, dict[str, Any]] = {
     "driver": {"module_version": "550.54.15", "cuda_init": None},
     "nvml": {"cuda_version": "12.4", "driver_version": "550.54.15"},
 }

@@ -17,6 +17,7 @@ from machines import (
     passes,
     symptoms,
 )
+from seen_facts import seen
 
 change = msgspec.structs.replace
 NO_GPU = {"host": {"pci_gpus": ()}, "nvml": {"count": 0, "gpus": ()}, "driver": {"cuda_init": None}}
@@ -91,7 +92,7 @@ def test_a_matching_toolkit_is_fine():
 
 
 def test_no_torch_or_a_cpu_build_raises_no_question_of_toolkits():
-    cpu = change(machines.HEALTHY.pytorch.torch, build="cpu", cuda=None)
+    cpu = change(seen(machines.HEALTHY.pytorch.torch), build="cpu", cuda=None)
 
     assert not is_applicable(rules.toolkit_differs_from_torch, machine(pytorch={"torch": None}))
     assert not is_applicable(rules.toolkit_differs_from_torch, machine(pytorch={"torch": cpu}))

@@ -16,6 +16,7 @@ from machines import (
     passes,
     symptoms,
 )
+from seen_facts import seen
 from torches import CPU, DEEP, NO_GPU, OLD_DRIVER, change, torch
 
 # ------------------------------------------------------------------------------------- TOR001
@@ -69,7 +70,7 @@ def test_a_missing_torch_without_a_gpu_is_only_mentioned():
 
 
 def test_a_host_whose_python_nobody_chose_needs_no_torch():
-    python = change(HEALTHY.pytorch.python, chosen_by="PATH", path="/usr/bin/python3")
+    python = change(seen(HEALTHY.pytorch.python), chosen_by="PATH", path="/usr/bin/python3")
 
     [found] = symptoms(
         rules.no_torch, machine(pytorch={"torch": None, "elsewhere": (), "python": python})
@@ -80,7 +81,7 @@ def test_a_host_whose_python_nobody_chose_needs_no_torch():
 
 
 def test_a_python_that_was_asked_for_and_has_none_is_a_warning():
-    python = change(HEALTHY.pytorch.python, chosen_by="--python")
+    python = change(seen(HEALTHY.pytorch.python), chosen_by="--python")
 
     [found] = symptoms(
         rules.no_torch, machine(pytorch={"torch": None, "elsewhere": (), "python": python})
@@ -135,7 +136,7 @@ def test_whether_a_gpu_is_here_has_to_be_known():
 
 
 def test_a_python_kept_by_uv_is_filled_by_uv():
-    python = change(HEALTHY.pytorch.python, uses_uv=True)
+    python = change(seen(HEALTHY.pytorch.python), uses_uv=True)
 
     [found] = symptoms(rules.cpu_build, machine(pytorch={**torch(**CPU), "python": python}))
 

@@ -25,6 +25,7 @@ from gpucheck.snapshot import (
     Xid,
 )
 from machines import machine, not_checked, passes, symptoms
+from seen_facts import seen
 
 CURVE = (2.343, 1.889, 1.489, 1.159, 0.975, 0.845, 0.734, 0.699, 0.679, 0.603)
 OTHER_CURVE = (2.343, 1.889, 1.689, 1.459, 1.275, 1.145, 1.034, 0.999, 0.979, 0.783)
@@ -302,7 +303,7 @@ def test_no_gpu_at_all_is_too_few_even_for_all():
 
 
 def test_missing_gpus_are_explained_by_a_torch_without_cuda():
-    torch = msgspec.structs.replace(machines.HEALTHY.pytorch.torch, build="cpu", cuda=None)
+    torch = msgspec.structs.replace(seen(machines.HEALTHY.pytorch.torch), build="cpu", cuda=None)
     base = machine(pytorch={"torch": torch})
     snapshot = after(
         base,

@@ -407,7 +407,7 @@ def test_a_toolkit_on_a_dead_file_system_holds_nobody_up(here: Machine, tmp_path
 
 def test_a_path_that_is_no_unicode_keeps_its_bytes(here: Machine):
     toolkit = os.fsencode(here.home) + b"/caf\xe9 cuda-12.4"
-    shutil.copytree(os.fsencode(here.toolkit), toolkit)
+    shutil.copytree(here.toolkit, os.fsdecode(toolkit))
 
     printed = subprocess.run(
         [GPUCHECK, "env", "--shell", "bash", "--cuda", toolkit],

@@ -1,3 +1,5 @@
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -10,11 +12,11 @@ NO_TORCH = {"torch": None, "elsewhere": ()}
 NOT_FOUND_BY_THE_LOADER = {"ld_so_conf": ()}
 
 
-def toolkit(like: Toolkit = CUDA_13, **changes: object) -> Toolkit:
+def toolkit(like: Toolkit = CUDA_13, **changes: Any) -> Toolkit:
     return msgspec.structs.replace(like, **changes)
 
 
-def with_both(**sections: object) -> Snapshot:
+def with_both(**sections: Any) -> Snapshot:
     return machine(toolkits={"installed": (CUDA_12, CUDA_13)}, **sections)
 
 
@@ -120,7 +122,7 @@ def test_a_semicolon_keeps_a_path_out_of_ld_library_path():
         exports(here, ld_library_path=LibraryPath.ALWAYS)
 
 
-def needed(mode: LibraryPath = LibraryPath.AUTO, **sections: object) -> Exports:
+def needed(mode: LibraryPath = LibraryPath.AUTO, **sections: Any) -> Exports:
     return exports(machine(**sections), ld_library_path=mode)
 
 
@@ -168,7 +170,7 @@ def test_a_torch_elsewhere_keeps_it_out_too():
         {"pytorch": NO_TORCH, "libraries": {"ld_so_conf": Unknown("no answer")}},
     ],
 )
-def test_what_could_not_be_told_keeps_it_out_and_says_so(sections: dict[str, object]):
+def test_what_could_not_be_told_keeps_it_out_and_says_so(sections: dict[str, Any]):
     found = needed(**sections)
 
     assert found.library_directory is None

@@ -6,6 +6,7 @@ replica, or a GPU.
 
 # It runs in the names of the module training: Classifier, copy, torch and time are that module's.
 # ruff: noqa: F821, PLW0603
+# mypy: disable-error-code="name-defined, import-not-found"
 
 import ctypes
 import json

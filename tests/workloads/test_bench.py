@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from interpreters import patched_python
@@ -25,7 +26,7 @@ pytestmark = [
 ]
 
 
-def run(python: str = sys.executable, **plan: object) -> Bench:
+def run(python: str = sys.executable, **plan: Any) -> Bench:
     with BenchRun(BenchPlan(device="cpu", **plan), python=python) as started:
         return started.measure()
 
@@ -138,7 +139,7 @@ MEASURES["memory"] = memory
 
 
 @pytest.mark.parametrize("plan", [{"gpus": "two"}, {"gpus": "0,0"}, {"only": ("gemm", "speed")}])
-def test_a_plan_that_makes_no_sense_is_refused(plan: dict[str, object]):
+def test_a_plan_that_makes_no_sense_is_refused(plan: dict[str, Any]):
     with pytest.raises(BenchPlanError):
         BenchRun(BenchPlan(**plan))
 

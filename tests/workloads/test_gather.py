@@ -1,6 +1,7 @@
 """What the processes of a training report becomes facts that name GPUs as nvidia-smi does."""
 
 import socket
+from typing import Any
 
 from gpucheck.probes import messages
 from gpucheck.snapshot import Training, TrainingFailure
@@ -25,7 +26,7 @@ def devices(*gpus: messages.TrainingDevice) -> messages.TrainingDevices:
     )
 
 
-def work(position: int, gpu: int, **more: object) -> messages.ReplicaWork:
+def work(position: int, gpu: int, **more: Any) -> messages.ReplicaWork:
     return messages.ReplicaWork(
         position=position, gpu=gpu, images=30_000, share=0.5, output_difference=0.0, **more
     )

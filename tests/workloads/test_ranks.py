@@ -121,7 +121,7 @@ class Host:
         self.name = name
         self.address = address
         self.keeper = subprocess.Popen(
-            ["unshare", "--net", "--uts", "sh", "-c", f"hostname {name}; exec sleep 600"]
+            ["unshare", "--net", "--uts", "sh", "-c", f"hostname {name}; exec sleep 600"], text=True
         )
         self.inside = ["nsenter", "--net", "--uts", "-t", str(self.keeper.pid)]
 
@@ -156,7 +156,7 @@ class Hosts:
         self.cable.send_signal(signal.SIGSTOP)
 
     def end(self) -> None:
-        for process in (self.cable, *(host.keeper for host in self.pair)):
+        for process in [self.cable, *(host.keeper for host in self.pair)]:
             process.kill()
             process.communicate()
 

@@ -103,8 +103,8 @@ def watch(**changes: list[Any]) -> WatchedGpu:
     }
     seen = Watch()
     for second in range(10):
-        facts = {name: values[second] for name, values in still.items()}
-        gpu = GpuReading(index=3, uuid="GPU-1", bus_id="b", **facts)
+        now = {name: values[second] for name, values in still.items()}
+        gpu = GpuReading(index=3, uuid="GPU-1", bus_id="b", **now)
         seen.add(GpuReadings(at=float(second), gpus=(gpu,)))
     facts = seen.of("GPU-1", None, cuda_start=3.0, since=4.0, until=8.0)
     assert isinstance(facts, WatchedGpu)
@@ -147,7 +147,7 @@ def test_shared_memory_that_nobody_maps_is_removed_and_what_is_mapped_stays(tmp_
     left, used, other = (tmp_path / name for name in ("nccl-left", "nccl-used", "sem.other"))
     for file in (left, used, other):
         file.write_bytes(bytes(4096))
-    with used.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+    with used.open("r+b") as opened, mmap.mmap(opened.fileno(), 0):
         remove_unused(shared_memory(tmp_path))
 
     assert not left.exists()

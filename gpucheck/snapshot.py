@@ -36,7 +36,7 @@ class Unknown(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type",
     """We could not tell. *why* is a sentence fragment for people: "permission denied"."""
 
     why: str
-    kind: Silence = "no answer"
+    kind: Silence = "no answer"  # which kind of reason
 
 
 class NotSupported(msgspec.Struct, frozen=True, tag_field="type", tag="not supported"):
@@ -79,9 +79,9 @@ class PciPort(Fact, frozen=True, kw_only=True):
     """The PCI Express errors that a device counted since it was found (AER); None: no counter."""
 
     bus_id: str  # "0000:00:01.0"
-    aer_correctable: Maybe[int] = NOT_EXAMINED
-    aer_nonfatal: Maybe[int] = NOT_EXAMINED
-    aer_fatal: Maybe[int] = NOT_EXAMINED
+    aer_correctable: Maybe[int] = NOT_EXAMINED  # errors that the link corrected by itself
+    aer_nonfatal: Maybe[int] = NOT_EXAMINED  # a transfer was lost
+    aer_fatal: Maybe[int] = NOT_EXAMINED  # the link was lost
 
 
 class PciGpu(Fact, frozen=True, kw_only=True):
@@ -93,7 +93,7 @@ class PciGpu(Fact, frozen=True, kw_only=True):
     driver: Maybe[str] = None  # the kernel driver bound to it: "nvidia", "nouveau", "vfio-pci"
     numa_node: Maybe[int] = NOT_EXAMINED  # None: the platform does not say (-1)
     slot_max_generation: Maybe[int] = NOT_EXAMINED  # of the port above it; None: no port is shown
-    slot_max_width: Maybe[int] = NOT_EXAMINED
+    slot_max_width: Maybe[int] = NOT_EXAMINED  # lanes of that port
     #: bridges above it whose ACS request redirect is on, nearest first
     acs_redirecting_bridges: Known[tuple[str, ...]] = NOT_EXAMINED
     unassigned_bars: Known[tuple[int, ...]] = NOT_EXAMINED  # of BAR 0 and 1: those without address
@@ -110,11 +110,11 @@ class Host(Fact, frozen=True, kw_only=True):
     kernel_release: Known[str] = NOT_EXAMINED  # uname -r
     machine: Known[str] = NOT_EXAMINED  # uname -m: "x86_64", "aarch64"
     name: Maybe[str] = NOT_EXAMINED  # host name; a token unless --identify
-    is_wsl: Known[bool] = NOT_EXAMINED
+    is_wsl: Known[bool] = NOT_EXAMINED  # this is WSL 2
     tegra: Maybe[str] = NOT_EXAMINED  # the model of a Jetson or other Tegra, else None
     container: Maybe[str] = NOT_EXAMINED  # "docker", "podman", "kubernetes", "apptainer", ...
     hypervisor: Maybe[str] = NOT_EXAMINED  # None: bare metal
-    is_root: Known[bool] = NOT_EXAMINED
+    is_root: Known[bool] = NOT_EXAMINED  # this process runs as root
     groups: Known[tuple[str, ...]] = NOT_EXAMINED  # of this process
     has_sudo: Known[bool] = NOT_EXAMINED  # sudo is here, and a group of this user may use it
     programs: Known[tuple[str, ...]] = NOT_EXAMINED  # of those that remedies name: what is here
@@ -123,10 +123,11 @@ class Host(Fact, frozen=True, kw_only=True):
     locked_memory_limit_bytes: Maybe[int] = NOT_EXAMINED  # None: unlimited
     memory_bytes: Known[int] = NOT_EXAMINED
     cpus_usable: Known[int] = NOT_EXAMINED  # affinity and cgroup quota, rounded up
-    cpus_present: Known[int] = NOT_EXAMINED
+    cpus_present: Known[int] = NOT_EXAMINED  # online, whoever may use them
     rdma_devices: Known[tuple[str, ...]] = NOT_EXAMINED  # /sys/class/infiniband
     #: those of them that are no network, but manage NVSwitches (VPD "SW_MNG")
     switch_managers: Known[tuple[str, ...]] = NOT_EXAMINED
+    #: how the kernel translates devices' addresses
     iommu: Known[Literal["off", "passthrough", "translating"]] = NOT_EXAMINED
     secure_boot: Maybe[bool] = NOT_EXAMINED  # None: no EFI
     lockdown: Maybe[str] = NOT_EXAMINED  # "none", "integrity", "confidentiality"; None: no such LSM
@@ -144,11 +145,11 @@ class PathEntry(Fact, frozen=True, kw_only=True):
 
     text: str
     resolved: Maybe[str] = NOT_EXAMINED  # None: does not exist
-    is_directory: Known[bool] = NOT_EXAMINED
+    is_directory: Known[bool] = NOT_EXAMINED  # what it leads to
     is_world_writable: Known[bool] = NOT_EXAMINED  # the directory or a parent others may swap
     toolkit: Maybe[str] = NOT_EXAMINED  # resolved home of the CUDA toolkit it is part of
     toolkit_version: Maybe[str] = NOT_EXAMINED  # "13.0"
-    has_nvcc: Known[bool] = NOT_EXAMINED
+    has_nvcc: Known[bool] = NOT_EXAMINED  # an nvcc lies in it
     stubs: tuple[str, ...] = ()  # link-time stubs in it: "libcuda.so", "libnvidia-ml.so"
     compat_libcuda: Maybe[str] = None  # driver version of a forward-compatibility libcuda in it
     #: where it does not exist: the directories that a wrong separator joined into it
@@ -160,16 +161,16 @@ class HomeVariable(Fact, frozen=True, kw_only=True):
 
     value: str  # as set
     resolved: Maybe[str] = NOT_EXAMINED  # links followed; None: nothing there
-    has_nvcc: Known[bool] = NOT_EXAMINED
-    has_cudart: Known[bool] = NOT_EXAMINED
-    toolkit_version: Maybe[str] = NOT_EXAMINED
+    has_nvcc: Known[bool] = NOT_EXAMINED  # bin/nvcc is there
+    has_cudart: Known[bool] = NOT_EXAMINED  # a libcudart.so is there
+    toolkit_version: Maybe[str] = NOT_EXAMINED  # "13.0"
 
 
 class PreloadEntry(Fact, frozen=True, kw_only=True):
     """One element of LD_PRELOAD."""
 
-    text: str
-    resolved: Maybe[str] = NOT_EXAMINED
+    text: str  # as written
+    resolved: Maybe[str] = NOT_EXAMINED  # None: does not exist
 
 
 class Variable(Fact, frozen=True, kw_only=True):
@@ -182,19 +183,19 @@ class Variable(Fact, frozen=True, kw_only=True):
 class VariableSource(Fact, frozen=True, kw_only=True):
     """Who sets an environment variable, where that is no shell start-up file."""
 
-    variable: str
+    variable: str  # its name
     kind: Literal["conda script", "conda state", "module", "container"]
     path: str = ""  # the script, conda-meta/state, or the modulefile
-    line: int | None = None
+    line: int | None = None  # from 1, in that file
     module: str = ""  # the loaded module's name: "cuda/12.4"
 
 
 class SelectedFile(Fact, frozen=True, kw_only=True):
     """A file or folder that a variable makes a program use."""
 
-    variable: str
+    variable: str  # its name
     value: str  # the path as the variable gives it, or what the program makes of the value
-    exists: Known[bool] = NOT_EXAMINED
+    exists: Known[bool] = NOT_EXAMINED  # the path is there
 
 
 class Environment(Fact, frozen=True, kw_only=True):
@@ -226,7 +227,7 @@ class StartupSetting(Fact, frozen=True, kw_only=True):
     """A line of a start-up file that sets CUDA_HOME, PATH or LD_LIBRARY_PATH, or tries to."""
 
     line: int  # from 1
-    variable: str
+    variable: str  # its name
     text: str  # the line as written
     value: Maybe[str] = NOT_EXAMINED  # what it gives in the shell, as far as plain reading tells
     mangled: Maybe[str] = None  # what is wrong with the syntax, in a few words
@@ -240,7 +241,7 @@ class OwnBlock(Fact, frozen=True, kw_only=True):
     """The block that `gpucheck env install` wrote into a start-up file."""
 
     line: int  # of its first line, from 1
-    last_line: int
+    last_line: int  # from 1
     cuda_home: Maybe[str] = None  # the toolkit that it names; None: it cannot be read
     exists: Known[bool] = NOT_EXAMINED  # whether that toolkit is there
 
@@ -248,17 +249,17 @@ class OwnBlock(Fact, frozen=True, kw_only=True):
 class VariableLine(Fact, frozen=True, kw_only=True):
     """A line of a start-up file that sets another listed variable."""
 
-    variable: str
-    line: int
+    variable: str  # its name
+    line: int  # from 1
 
 
 class StartupFile(Fact, frozen=True, kw_only=True):
     """A shell start-up file that exists."""
 
-    path: str
+    path: str  # as the shell opens it
     settings: Known[tuple[StartupSetting, ...]] = NOT_EXAMINED
     sources: tuple[str, ...] = ()  # files that it reads in turn
-    early_exit_line: Maybe[int] = None
+    early_exit_line: Maybe[int] = None  # from 1; None: non-interactive shells read it to its end
     block: OwnBlock | None = None
     others: tuple[VariableLine, ...] = ()  # lines that set further variables on the list
 
@@ -281,7 +282,7 @@ class DriverLibrary(Fact, frozen=True, kw_only=True):
     path: str  # where it was found
     real_path: str = ""  # links followed
     version: Maybe[str] = NOT_EXAMINED  # "580.159.04"
-    is_stub: Known[bool] = NOT_EXAMINED
+    is_stub: Known[bool] = NOT_EXAMINED  # made for linking, and cannot run
     is_compat: bool = False  # from a cuda-compat package, whatever name it goes by here
     is_mounted: Known[bool] = NOT_EXAMINED  # a mount of its own: brought into this container
     is_in_cache: Known[bool] = NOT_EXAMINED  # the loader's cache gives this file for its name
@@ -296,7 +297,7 @@ class DeviceNode(Fact, frozen=True, kw_only=True):
     path: str
     exists: bool = False
     mode: Maybe[str] = None  # "crw-rw----"
-    group: Maybe[str] = None
+    group: Maybe[str] = None  # that owns it
     can_open: Maybe[bool] = None  # by this user, for reading and writing; None where it is missing
     error: Maybe[str] = None  # the system's message where it cannot be opened
     bus_id: str = ""  # of the GPU, for /dev/nvidiaN; "": the driver does not say
@@ -311,7 +312,7 @@ class CudaInit(Fact, frozen=True, kw_only=True):
     load_error: Maybe[str] = None  # the loader's message
     code: Maybe[int] = None  # CUresult; 0 is success
     driver_version: Maybe[str] = None  # cuDriverGetVersion: "13.0"
-    device_count: Maybe[int] = None
+    device_count: Maybe[int] = None  # cuDeviceGetCount
     error: Maybe[str] = None  # a call that hung or crashed: "no answer in 5 s to cuInit"
 
 
@@ -319,7 +320,7 @@ class FabricManager(Fact, frozen=True, kw_only=True):
     """nvidia-fabricmanager (or nvlsm's service), which NVSwitch systems need."""
 
     is_running: Known[bool] = NOT_EXAMINED
-    version: Maybe[str] = NOT_EXAMINED
+    version: Maybe[str] = NOT_EXAMINED  # of its package or program
 
 
 class ModuleBlock(Fact, frozen=True, kw_only=True):
@@ -348,8 +349,8 @@ class Driver(Fact, frozen=True, kw_only=True):
     excluded_gpus: Known[tuple[str, ...]] = NOT_EXAMINED  # bus ids or UUIDs, by module parameter
     proc_gpus: Known[tuple[str, ...]] = NOT_EXAMINED  # bus ids under /proc/driver/nvidia/gpus
     module_file: Maybe[str] = NOT_EXAMINED  # nvidia.ko for the running kernel; None: none built
-    module_file_version: Maybe[str] = NOT_EXAMINED
-    module_is_signed: Maybe[bool] = NOT_EXAMINED
+    module_file_version: Maybe[str] = NOT_EXAMINED  # of that file
+    module_is_signed: Maybe[bool] = NOT_EXAMINED  # that file bears a signature
     module_file_kind: Maybe[Literal["open", "closed"]] = NOT_EXAMINED  # by its license
     module_file_kernel: Maybe[str] = NOT_EXAMINED  # the kernel it was built for, by its vermagic
     module_blocks: Known[tuple[ModuleBlock, ...]] = NOT_EXAMINED
@@ -360,10 +361,10 @@ class Driver(Fact, frozen=True, kw_only=True):
     dkms_version: Maybe[str] = NOT_EXAMINED  # driver version in the DKMS tree; None: no tree
     dkms_kernels: Known[tuple[str, ...]] = NOT_EXAMINED  # kernels that DKMS has a build for
     dkms_failure: Maybe[DkmsFailure] = NOT_EXAMINED  # None: no failed build for this kernel
-    has_kernel_headers: Known[bool] = NOT_EXAMINED
+    has_kernel_headers: Known[bool] = NOT_EXAMINED  # for the running kernel, to build modules
     libraries: Known[tuple[DriverLibrary, ...]] = NOT_EXAMINED
     device_nodes: Known[tuple[DeviceNode, ...]] = NOT_EXAMINED
-    persistenced_running: Known[bool] = NOT_EXAMINED
+    persistenced_running: Known[bool] = NOT_EXAMINED  # the daemon nvidia-persistenced
     mps_is_running: Known[bool] = NOT_EXAMINED  # a daemon of the Multi-Process Service
     fabric_manager: Maybe[FabricManager] = NOT_EXAMINED  # None: not installed
     has_nvlsm: Known[bool] = NOT_EXAMINED  # NVLink 5 switches' subnet manager is installed
@@ -380,7 +381,7 @@ class Driver(Fact, frozen=True, kw_only=True):
 class Toolkit(Fact, frozen=True, kw_only=True):
     """A CUDA toolkit on disk. `home` has its links followed; `names` are the ways it is reached."""
 
-    home: str
+    home: str  # its directory, links followed
     names: tuple[str, ...] = ()  # "/usr/local/cuda", "/usr/local/cuda-13"
     version: Maybe[str] = NOT_EXAMINED  # "13.0", from the best source below
     version_json: Maybe[str] = NOT_EXAMINED  # "13.0.2"
@@ -389,11 +390,12 @@ class Toolkit(Fact, frozen=True, kw_only=True):
     nvcc_error: Maybe[str] = None  # why nvcc would not run
     nvcc_architectures: Maybe[tuple[str, ...]] = NOT_EXAMINED  # "sm_75", ...: what it compiles for
     max_gcc: Maybe[int] = NOT_EXAMINED  # from its crt/host_config.h; None: sets no limit
-    max_clang: Maybe[int] = NOT_EXAMINED
-    has_cudart: Known[bool] = NOT_EXAMINED
+    max_clang: Maybe[int] = NOT_EXAMINED  # the same for clang
+    has_cudart: Known[bool] = NOT_EXAMINED  # it has the CUDA runtime's library
     library_directory: Maybe[str] = NOT_EXAMINED  # where its libcudart.so lies
     compat_directory: Maybe[str] = NOT_EXAMINED  # its forward-compatibility libcuda's folder
-    compat_version: Maybe[str] = NOT_EXAMINED
+    compat_version: Maybe[str] = NOT_EXAMINED  # the driver version of that libcuda
+    #: where it came from, by its place
     origin: Literal["local", "distribution", "conda", "pip", "module", "hpc_sdk", "other"] = "other"
 
 
@@ -401,7 +403,7 @@ class HostCompiler(Fact, frozen=True, kw_only=True):
     """The compiler that nvcc would call on the host side."""
 
     path: str
-    kind: Literal["gcc", "clang", "other"] = "other"
+    kind: Literal["gcc", "clang", "other"] = "other"  # by what it says of itself
     version: Maybe[str] = NOT_EXAMINED
     chosen_by: str = "PATH"  # "NVCC_CCBIN", "CUDAHOSTCXX", "CXX", "CC", "PATH"
     others: tuple[str, ...] = ()  # of the same kind on PATH, with their major: "/usr/bin/g++-12"
@@ -430,17 +432,17 @@ class Library(Fact, frozen=True, kw_only=True):
     soname: str  # "libcudnn.so.9"
     needed_by: str = ""  # path of the object that asks for it first
     path: Maybe[str] = NOT_EXAMINED  # None: not found anywhere
-    real_path: Maybe[str] = NOT_EXAMINED
+    real_path: Maybe[str] = NOT_EXAMINED  # links followed
     version: Maybe[str] = NOT_EXAMINED
-    origin: Origin = "other"
+    origin: Origin = "other"  # who brought the file, by its place
     found_via: str = ""  # "DT_RPATH of …", "LD_LIBRARY_PATH", "DT_RUNPATH of …", "ld.so.cache",
     # "default directory", "LD_PRELOAD", "preloaded by torch"
     directory: str = ""  # the search-path entry, as written, that gave it
     wheel_path: Maybe[str] = None  # the copy that a wheel brings for torch
-    wheel_version: Maybe[str] = None
+    wheel_version: Maybe[str] = None  # of that copy
     package: Maybe[str] = None  # of the system's, that owns a part of cuDNN that is not torch's own
     system_path: Maybe[str] = None  # what a program without torch's paths would get
-    system_version: Maybe[str] = None
+    system_version: Maybe[str] = None  # of that file
 
 
 class MappedLibrary(Fact, frozen=True, kw_only=True):
@@ -462,8 +464,8 @@ class CxxLibrary(Fact, frozen=True, kw_only=True):
     """The C++ library, libstdc++.so.6, that torch's process gets."""
 
     path: str
-    real_path: str = ""
-    found_via: str = ""
+    real_path: str = ""  # links followed
+    found_via: str = ""  # as for Library
     directory: str = ""  # the search-path entry, as written, that gave it
     newest: str = ""  # of the versions that it defines: "GLIBCXX_3.4.30"
     missing: tuple[str, ...] = ()  # versions that torch's libraries need and it lacks, oldest first
@@ -488,17 +490,17 @@ class CudnnInstall(Fact, frozen=True, kw_only=True):
     soname: str = ""  # "libcudnn.so.9"
     version: Maybe[str] = NOT_EXAMINED  # "9.19.0"
     cuda_major: Maybe[int] = NOT_EXAMINED  # the CUDA it was built for
-    origin: Origin = "other"
+    origin: Origin = "other"  # who brought the files, by their place
     sublibraries: tuple[str, ...] = ()  # SONAMEs next to it
     header: Maybe[str] = NOT_EXAMINED  # path of the cudnn_version.h that goes with it
-    header_version: Maybe[str] = NOT_EXAMINED
+    header_version: Maybe[str] = NOT_EXAMINED  # that this header states
 
 
 class CudnnOpened(Fact, frozen=True, kw_only=True):
     """What opening a libcudnn in a child, and calling cudnnGetVersion, gave."""
 
     path: str
-    version: Maybe[str] = None
+    version: Maybe[str] = None  # cudnnGetVersion, dotted
     cuda: Maybe[str] = None  # the CUDA it was built with, by cudnnGetCudartVersion: "13.1"
     error: Maybe[str] = None  # the loader's message
 
@@ -521,7 +523,7 @@ class Cudnn(Fact, frozen=True, kw_only=True):
 class Distribution(Fact, frozen=True, kw_only=True):
     """An installed Python distribution."""
 
-    name: str  # normalised: "torch", "nvidia-cudnn-cu13"
+    name: str  # normalized: "torch", "nvidia-cudnn-cu13"
     version: str
     location: str = ""  # the site-packages folder
     installer: Maybe[str] = None  # "pip", "conda", "uv"
@@ -532,7 +534,7 @@ class Distribution(Fact, frozen=True, kw_only=True):
 class DamagedFile(Fact, frozen=True, kw_only=True):
     """A file of a wheel's RECORD that is not as recorded."""
 
-    distribution: str
+    distribution: str  # that its RECORD belongs to
     path: str
     problem: str  # "missing", "12 bytes instead of 34"
 
@@ -540,8 +542,8 @@ class DamagedFile(Fact, frozen=True, kw_only=True):
 class PythonProject(Fact, frozen=True, kw_only=True):
     """The project that an environment is made from: its file decides what is installed."""
 
-    tool: Literal["uv", "poetry", "pixi", "pipenv"]
-    folder: str
+    tool: Literal["uv", "poetry", "pixi", "pipenv"]  # that keeps the environment
+    folder: str  # in which the tool is to be called
     file: str  # "/home/ada/app/pyproject.toml": where its dependencies are written
 
 
@@ -551,10 +553,10 @@ class Python(Fact, frozen=True, kw_only=True):
     path: str
     version: Maybe[str] = NOT_EXAMINED
     chosen_by: str = ""  # "--python", "VIRTUAL_ENV", "CONDA_PREFIX", "gpucheck's own", "PATH"
-    prefix: str = ""
-    sys_path: tuple[str, ...] = ()
+    prefix: str = ""  # sys.prefix
+    sys_path: tuple[str, ...] = ()  # where it looks for modules
     externally_managed: Maybe[str] = NOT_EXAMINED  # the file that keeps pip out (PEP 668)
-    has_pip: Known[bool] = NOT_EXAMINED
+    has_pip: Known[bool] = NOT_EXAMINED  # `python -m pip` would work
     is_virtual: Known[bool] = NOT_EXAMINED  # a virtual environment, whose pip leaves others alone
     uses_uv: Known[bool] = NOT_EXAMINED  # uv made this environment, or filled it
     is_writable: Known[bool] = NOT_EXAMINED  # this user may install into it
@@ -567,10 +569,10 @@ class Torch(Fact, frozen=True, kw_only=True):
 
     version: Known[str] = NOT_EXAMINED  # "2.11.0+cu130"
     location: str = ""  # …/site-packages/torch
-    build: Known[Literal["cuda", "cpu", "rocm", "xpu"]] = NOT_EXAMINED
+    build: Known[Literal["cuda", "cpu", "rocm", "xpu"]] = NOT_EXAMINED  # for which kind of device
     cuda: Maybe[str] = NOT_EXAMINED  # "13.0"
     cudnn: Maybe[str] = NOT_EXAMINED  # version it was built with or requires: "9.19.0.56"
-    nccl: Maybe[str] = NOT_EXAMINED
+    nccl: Maybe[str] = NOT_EXAMINED  # the NCCL that it was built with
     architectures: Known[tuple[str, ...]] = NOT_EXAMINED  # "sm_90", "compute_120"
     is_outside_environment: Maybe[str] = NOT_EXAMINED  # why: "user site", "PYTHONPATH", "a folder…"
 
@@ -599,10 +601,10 @@ class PackageLibrary(Fact, frozen=True, kw_only=True):
     is_on_demand: bool = False  # only a program that asks for the GPU loads what needs it
     path: Maybe[str] = NOT_EXAMINED  # None: nothing on its search path
     version: Maybe[str] = NOT_EXAMINED
-    found_via: str = ""
+    found_via: str = ""  # as for Library
     directory: str = ""  # the search-path entry, as written, that gave it
     wheel_path: Maybe[str] = None  # the copy that a wheel brings
-    wheel_version: Maybe[str] = None
+    wheel_version: Maybe[str] = None  # of the copy that a wheel brings
     elsewhere: tuple[str, ...] = ()  # copies in this environment, off its search path
     is_loaded_by_torch: bool = False  # … that it gets where torch is imported before it
     other_majors: tuple[str, ...] = ()  # the same library under another number, at hand
@@ -611,7 +613,7 @@ class PackageLibrary(Fact, frozen=True, kw_only=True):
 class TorchMismatch(Fact, frozen=True, kw_only=True):
     """A file that does not fit the torch that is here."""
 
-    file: str
+    file: str  # the extension's path
     library: str = ""  # a library of torch's that this torch does not have: "libc10_cuda.so"
     symbols: tuple[str, ...] = ()  # the first that no library of torch's defines, as mangled
     count: int = 0  # of all such symbols
@@ -623,7 +625,7 @@ class GpuPackage(Fact, frozen=True, kw_only=True):
 
     name: str
     version: str
-    location: str = ""
+    location: str = ""  # the directory that it is installed in
     files: int = 0  # compiled ones
     uses_torch: bool = False  # it is resolved in the process as it is after `import torch`
     libraries: tuple[PackageLibrary, ...] = ()
@@ -635,7 +637,7 @@ class FileClash(Fact, frozen=True, kw_only=True):
 
     folder: str  # the top folder that they share
     distributions: tuple[str, ...]  # "onnxruntime-gpu 1.23.2"
-    files: int
+    files: int  # how many they share
     present: Maybe[str] = NOT_EXAMINED  # whose files are there, by size; None: some of each
 
 
@@ -645,9 +647,9 @@ class Framework(Fact, frozen=True, kw_only=True):
     name: str  # as people call it: "jax"
     version: str
     distribution: str  # whose files know CUDA: "jax-cuda12-plugin"
-    is_gpu_build: Known[bool] = NOT_EXAMINED
+    is_gpu_build: Known[bool] = NOT_EXAMINED  # it was built with CUDA
     cuda: Maybe[str] = NOT_EXAMINED  # it was built for: "12", "12.5.1"; None: for none
-    cudnn: Maybe[str] = NOT_EXAMINED
+    cudnn: Maybe[str] = NOT_EXAMINED  # the cuDNN that it was built with
     requires: tuple[
         str, ...
     ] = ()  # of NVIDIA's wheels, where it takes them: "nvidia-cudnn-cu12>=9.8"
@@ -669,7 +671,7 @@ class NvmlError(Fact, frozen=True, kw_only=True):
 
     call: str  # "nvmlInitWithFlags", "open"
     code: Maybe[int] = None  # nvmlReturn_t; None: the library did not load
-    message: str = ""
+    message: str = ""  # NVML's own words
 
 
 class Memory(Fact, frozen=True, kw_only=True):
@@ -684,39 +686,40 @@ class Memory(Fact, frozen=True, kw_only=True):
 class RemappedRows(Fact, frozen=True, kw_only=True):
     """HBM rows remapped to spares since manufacture (Ampere and newer)."""
 
-    correctable: int
-    uncorrectable: int
-    is_pending: bool
-    has_failed: bool
+    correctable: int  # rows remapped after corrected errors
+    uncorrectable: int  # rows remapped after uncorrected errors
+    is_pending: bool  # one more waits for a reset of the GPU
+    has_failed: bool  # a row could not be remapped
 
 
 class RemapHistogram(Fact, frozen=True, kw_only=True):
     """How many memory banks have how many spare rows left."""
 
-    maximum: int
-    high: int
-    partial: int
-    low: int
-    none: int
+    maximum: int  # banks with all spare rows left
+    high: int  # banks with most of them left
+    partial: int  # banks with some of them left
+    low: int  # banks with few of them left
+    none: int  # banks with none left
 
 
 class RetiredPages(Fact, frozen=True, kw_only=True):
     """Pages retired for ECC errors (before Ampere)."""
 
-    single_bit: int
-    double_bit: int
-    is_pending: bool
+    single_bit: int  # pages retired for repeated corrected errors
+    double_bit: int  # pages retired for uncorrected errors
+    is_pending: bool  # one more waits for a reboot
 
 
 class NvLink(Fact, frozen=True, kw_only=True):
     """One NVLink of a GPU."""
 
-    index: int
+    index: int  # the link's number, from 0
     is_up: Reading[bool] = NOT_EXAMINED
-    version: Reading[int] = NOT_EXAMINED
-    remote_bus_id: Reading[str] = NOT_EXAMINED
+    version: Reading[int] = NOT_EXAMINED  # of the protocol, as NVML numbers it
+    remote_bus_id: Reading[str] = NOT_EXAMINED  # of the device at the other end
+    #: what is at the other end
     remote_kind: Reading[Literal["gpu", "switch", "cpu", "other"]] = NOT_EXAMINED
-    crc_flit_errors: Reading[int] = NOT_EXAMINED
+    crc_flit_errors: Reading[int] = NOT_EXAMINED  # since the counter was reset, as the next ones
     crc_data_errors: Reading[int] = NOT_EXAMINED
     replay_errors: Reading[int] = NOT_EXAMINED
     recovery_errors: Reading[int] = NOT_EXAMINED
@@ -737,8 +740,8 @@ class GpuProcess(Fact, frozen=True, kw_only=True):
     pid: int
     name: Maybe[str] = NOT_EXAMINED  # None: no such process is visible here
     used_bytes: Reading[int] = NOT_EXAMINED
-    kind: Literal["compute", "graphics", "mps"] = "compute"
-    is_zombie: bool = False
+    kind: Literal["compute", "graphics", "mps"] = "compute"  # of work
+    is_zombie: bool = False  # it has ended, and its parent has not noticed
 
 
 class ThermalThresholds(Fact, frozen=True, kw_only=True):
@@ -754,7 +757,7 @@ class VgpuLicense(Fact, frozen=True, kw_only=True):
     """The license of a virtual GPU, by nvmlDeviceGetGridLicensableFeatures."""
 
     is_needed: bool = False  # this GPU has features that a license opens
-    is_licensed: bool = False
+    is_licensed: bool = False  # a license is held
     product: str = ""  # "NVIDIA RTX Virtual Workstation"
 
 
@@ -763,7 +766,7 @@ class GpuSample(Fact, frozen=True, kw_only=True):
 
     after_seconds: float  # since the first reading
     under_load: bool = False  # --deep was working the GPU between and during the readings
-    clocks_event_reasons: Reading[int] = NOT_EXAMINED
+    clocks_event_reasons: Reading[int] = NOT_EXAMINED  # NVML's bit mask
     corrected_ecc_volatile: Reading[int] = NOT_EXAMINED
     pcie_replays: Reading[int] = NOT_EXAMINED
     pcie_generation: Reading[int] = NOT_EXAMINED
@@ -783,7 +786,7 @@ class GpuSample(Fact, frozen=True, kw_only=True):
 class Gpu(Fact, frozen=True, kw_only=True):
     """One GPU as NVML describes it. `index` is NVML's (that of nvidia-smi)."""
 
-    index: int
+    index: int  # NVML's
     #: "ok"; "lost": NVML says GPU_IS_LOST; "hung": a query did not come back; "crashed": NVML died
     state: Literal["ok", "lost", "hung", "crashed", "failed"] = "ok"
     error: Maybe[str] = None  # for a state other than ok: the query, and what it did
@@ -817,7 +820,7 @@ class Gpu(Fact, frozen=True, kw_only=True):
     clock_memory_mhz: Reading[int] = NOT_EXAMINED
     clock_sm_max_mhz: Reading[int] = NOT_EXAMINED
     clock_memory_max_mhz: Reading[int] = NOT_EXAMINED
-    application_clock_sm_mhz: Reading[int] = NOT_EXAMINED
+    application_clock_sm_mhz: Reading[int] = NOT_EXAMINED  # as set by `nvidia-smi -ac`
     application_clock_sm_default_mhz: Reading[int] = NOT_EXAMINED
     performance_state: Reading[int] = NOT_EXAMINED  # 0 is P0
     utilization_percent: Reading[int] = NOT_EXAMINED
@@ -828,31 +831,32 @@ class Gpu(Fact, frozen=True, kw_only=True):
     # memory errors
     ecc_is_on: Reading[bool] = NOT_EXAMINED
     ecc_is_on_after_reboot: Reading[bool] = NOT_EXAMINED
-    ecc_default: Reading[bool] = NOT_EXAMINED
-    corrected_ecc_volatile: Reading[int] = NOT_EXAMINED
-    uncorrected_ecc_volatile: Reading[int] = NOT_EXAMINED
-    corrected_ecc_aggregate: Reading[int] = NOT_EXAMINED
-    uncorrected_ecc_aggregate: Reading[int] = NOT_EXAMINED
+    ecc_default: Reading[bool] = NOT_EXAMINED  # whether it is on by default
+    corrected_ecc_volatile: Reading[int] = NOT_EXAMINED  # memory errors since the driver was loaded
+    uncorrected_ecc_volatile: Reading[int] = NOT_EXAMINED  # the same
+    corrected_ecc_aggregate: Reading[int] = NOT_EXAMINED  # memory errors over the board's life
+    uncorrected_ecc_aggregate: Reading[int] = NOT_EXAMINED  # the same
     sram_threshold_exceeded: Reading[bool] = NOT_EXAMINED
     sram_uncorrected_aggregate: Reading[int] = NOT_EXAMINED
     remapped_rows: Reading[RemappedRows] = NOT_EXAMINED
     remap_histogram: Reading[RemapHistogram] = NOT_EXAMINED
     retired_pages: Reading[RetiredPages] = NOT_EXAMINED
+    #: what the driver asks for: 0 none, 1 reset, 2 reboot, 3 drain, 4 drain and reset
     recovery_action: Reading[int] = NOT_EXAMINED
     has_unrepairable_memory: Reading[bool] = NOT_EXAMINED
     repair_is_pending: Reading[bool] = NOT_EXAMINED  # of a memory channel or a TPC
     # links
-    pcie_generation: Reading[int] = NOT_EXAMINED
+    pcie_generation: Reading[int] = NOT_EXAMINED  # of the link, now
     pcie_generation_max: Reading[int] = NOT_EXAMINED  # GPU and slot together
-    pcie_width: Reading[int] = NOT_EXAMINED
+    pcie_width: Reading[int] = NOT_EXAMINED  # lanes, now
     pcie_width_max: Reading[int] = NOT_EXAMINED
-    pcie_replays: Reading[int] = NOT_EXAMINED
+    pcie_replays: Reading[int] = NOT_EXAMINED  # transfers repeated
     nvlinks: Reading[tuple[NvLink, ...]] = NOT_EXAMINED
     fabric: Reading[Fabric] = NOT_EXAMINED
     c2c_is_on: Reading[bool] = NOT_EXAMINED  # the chip-to-chip link to a Grace CPU
     # settings
-    persistence: Reading[bool] = NOT_EXAMINED
-    display_active: Reading[bool] = NOT_EXAMINED
+    persistence: Reading[bool] = NOT_EXAMINED  # persistence mode is on
+    display_active: Reading[bool] = NOT_EXAMINED  # a display is drawn by it
     #: how this system got the GPU; the last two are what a hypervisor's own system sees
     virtualization: Reading[Literal["none", "passthrough", "vgpu", "host vgpu", "host vsga"]] = (
         NOT_EXAMINED
@@ -860,7 +864,7 @@ class Gpu(Fact, frozen=True, kw_only=True):
     vgpu_license: Reading[VgpuLicense] = NOT_EXAMINED
     compute_mode: Reading[int] = NOT_EXAMINED  # 0 default, 2 prohibited, 3 exclusive process
     mig_is_on: Reading[bool] = NOT_EXAMINED
-    mig_is_on_after_reset: Reading[bool] = NOT_EXAMINED
+    mig_is_on_after_reset: Reading[bool] = NOT_EXAMINED  # the mode that waits
     mig_devices: Reading[tuple[str, ...]] = NOT_EXAMINED  # UUIDs of the usable MIG devices
     numa_node: Reading[int] = NOT_EXAMINED  # of the GPU's own memory, on Grace systems
     cpu_affinity: Reading[str] = NOT_EXAMINED  # "0-31"
@@ -876,8 +880,8 @@ class Gpu(Fact, frozen=True, kw_only=True):
 class GpuPair(Fact, frozen=True, kw_only=True):
     """What NVML says of the way between two GPUs, `a` < `b`, by NVML index."""
 
-    a: int
-    b: int
+    a: int  # NVML's index of the one
+    b: int  # NVML's index of the other
     topology: Reading[str] = NOT_EXAMINED  # nvidia-smi's words: "NV18", "PIX", "PXB", "PHB", ...
     p2p_read: Reading[str] = NOT_EXAMINED  # "OK", "CNS", "GNS", "TNS", "DR", "NS", "U"
     p2p_write: Reading[str] = NOT_EXAMINED
@@ -898,7 +902,7 @@ class Nvml(Fact, frozen=True, kw_only=True):
     error: Maybe[NvmlError] = NOT_EXAMINED  # None: NVML works
     driver_version: Known[str] = NOT_EXAMINED  # "580.159.04"
     cuda_version: Known[str] = NOT_EXAMINED  # the newest CUDA this driver runs: "13.0"
-    count: Known[int] = NOT_EXAMINED
+    count: Known[int] = NOT_EXAMINED  # of GPUs
     confidential_computing: Reading[ConfidentialComputing] = NOT_EXAMINED
     gpus: Known[tuple[Gpu, ...]] = NOT_EXAMINED
     pairs: Known[tuple[GpuPair, ...]] = NOT_EXAMINED
@@ -911,8 +915,8 @@ class Xid(Fact, frozen=True, kw_only=True):
     """The Xid errors of one GPU and number since boot, counted together."""
 
     bus_id: str
-    number: int
-    count: int
+    number: int  # of the Xid
+    count: int  # of lines
     first_seconds: Maybe[float] = NOT_EXAMINED  # since boot
     last_seconds: Maybe[float] = NOT_EXAMINED
     text: str = ""  # the newest line's own text
@@ -924,9 +928,9 @@ class SXid(Fact, frozen=True, kw_only=True):
     """The errors of one NVSwitch and SXid number since boot, counted together."""
 
     bus_id: str
-    number: int
+    number: int  # of the SXid
     is_fatal: Maybe[bool] = None  # None: no line said so
-    count: int = 0
+    count: int = 0  # of lines
     text: str = ""  # the newest line's own text
 
 
@@ -958,7 +962,7 @@ class KernelLog(Fact, frozen=True, kw_only=True):
     hung_tasks: Known[tuple[KernelLine, ...]] = NOT_EXAMINED
 
 
-# -------------------------------------------------------------------------------------- trials
+# ----------------------------------------------------------------------------------- workloads
 
 
 class GpuWork(Fact, frozen=True, kw_only=True):
@@ -966,7 +970,7 @@ class GpuWork(Fact, frozen=True, kw_only=True):
 
     index: int  # CUDA's own, under PCI_BUS_ID order
     bus_id: Maybe[str] = NOT_EXAMINED
-    kernel: Maybe[str] = NOT_EXAMINED
+    kernel: Maybe[str] = NOT_EXAMINED  # an elementwise kernel
     matrix_product: Maybe[str] = NOT_EXAMINED
     convolution: Maybe[str] = NOT_EXAMINED
 
@@ -984,12 +988,12 @@ class Deep(Fact, frozen=True, kw_only=True):
     """What happened when torch was imported in a child and put to work."""
 
     import_error: Maybe[str] = NOT_EXAMINED  # the real last line; None: it imports
-    is_available: Known[bool] = NOT_EXAMINED
+    is_available: Known[bool] = NOT_EXAMINED  # torch.cuda.is_available()
     warning: Maybe[str] = NOT_EXAMINED  # torch's own text
-    device_count: Known[int] = NOT_EXAMINED
-    torch_cuda: Maybe[str] = NOT_EXAMINED
+    device_count: Known[int] = NOT_EXAMINED  # torch.cuda.device_count()
+    torch_cuda: Maybe[str] = NOT_EXAMINED  # torch.version.cuda
     cudnn: Maybe[str] = NOT_EXAMINED  # torch.backends.cudnn.version(), dotted
-    architectures: Known[tuple[str, ...]] = NOT_EXAMINED
+    architectures: Known[tuple[str, ...]] = NOT_EXAMINED  # that torch has kernels for: "sm_90"
     gpus: Known[tuple[GpuWork, ...]] = NOT_EXAMINED
     copies: Known[tuple[PeerCopy, ...]] = NOT_EXAMINED
 
@@ -1038,15 +1042,15 @@ class SoloRun(Fact, frozen=True, kw_only=True):
 
     where: str  # "gpu 1", "cpu"
     losses: tuple[float, ...] = ()  # finite ones, one per logged batch
-    error: Maybe[str] = None
+    error: Maybe[str] = None  # why it did not end
 
 
 class DataFault(Fact, frozen=True, kw_only=True):
     """A data set file that cannot be used."""
 
     path: str
-    problem: str
-    expected: str
+    problem: str  # what it is instead
+    expected: str  # what it should be
 
 
 class NotFinite(Fact, frozen=True, kw_only=True):
@@ -1067,8 +1071,8 @@ class TrainingFailure(Fact, frozen=True, kw_only=True):
     step: Maybe[int] = None  # the last batch that was begun, from 1, over all epochs
     after_seconds: Maybe[float] = None  # of silence
     gpus: tuple[int, ...] = ()  # under suspicion
-    rank: Maybe[int] = None
-    host: Maybe[str] = None
+    rank: Maybe[int] = None  # of the process, under DDP
+    host: Maybe[str] = None  # of the process, under DDP
     signal: Maybe[str] = None  # "SIGSEGV"
     message: Maybe[str] = None  # the error's own last line
     stack: tuple[str, ...] = ()  # innermost last
@@ -1078,7 +1082,7 @@ class TrainingFailure(Fact, frozen=True, kw_only=True):
 class Training(Fact, frozen=True, kw_only=True):
     """What happened when `gpucheck smoke` trained a small network on MNIST."""
 
-    strategy: Literal["dp", "ddp"] = "dp"
+    strategy: Literal["dp", "ddp"] = "dp"  # DataParallel or DistributedDataParallel
     device: Literal["cuda", "cpu"] = "cuda"
     epochs: int = 1
     batch_size: int = 256
@@ -1086,7 +1090,7 @@ class Training(Fact, frozen=True, kw_only=True):
     seed: int = 0
     log_interval: int = 25  # batches from one recorded loss to the next
     gpus_wanted: str = ""  # as asked for: "4", "all", "0,1,0,1"
-    replicas_wanted: Known[int] = NOT_EXAMINED
+    replicas_wanted: Known[int] = NOT_EXAMINED  # how many were asked for
     torch: Known[str] = NOT_EXAMINED  # version
     cuda_unavailable: Maybe[str] = NOT_EXAMINED  # why torch has no CUDA; None: it has
     gpus_visible: Known[int] = NOT_EXAMINED  # to torch
@@ -1102,13 +1106,13 @@ class Training(Fact, frozen=True, kw_only=True):
     accuracy: Known[float] = NOT_EXAMINED  # on the test images, 0 to 1
     reference_losses: Known[tuple[float, ...]] = NOT_EXAMINED  # one GPU alone, first epoch
     reference_accuracy: Known[float] = NOT_EXAMINED  # after the first epoch
-    first_epoch_accuracy: Known[float] = NOT_EXAMINED
+    first_epoch_accuracy: Known[float] = NOT_EXAMINED  # to compare with the reference
     solo: Maybe[tuple[SoloRun, ...]] = None  # None: the two curves agreed, or were not compared
     images_per_second: Known[float] = NOT_EXAMINED
     reference_images_per_second: Known[float] = NOT_EXAMINED
     new_xids: Known[tuple[Xid, ...]] = NOT_EXAMINED  # logged by the kernel during the run
     failure: Maybe[TrainingFailure] = NOT_EXAMINED  # None: it came to its end
-    phases_ms: Mapping[str, float] = {}
+    phases_ms: Mapping[str, float] = {}  # by phase
 
 
 class Figure(Fact, frozen=True, kw_only=True):
@@ -1131,7 +1135,7 @@ class Figure(Fact, frozen=True, kw_only=True):
     temperature_celsius: Reading[float] = NOT_EXAMINED  # highest
     clocks_event_reasons: Reading[int] = NOT_EXAMINED  # mask of those seen twice or more
     pcie_generation: Reading[int] = NOT_EXAMINED  # in force meanwhile
-    pcie_width: Reading[int] = NOT_EXAMINED
+    pcie_width: Reading[int] = NOT_EXAMINED  # the same for its lanes
 
     @property
     def best(self) -> float | None:
@@ -1147,7 +1151,7 @@ class BenchGpu(Fact, frozen=True, kw_only=True):
 
     index: int  # NVML's; where NVML does not show it, CUDA's number
     name: str = ""
-    uuid: Maybe[str] = NOT_EXAMINED
+    uuid: Maybe[str] = NOT_EXAMINED  # as NVML says it
     bus_id: Maybe[str] = NOT_EXAMINED
     compute_capability: Maybe[str] = NOT_EXAMINED
     multiprocessors: Maybe[int] = NOT_EXAMINED
@@ -1172,8 +1176,8 @@ class Bench(Fact, frozen=True, kw_only=True):
 class Accepted(Fact, frozen=True, kw_only=True):
     """A rule or a family whose findings the machine's owner knows of and accepts."""
 
-    code: str
-    reason: str
+    code: str  # of the rule or family
+    reason: str  # as the file gives it
     file: str = ""  # that says so
 
 
@@ -1204,7 +1208,7 @@ class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     bench: Bench | None = None  # None: gpucheck bench was not run
     expected_gpus: int | None = None  # --expect-gpus
     ignore_list: IgnoreList = IgnoreList()
-    elapsed_ms: Mapping[str, float] = {}
+    elapsed_ms: Mapping[str, float] = {}  # by part of the examination
 
 
 Section = TypeVar("Section", bound=Fact)

@@ -16,7 +16,7 @@ from seen_facts import seen
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-HAND_WRITTEN = [page for page in PAGES if page.name not in ("rules.md", "cli.md")]
+HAND_WRITTEN = [page for page in PAGES if page.name not in ("rules.md", "cli.md", "snapshot.md")]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
 

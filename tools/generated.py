@@ -16,7 +16,7 @@ import typer.main
 from gpucheck.cli import app
 from gpucheck.families import FAMILIES
 from gpucheck.rules import RULES
-from tools import pictures
+from tools import pictures, schemas, snapshot_page
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -125,13 +125,6 @@ def _help(option: Any) -> str:
     return f"{text} Default: {shown}.".strip()
 
 
-def report_schema() -> str:
-    """Return the JSON Schema of the report."""
-    from gpucheck.render import json_schema
-
-    return json_schema()
-
-
 def report(machine: Path, *options: str) -> str:
     """Return what the doctor says of a recorded machine today."""
     ended = subprocess.run(
@@ -155,12 +148,22 @@ def targets() -> dict[Path, Callable[[], str]]:
     made: dict[Path, Callable[[], str]] = {
         DOCS / "rules.md": rules,
         DOCS / "cli.md": commands,
-        DOCS / "report-1.schema.json": report_schema,
+        DOCS / "snapshot.md": lambda: f"{NOTICE}\n{snapshot_page.page()}",
+        DOCS / "report-1.schema.json": schemas.report_schema,
+        DOCS / "snapshot-1.schema.json": schemas.snapshot_schema,
     }
     for machine in pictures.snapshots():
         made[machine.with_suffix(".txt")] = partial(report, machine, "-v")
         made[machine.with_suffix(".svg")] = partial(pictures.of_snapshot, machine)
     return made
+
+
+def _refuse_to_break(file: Path, right: str) -> None:
+    """Leave a published schema as it is where the new one would break those who read by it."""
+    if file.name.endswith(".schema.json") and file.exists():
+        lost = schemas.breaks(file.read_text(encoding="utf-8"), right)
+        if lost:
+            raise SystemExit(f"{file.name}: would break its readers: {'; '.join(lost)}")
 
 
 def main(arguments: list[str]) -> int:
@@ -172,6 +175,7 @@ def main(arguments: list[str]) -> int:
             continue
         name = file.relative_to(ROOT)
         if "--write" in arguments:
+            _refuse_to_break(file, right)
             file.parent.mkdir(exist_ok=True)
             file.write_text(right, encoding="utf-8")
             print(f"{name}: written anew")

@@ -1,7 +1,9 @@
 """Lays out `--help`: options in groups, summaries whole, examples and exit statuses at the end."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
@@ -61,6 +63,15 @@ class Group(TyperGroup):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002
         """Write the examples and exit statuses as they stand."""
         _write_epilog(self.epilog, formatter)
+
+
+def of_one_command(
+    function: Callable[..., None], epilog: str, cls: type[TyperCommand] = Command
+) -> typer.Typer:
+    """Return an application of *function* alone, which is a command of the whole one."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(cls=cls, epilog=epilog)(function)
+    return app
 
 
 def _groups(command: Any, ctx: Any) -> "Iterator[tuple[str, list[tuple[str, str]]]]":  # noqa: ANN401

@@ -1,13 +1,25 @@
 """The command line: each command collects, judges, prints and leaves."""
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
-from gpucheck import __version__, console, env_cli
-from gpucheck.cli import bench, doctor, explain, fleet, smoke, snapshot
+from gpucheck import __version__, console
 from gpucheck.cli_help import EXIT_STATUS, Command, Group
 from gpucheck.usage_error import UsageError
+
+#: Each command, in the order of the help, and the module whose `app` it is.
+MODULES = {
+    "doctor": "gpucheck.cli.doctor",
+    "explain": "gpucheck.cli.explain",
+    "env": "gpucheck.env_cli",
+    "smoke": "gpucheck.cli.smoke",
+    "bench": "gpucheck.cli.bench",
+    "fleet": "gpucheck.cli.fleet",
+    "snapshot": "gpucheck.cli.snapshot",
+}
 
 EPILOG = f"""\
 Examples:
@@ -19,8 +31,35 @@ Examples:
 
 {EXIT_STATUS}"""
 
+
+class _OnDemand(Mapping[str, Any]):
+    """The commands by name, each imported when it is asked for: a call needs one of them."""
+
+    def __init__(self, commands: Mapping[str, Any]) -> None:
+        self._commands = dict(commands)
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - click's, or typer's own
+        if name not in self._commands:
+            command = typer.main.get_command(import_module(MODULES[name]).app)
+            command.name = name
+            self._commands[name] = command
+        return self._commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*MODULES, *self._commands)))
+
+    def __len__(self) -> int:
+        return len({*MODULES, *self._commands})
+
+
+class _Commands(Group):
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - typer's own
+        super().__init__(**settings)
+        self.commands = _OnDemand(self.commands)  # type: ignore[assignment] # it is only read
+
+
 app = typer.Typer(
-    cls=Group,
+    cls=_Commands,
     epilog=EPILOG,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -43,18 +82,8 @@ def gpucheck(
         console.write(f"{context.get_help()}\n")
 
 
-app.command("doctor", cls=Command, epilog=doctor.EPILOG)(doctor.doctor)
-app.command("explain", cls=explain.PastedText, epilog=explain.EPILOG)(explain.explain)
-app.add_typer(env_cli.app, name="env")
-app.command("smoke", cls=Command, epilog=smoke.EPILOG)(smoke.smoke)
-app.command("bench", cls=Command, epilog=bench.EPILOG)(bench.bench)
-app.add_typer(fleet.app, name="fleet")
-app.command("snapshot", cls=Command, epilog=snapshot.EPILOG)(snapshot.snapshot)
-
-
 def _complete_commands(incomplete: str) -> list[str]:
-    command = typer.main.get_command(app)
-    return [name for name in command.commands if name.startswith(incomplete)]  # type: ignore[attr-defined]
+    return [name for name in (*MODULES, "help") if name.startswith(incomplete)]
 
 
 @app.command(cls=Command)
@@ -82,5 +111,5 @@ def help(  # noqa: A001 - the command's name
 def _near(name: str) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(name, typer.main.get_command(app).commands, n=1)  # type: ignore[attr-defined]
+    near = get_close_matches(name, MODULES, n=1)
     return f": did you mean {near[0]}?" if near else " (see gpucheck --help)"

@@ -15,7 +15,7 @@ from gpucheck.cli.options import (
     chosen_format,
 )
 from gpucheck.cli.smoke import Device
-from gpucheck.cli_help import EXIT_STATUS, JUDGE, PRINT
+from gpucheck.cli_help import EXIT_STATUS, JUDGE, PRINT, of_one_command
 from gpucheck.render import Format
 
 WORK = "What to measure"
@@ -107,3 +107,6 @@ def bench(
     style = of_standard_output(program=console.program())
     console.write(render(report, form, Look(style=style, verbose=verbose, quiet=quiet)))
     raise typer.Exit(report.exit_code)
+
+
+app = of_one_command(bench, EPILOG)

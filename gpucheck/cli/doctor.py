@@ -24,7 +24,7 @@ from gpucheck.cli.options import (
     chosen_format,
     codes,
 )
-from gpucheck.cli_help import EXAMINE, EXIT_STATUS, PRINT
+from gpucheck.cli_help import EXAMINE, EXIT_STATUS, PRINT, of_one_command
 from gpucheck.scope import Scope
 from gpucheck.usage_error import UsageError
 
@@ -108,6 +108,9 @@ def doctor(
 
     machine = examination(scope, lambda: warm_up(judgement.form))
     raise typer.Exit(judgement.of_machine(machine))
+
+
+app = of_one_command(doctor, EPILOG)
 
 
 def _refuse_what_examines(scope: Scope) -> None:

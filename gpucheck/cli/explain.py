@@ -8,7 +8,7 @@ import typer
 
 from gpucheck import console
 from gpucheck.cli.options import complete_codes
-from gpucheck.cli_help import Command
+from gpucheck.cli_help import Command, of_one_command
 from gpucheck.usage_error import UsageError
 
 EPILOG = """\
@@ -60,6 +60,9 @@ def explain(
         pasted = _pasted() if what in (None, [], ["-"]) else " ".join(what or ())
         text = explanation(pasted, width=style.width, as_root=os.geteuid() == 0)
     console.write(style.finish(text))
+
+
+app = of_one_command(explain, EPILOG, PastedText)
 
 
 def _pasted() -> str:

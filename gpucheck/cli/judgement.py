@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gpucheck import console, snapshot_file
+from gpucheck import console
 from gpucheck.render import Format, Look, one_line, render
 from gpucheck.render.style import of_standard_output
-from gpucheck.report import Report, examine
 from gpucheck.scope import Scope
-from gpucheck.snapshot import Snapshot, replace
 from gpucheck.usage_error import UsageError
+
+if TYPE_CHECKING:
+    from gpucheck.report import Report
+    from gpucheck.snapshot import Snapshot
+
+# What is imported in functions below is imported while the machine is examined, not before.
 
 BAD_INPUT = 2
 
@@ -28,18 +33,22 @@ class Judgement:
     identify: bool = False
     output: Path | None = None
 
-    def of_machine(self, machine: Snapshot) -> int:
+    def of_machine(self, machine: "Snapshot") -> int:
         """Print the report of *machine*; return the exit status."""
         report = self._report(machine)
         text = render(report, self.form, self._look())
         if self.output is None:
             console.write(text)
         else:
+            from gpucheck import snapshot_file
+
             snapshot_file.save(text, self.output, force=True, is_private=self.identify)
         return report.exit_code
 
     def of_stored(self, names: Sequence[str], scope: Scope) -> int:
         """Judge stored snapshots: one in full, several in a line each. Return the exit status."""
+        from gpucheck import snapshot_file
+
         files = snapshot_file.expanded(names)
         if len(files) == 1:
             return self.of_machine(_read(files[0], scope))
@@ -58,7 +67,9 @@ class Judgement:
             status = max(status, report.exit_code)
         return status
 
-    def _report(self, machine: Snapshot) -> Report:
+    def _report(self, machine: "Snapshot") -> "Report":
+        from gpucheck.report import examine
+
         return examine(
             machine,
             select=self.select,
@@ -71,7 +82,10 @@ class Judgement:
         return Look(style=style, verbose=self.verbose, quiet=self.quiet, identify=self.identify)
 
 
-def _read(file: str, scope: Scope) -> Snapshot:
+def _read(file: str, scope: Scope) -> "Snapshot":
+    from gpucheck import snapshot_file
+    from gpucheck.snapshot import replace
+
     machine = snapshot_file.read(file, patience_seconds=scope.timeout_seconds)
     if scope.expect_gpus is None:
         return machine

@@ -15,7 +15,7 @@ from gpucheck.cli.options import (
     VerboseOption,
     chosen_format,
 )
-from gpucheck.cli_help import EXIT_STATUS, PRINT
+from gpucheck.cli_help import EXIT_STATUS, PRINT, of_one_command
 from gpucheck.render import Format
 
 WORK = "What to train"
@@ -139,3 +139,6 @@ def smoke(
         style = of_standard_output(program=console.program())
         console.write(render(report, form, Look(style=style, verbose=verbose, quiet=quiet)))
     raise typer.Exit(report.exit_code)
+
+
+app = of_one_command(smoke, EPILOG)

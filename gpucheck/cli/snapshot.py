@@ -14,7 +14,7 @@ from gpucheck.cli.options import (
     TimeoutOption,
     WatchOption,
 )
-from gpucheck.cli_help import PRINT
+from gpucheck.cli_help import PRINT, of_one_command
 from gpucheck.scope import Scope
 from gpucheck.usage_error import UsageError
 
@@ -85,3 +85,6 @@ def snapshot(
         console.complain(
             f"gpucheck: {snapshot_file.save(text, target, force=force, is_private=identify)}"
         )
+
+
+app = of_one_command(snapshot, EPILOG)

@@ -5,6 +5,7 @@ complaint, before anything is laid out.
 """
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,24 +14,34 @@ if TYPE_CHECKING:
 
 LONGEST = 4000  # characters of one text: more is somebody's flood
 
-# Whole sequences first, so that "\x1b[31m" leaves no "[31m" behind: CSI, the string sequences
-# (OSC, DCS, APC, PM, SOS) up to their end, and two-character escapes; ECMA-48 names them.
-_SEQUENCES = re.compile(
-    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?"
-    "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\\\|\x9c)?"
-    "|\x1b[ -/]*[0-~]?"
-)
-#: The owner's home in a redacted snapshot (`privacy.HOME`), which people write as `~`.
-_HOME = re.compile(r"(?<![\w.~-])/~(\d*)(?![\w.~-])")
-_BLANKS = re.compile("[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")
 #: C0, C1 and DEL; soft hyphen; zero-width and bidi controls (UAX #9); interlinear marks and tags
 _UNSEEN = (
     "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
 )
-_REMOVED = re.compile(f"[{_UNSEEN}]")
-_SURROGATES = re.compile("[\ud800-\udfff]")
-_SUSPECT = re.compile(f"[{_UNSEEN}\ud800-\udfff]")
+
+
+class _Patterns:
+    """Compiled when a text needs them, for most need none."""
+
+    def __init__(self) -> None:
+        # Whole sequences first, so that "\x1b[31m" leaves no "[31m" behind: CSI, the string
+        # sequences (OSC, DCS, APC, PM, SOS) up to their end, and two-character escapes; ECMA-48
+        # names them.
+        self.sequences = re.compile(
+            "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?"
+            "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\\\|\x9c)?"
+            "|\x1b[ -/]*[0-~]?"
+        )
+        self.blanks = re.compile("[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]+")
+        self.removed = re.compile(f"[{_UNSEEN}]")
+        self.surrogates = re.compile("[\ud800-\udfff]")
+        self.suspect = re.compile(f"[{_UNSEEN}\ud800-\udfff]")
+        #: The owner's home in a redacted snapshot (`privacy.HOME`), which people write as `~`.
+        self.home = re.compile(r"(?<![\w.~-])/~(\d*)(?![\w.~-])")
+
+
+_patterns = cache(_Patterns)
 
 
 def clean(text: str) -> str:
@@ -38,11 +49,14 @@ def clean(text: str) -> str:
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}… ({len(text)} characters)"
     if "/~" in text:
-        text = _HOME.sub(r"~\1", text)
-    if not _SUSPECT.search(text):
+        text = _patterns().home.sub(r"~\1", text)
+    if text.isascii() and text.isprintable():
         return text
-    text = _BLANKS.sub(" ", _SEQUENCES.sub("", text))
-    return _SURROGATES.sub("\ufffd", _REMOVED.sub("", text))
+    patterns = _patterns()
+    if not patterns.suspect.search(text):
+        return text
+    text = patterns.blanks.sub(" ", patterns.sequences.sub("", text))
+    return patterns.surrogates.sub("\ufffd", patterns.removed.sub("", text))
 
 
 def clean_machine(machine: "Snapshot") -> "Snapshot":

@@ -35,14 +35,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[int, ...] = ()  # NVML indexes of the GPUs that it is about
     explained_by: str | None = None
 
-    @property
-    def fix(self) -> str:
-        return self.remedy.text
-
-    @property
-    def commands(self) -> tuple[str, ...]:
-        return tuple(f"sudo {step.text}" if step.root else step.text for step in self.remedy.steps)
-
 
 class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
     """A rule that could not be judged for a subject, and why."""
@@ -230,7 +222,7 @@ def _arrange(symptoms: Sequence[tuple[Rule, Symptom]]) -> tuple[Finding, ...]:
             title=rule.title,
             saw=symptom.saw,
             why=symptom.why or rule.why,
-            remedy=symptom.what_to_do,
+            remedy=symptom.remedy,
             subject=symptom.subject,
             gpus=symptom.gpus,
             explained_by=None if cause is None else cause[0],

@@ -107,25 +107,12 @@ class Symptom(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     saw: str
-    remedy: Remedy | None = None
-    fix: str = ""
+    remedy: Remedy
     subject: str = ""
     gpus: tuple[int, ...] = ()
     why: str = ""
-    commands: tuple[str, ...] = ()
     severity: Severity | None = None
     explained_by: tuple[str, ...] = ()
-
-    @property
-    def what_to_do(self) -> Remedy:
-        """The remedy, also where a rule still writes `fix` and `commands`."""
-        if self.remedy is not None:
-            return self.remedy
-        return Remedy(self.fix, tuple(_plain(text) for text in self.commands))
-
-
-def _plain(text: str) -> Command:
-    return Command(text.removeprefix("sudo "), root=text.startswith("sudo "))
 
 
 class NotChecked(msgspec.Struct, frozen=True, kw_only=True):

@@ -130,8 +130,3 @@ def only(rule: Rule, snapshot: Snapshot) -> Symptom:
 def found_in(snapshot: Snapshot) -> dict[str, str | None]:
     report = examine(snapshot, rules=DRV)
     return {finding.code: finding.explained_by for finding in report.findings}
-
-
-def steps(symptom: Symptom) -> tuple[str, ...]:
-    """The commands of its remedy, without what the renderer adds for this user."""
-    return tuple(step.text for step in symptom.what_to_do.steps)

@@ -1,7 +1,6 @@
 """Machines whose environment or start-up files are broken, for the tests of the family ENV."""
 
 from gpucheck.probes import startup_files as reader
-from gpucheck.rule import Symptom
 from gpucheck.rules import RULES
 from gpucheck.snapshot import HomeVariable, PreloadEntry, Toolkits, Unknown, Variable
 from machines import HEALTHY, machine, path_entry, with_variables
@@ -93,8 +92,3 @@ def several(base=HEALTHY, **texts):
 
 def asked(base=HEALTHY, **variables):
     return machine(with_variables(base, **variables), host={"container": "docker"})
-
-
-def steps(symptom: Symptom) -> tuple[str, ...]:
-    """The commands of a remedy, as they are to be typed."""
-    return tuple(step.text for step in symptom.what_to_do.steps)

@@ -66,7 +66,7 @@ def assert_fires(rule: Rule, changes: dict[str, Any], severity: str, words: str)
     assert (found[0].severity or rule.severity).value == severity
     assert words in found[0].saw
     assert not found[0].saw.startswith(("GPU 1", "gpu 1"))
-    assert found[0].what_to_do.text
+    assert found[0].remedy.text
 
 
 def assert_quiet(rule: Rule, changes: dict[str, Any]) -> None:

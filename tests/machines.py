@@ -532,13 +532,13 @@ def symptoms(rule: Rule, snapshot: Snapshot) -> list[Symptom]:
 
 def advice(symptom: Symptom) -> str:
     """What its remedy and the other ways to the same end say."""
-    remedy = symptom.what_to_do
+    remedy = symptom.remedy
     return " ".join([remedy.text, *(each.text for each in remedy.alternatives)])
 
 
 def commands(symptom: Symptom) -> tuple[str, ...]:
     """The commands of its remedy, in order."""
-    return tuple(step.text for step in symptom.what_to_do.steps)
+    return tuple(step.text for step in symptom.remedy.steps)
 
 
 def not_checked(rule: Rule, snapshot: Snapshot) -> list[NotChecked]:

@@ -120,9 +120,9 @@ def complaints(rule: Rule, machine: Snapshot) -> list[str]:
         for symptom in rule(variant):
             if not isinstance(symptom, Symptom):
                 continue
-            problems = _problems(symptom.what_to_do, variant, scripts)
+            problems = _problems(symptom.remedy, variant, scripts)
             if rule.code not in ABOUT_SUDO:
-                problems = itertools.chain(_text_problems(symptom.what_to_do), problems)
+                problems = itertools.chain(_text_problems(symptom.remedy), problems)
             for problem in problems:
                 found.setdefault(problem, name)
     found |= _unparsable(scripts)

@@ -3,7 +3,17 @@ import re
 from typing import Any
 
 from gpucheck.report import ESSENTIAL, examine
-from gpucheck.rule import Answers, NotApplicable, NotChecked, Rule, Severity, Symptom, known, rule
+from gpucheck.rule import (
+    Answers,
+    NotApplicable,
+    NotChecked,
+    Remedy,
+    Rule,
+    Severity,
+    Symptom,
+    known,
+    rule,
+)
 from gpucheck.rules import RULES
 from gpucheck.snapshot import Snapshot, Training, unread
 
@@ -16,7 +26,9 @@ def finds(
         """Why it matters."""
         for subject in subjects or ("",):
             named = tuple(int(word) for word in re.findall(r"gpu (\d+)", subject))
-            yield Symptom(saw=f"{code} {subject}", fix="mend it", subject=subject, gpus=named)
+            yield Symptom(
+                saw=f"{code} {subject}", remedy=Remedy("mend it"), subject=subject, gpus=named
+            )
 
     return judge
 

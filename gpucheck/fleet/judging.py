@@ -93,7 +93,7 @@ def _brief(finding: Finding) -> NodeFinding:
         severity=finding.severity.value,
         title=finding.title,
         saw=clean(finding.saw),
-        fix=clean(finding.fix),
+        fix=clean(finding.remedy.text),
         subject=clean(finding.subject),
         gpus=finding.gpus,
     )

@@ -64,7 +64,7 @@ def _distinct(cases: list[str]) -> Iterator[str]:
 
 def _of_finding(finding: Finding) -> str:
     name = f"{finding.code} {finding.title}" + (f" ({finding.subject})" if finding.subject else "")
-    text = _xml(f"{finding.saw}\n{finding.why}\nFix: {finding.fix}")
+    text = _xml(f"{finding.saw}\n{finding.why}\nFix: {finding.remedy.text}")
     if finding.severity is Severity.ERROR:
         inner = f'<failure message="{_xml(finding.saw)}" type="{finding.code}">{text}</failure>'
     else:

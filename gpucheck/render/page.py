@@ -1,12 +1,13 @@
 """The report as one HTML page that fetches nothing and runs nothing."""
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from gpucheck.render.groups import Group, grouped
+from gpucheck.render.remedy import Adviser
 from gpucheck.render.rows import gpu_rows
-from gpucheck.report import Finding, Report
-from gpucheck.rule import Severity
-from gpucheck.wording import count
+from gpucheck.render.terminal import summary
+from gpucheck.report import Report
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2024;--paper:#fff;--line:#d9dde3;--soft:#f3f5f8;
@@ -45,17 +46,11 @@ def _lines(report: Report) -> Iterator[str]:
         f'<h1>gpucheck: <span class="{report.verdict}">{report.verdict}</span> '
         f"<small>{_text(machine.taken_at)}</small></h1>"
     )
-    yield f"<p>{_text(_summary(report))}</p>"
+    yield f"<p>{_text(summary(report))}</p>"
     yield from _table(report)
-    for finding in report.findings:
-        if finding.explained_by is None:
-            consequences = [
-                each
-                for each in report.findings
-                if each.explained_by == finding.code
-                and (not each.gpus or not finding.gpus or set(each.gpus) & set(finding.gpus))
-            ]
-            yield from _article(finding, consequences)
+    adviser = Adviser(machine)
+    for group in grouped(report.findings):
+        yield from _article(group, adviser)
     if report.not_checked:
         yield f"<details><summary>Not checked: {len(report.not_checked)}</summary><ul>"
         for one in report.not_checked:
@@ -65,18 +60,6 @@ def _lines(report: Report) -> Iterator[str]:
     passed = ", ".join(report.passed)
     yield f"<details><summary>Passed: {len(report.passed)}</summary><p>{passed}</p></details>"
     yield "</body></html>"
-
-
-def _summary(report: Report) -> str:
-    parts = [
-        count(sum(root.severity is severity for root in report.roots), name)
-        for severity, name in (
-            (Severity.ERROR, "error"),
-            (Severity.WARNING, "warning"),
-            (Severity.INFO, "note"),
-        )
-    ]
-    return f"{', '.join(parts)}; {count(len(report.passed), 'check')} passed."
 
 
 def _table(report: Report) -> Iterator[str]:
@@ -117,20 +100,37 @@ def _gigabytes(number: int | None) -> str:
     return "–" if number is None else f"{number / 1e9:.1f} GB"
 
 
-def _article(finding: Finding, consequences: list[Finding]) -> Iterator[str]:
-    subject = f" ({finding.subject})" if finding.subject else ""
+def _article(group: Group, adviser: Adviser) -> Iterator[str]:
+    finding = group.finding
+    about = f" ({group.about})" if group.about and group.about not in finding.title else ""
     yield f'<article class="{finding.severity.value}">'
-    yield f"<h2>{finding.code} {_text(finding.title + subject)}</h2>"
-    yield f"<p>{_text(finding.saw)}</p><p>{_text(finding.why)}</p>"
-    yield f"<p><b>Fix:</b> {_text(finding.fix)}</p>"
-    if finding.commands:
-        yield f"<pre>{_text(chr(10).join(finding.commands))}</pre>"
-    if consequences:
+    yield f"<h2>{finding.code} {_text(finding.title + about)}</h2>"
+    for saw in group.seen:
+        yield f"<p>{_text(saw)}</p>"
+    yield f"<p>{_text(finding.why)}</p>"
+    label = "<b>Fix:</b> "
+    for way in adviser.ways(group.remedy):
+        lead = f"{way.lead}: " if way.lead else ""
+        yield f"<p>{label}{lead}{_text(way.text)}</p>"
+        label = ""
+        for note in way.notes:
+            yield f"<p>({_text(note)})</p>"
+        for block in way.blocks:
+            if block.heading:
+                yield f"<p>{_text(block.heading)}:</p>"
+            yield _commands(block.lines)
+    if group.remedy.verify is not None:
+        yield f"<p>Check:</p>{_commands(adviser.commands((group.remedy.verify,)))}"
+    if group.consequences:
         yield "<ul>"
-        for each in consequences:
+        for each in group.consequences:
             yield f"<li>{each.code} {_text(each.title)}: {_text(each.saw)}</li>"
         yield "</ul>"
     yield "</article>"
+
+
+def _commands(lines: Sequence[str]) -> str:
+    return f"<pre>{_text(chr(10).join(lines))}</pre>"
 
 
 def _text(text: object) -> str:

@@ -63,7 +63,7 @@ def _result(finding: Finding, numbers: dict[Any, int]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ruleId": finding.code,
         "level": _LEVELS[finding.severity],
-        "message": {"text": f"{finding.title}: {finding.saw}. {finding.fix}"},
+        "message": {"text": f"{finding.title}: {finding.saw}. {finding.remedy.text}"},
         "locations": [
             {
                 "physicalLocation": _place(finding),

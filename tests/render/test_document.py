@@ -8,7 +8,7 @@ import pytest
 
 from gpucheck.render import Format, Look, json_schema, render
 from gpucheck.report import Report, examine
-from gpucheck.rule import Answers, NotChecked, Severity, Symptom, rule
+from gpucheck.rule import Answers, NotChecked, Remedy, Severity, Symptom, command, rule
 from gpucheck.snapshot import NOT_SUPPORTED, Snapshot, Unknown
 from machines import HEALTHY, gpu, machine
 
@@ -18,13 +18,13 @@ VALIDATOR = jsonschema.Draft202012Validator(json.loads(json_schema()))
 @rule("DRV006", Severity.ERROR, "versions differ")
 def differs(machine: Snapshot) -> Answers:
     """Why it matters."""
-    yield Symptom(saw="570 and 580", fix="Reboot.", commands=("sudo reboot",))
+    yield Symptom(saw="570 and 580", remedy=Remedy("Reboot.", (command("reboot", root=True),)))
 
 
 @rule("GPU012", Severity.WARNING, "hot", caused_by=("DRV006",))
 def hot(machine: Snapshot) -> Answers:
     """Why it matters."""
-    yield Symptom(saw="95 °C", fix="Cool it.", subject="gpu 1")
+    yield Symptom(saw="95 °C", remedy=Remedy("Cool it."), subject="gpu 1")
 
 
 @rule("LNK002", Severity.WARNING, "slow link")

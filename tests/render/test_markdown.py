@@ -3,22 +3,22 @@
 from gpucheck.render import Format, render
 from gpucheck.render.markdown import escape
 from gpucheck.report import Report, examine
-from gpucheck.rule import Answers, Severity, Symptom, rule
+from gpucheck.rule import Answers, Command, Remedy, Severity, Symptom, command, rule
 from gpucheck.snapshot import Snapshot
 from machines import HEALTHY, gpu, machine
 
 
-def finding(**fields: object) -> Report:
+def finding(saw: str, fix: str = "Reboot.", *steps: Command) -> Report:
     @rule("DRV006", Severity.ERROR, "versions differ")
     def judge(machine: Snapshot) -> Answers:
         """Why it matters."""
-        yield Symptom(**{"saw": "x", "fix": "Reboot.", **fields})  # type: ignore[arg-type]
+        yield Symptom(saw=saw, remedy=Remedy(fix, steps))
 
     return examine(HEALTHY, rules=[judge])
 
 
 def test_a_finding_reads_like_this():
-    text = render(finding(saw="570 and 580", commands=("sudo reboot",)), Format.MARKDOWN)
+    text = render(finding("570 and 580", "Reboot.", command("reboot", root=True)), Format.MARKDOWN)
 
     assert text.startswith(
         "## gpucheck report: broken\n\nBroken: 1 error.\n\nFix first: DRV006 versions differ"
@@ -38,7 +38,7 @@ def test_marks_html_mentions_and_issue_numbers_lose_their_meaning():
 
 
 def test_backticks_do_not_end_a_block_of_commands():
-    text = render(finding(commands=("echo ````", "echo b")), Format.MARKDOWN)
+    text = render(finding("x", "Run", command("echo ````"), command("echo b")), Format.MARKDOWN)
 
     assert "  `````sh\n  echo ````\n  echo b\n  `````" in text
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpucheck.render import Format, Look, render
 from gpucheck.render.sanitize import LONGEST, clean, clean_machine
 from gpucheck.report import examine
-from gpucheck.rule import Answers, Severity, Symptom, rule
+from gpucheck.rule import Answers, Command, Remedy, Severity, Symptom, rule
 from gpucheck.snapshot import Snapshot
 from machines import HEALTHY, gpu, machine
 
@@ -62,7 +62,7 @@ def test_a_clean_machine_is_left_as_it_is():
 @rule("AAA001", Severity.ERROR, "hostile")
 def repeats_what_it_saw(machine: Snapshot) -> Answers:
     """Why it matters."""
-    yield Symptom(saw=HOSTILE, fix=HOSTILE, subject=HOSTILE, commands=(HOSTILE,))
+    yield Symptom(saw=HOSTILE, remedy=Remedy(HOSTILE, (Command(HOSTILE),)), subject=HOSTILE)
 
 
 @pytest.mark.parametrize("form", list(Format))

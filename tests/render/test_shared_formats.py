@@ -14,7 +14,7 @@ from gpucheck.render.prometheus import as_prometheus
 from gpucheck.render.sanitize import clean_report
 from gpucheck.render.sarif import as_sarif
 from gpucheck.report import Report, examine
-from gpucheck.rule import Answers, NotChecked, Remedy, Rule, Severity, Symptom, rule
+from gpucheck.rule import Answers, NotChecked, Remedy, Rule, Severity, Symptom, command, rule
 from gpucheck.snapshot import Snapshot
 from machines import HEALTHY, gpu, machine
 
@@ -186,3 +186,18 @@ def test_the_page_is_whole_and_fetches_nothing(report: Report):
     assert "<b> &" not in page
     for finding in report.findings:
         assert finding.code in page
+
+
+def test_the_page_tells_each_machine_the_commands_that_work_on_it():
+    remedy = Remedy(
+        "Reboot", (command("reboot", root=True, on="host"),), verify=command("nvidia-smi -L")
+    )
+    broken = finds("DRV006", Severity.ERROR, Symptom(saw="x", remedy=remedy))
+
+    def page(**host: object) -> str:
+        return as_html(examine(machine(host=host), rules=[broken]))
+
+    assert "<pre>sudo reboot</pre>" in page(is_root=False, has_sudo=True)
+    contained = page(is_root=True, container="docker")
+    assert "<p>on the host, as root:</p>\n<pre>reboot</pre>" in contained
+    assert "<p>Check:</p><pre>nvidia-smi -L</pre>" in contained

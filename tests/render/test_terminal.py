@@ -45,6 +45,10 @@ def answers(code: str, *given: object) -> Rule:
     return judge
 
 
+def seen_as(saw: str, subject: str = "") -> Symptom:
+    return Symptom(saw=saw, subject=subject, remedy=Remedy("Do something"))
+
+
 def finds(
     code: str,
     title: str,
@@ -69,20 +73,19 @@ MISMATCH = finds(
     "The kernel module and the libraries are of different versions",
     Symptom(
         saw="the loaded module is 570.86.15; libcuda.so.1 and libnvidia-ml.so.1 are 580.159.04",
-        fix="Reboot.",
-        commands=("sudo reboot",),
+        remedy=Remedy("Reboot.", (command("reboot", root=True),)),
     ),
 )
 NVML_FAILS = finds(
     "DRV016",
     "NVML does not start",
-    Symptom(saw="nvmlInitWithFlags answered 18", fix="See its cause."),
+    Symptom(saw="nvmlInitWithFlags answered 18", remedy=Remedy("See its cause.")),
     caused_by=("DRV006",),
 )
 TORCH_FAILS = finds(
     "TOR008",
     "torch sees no GPU",
-    Symptom(saw="is_available() is false", fix="See its cause."),
+    Symptom(saw="is_available() is false", remedy=Remedy("See its cause.")),
     caused_by=("DRV006",),
 )
 
@@ -163,7 +166,7 @@ gpucheck 0.1.0 on host-1
 
 
 def test_the_same_in_ascii_has_signs_of_as_many_shapes():
-    rules = [*SOUND, MISMATCH, finds("ENV001", "a note", Symptom(saw="x", fix="y"))]
+    rules = [*SOUND, MISMATCH, finds("ENV001", "a note", seen_as("x"))]
 
     text = text_of(examine(HEALTHY, rules=rules), unicode=False)
 
@@ -202,7 +205,7 @@ def test_no_line_is_wider_than_the_terminal_but_commands(width: int, gpus: int):
     hot = finds(
         "GPU012",
         "A GPU slows itself down for heat",
-        *(Symptom(saw=f"GPU {n}: 0x40", fix="Cool it.", subject=f"gpu {n}") for n in range(gpus)),
+        *(seen_as(f"GPU {n}: 0x40", f"gpu {n}") for n in range(gpus)),
     )
     report = examine(many, rules=[*SOUND, MISMATCH, NVML_FAILS, hot])
 
@@ -212,19 +215,21 @@ def test_no_line_is_wider_than_the_terminal_but_commands(width: int, gpus: int):
 
 
 def test_a_command_is_never_broken():
-    command = "sudo apt-get install --yes " + " ".join(f"package-{n}" for n in range(30))
-    rules = [finds("DRV002", "No driver", Symptom(saw="x", fix="y", commands=(command,)))]
+    install = command(
+        "apt-get install --yes {packages}", packages=[f"package-{n}" for n in range(30)], root=True
+    )
+    rules = [finds("DRV002", "No driver", Symptom(saw="x", remedy=Remedy("y", (install,))))]
 
     text = text_of(examine(HEALTHY, rules=rules), 60)
 
-    assert f"\n           {command}\n" in text
+    assert f"\n           sudo {install.text}\n" in text
 
 
 def test_one_finding_on_many_gpus_is_told_once():
     hot = finds(
         "GPU012",
         "A GPU slows itself down for heat",
-        *(Symptom(saw=f"GPU {n} is at 95 °C", fix="Cool.", subject=f"gpu {n}") for n in range(16)),
+        *(seen_as(f"GPU {n} is at 95 °C", f"gpu {n}") for n in range(16)),
     )
     report = examine(HEALTHY, rules=[hot])
 
@@ -239,7 +244,7 @@ def test_one_finding_on_many_gpus_is_told_once():
 
 def test_a_gpu_with_a_finding_shows_it_in_its_row():
     lost = machine(nvml={"gpus": (gpu(0), gpu(1, state="lost", error="GPU_IS_LOST"))})
-    gone = finds("GPU001", "A GPU is lost", Symptom(saw="x", fix="y", subject="gpu 1"))
+    gone = finds("GPU001", "A GPU is lost", seen_as("x", "gpu 1"))
 
     lines = text_of(examine(lost, rules=[gone])).splitlines()
 
@@ -251,7 +256,7 @@ def test_eighty_columns_hold_who_is_lost_and_every_column():
     lost = gpu(1, state="lost", error="GPU_IS_LOST", name=Unknown("lost"))
     long = gpu(2, name="NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition")
     eight = machine(nvml={"gpus": (gpu(0), lost, long, *(gpu(n) for n in range(3, 8)))})
-    gone = finds("GPU001", "A GPU is lost", Symptom(saw="x", fix="y", subject="gpu 1"))
+    gone = finds("GPU001", "A GPU is lost", seen_as("x", "gpu 1"))
 
     lines = text_of(examine(eight, rules=[gone])).splitlines()
 
@@ -378,7 +383,7 @@ def test_sections_that_were_not_asked_for_are_left_out():
 
 
 def test_a_warning_alone_is_no_failure():
-    warns = finds("HST002", "small shm", Symptom(saw="x", fix="y"), severity=Severity.WARNING)
+    warns = finds("HST002", "small shm", seen_as("x"), severity=Severity.WARNING)
 
     assert summary(examine(HEALTHY, rules=[*SOUND, warns])) == (
         "Degraded: 1 warning; nothing is broken."
@@ -386,7 +391,7 @@ def test_a_warning_alone_is_no_failure():
 
 
 def test_a_note_does_not_spoil_a_healthy_machine():
-    note = finds("DNN004", "two cuDNNs", Symptom(saw="x", fix="y"), severity=Severity.INFO)
+    note = finds("DNN004", "two cuDNNs", seen_as("x"), severity=Severity.INFO)
 
     report = examine(HEALTHY, rules=[*SOUND, note])
 
@@ -498,7 +503,7 @@ def test_a_note_is_one_line_that_verbose_opens():
 
 
 def test_a_long_saw_is_three_lines_and_a_count():
-    long = finds("LIB001", "From elsewhere", Symptom(saw="libcublas.so.13 from /x " * 40, fix="y"))
+    long = finds("LIB001", "From elsewhere", seen_as("libcublas.so.13 from /x " * 40))
     report = examine(HEALTHY, rules=[long])
 
     text, verbose = text_of(report), text_of(report, verbose=True)
@@ -548,7 +553,7 @@ def test_the_command_that_shows_that_a_fix_worked_is_shown_under_verbose():
 
 
 def test_a_finding_that_no_section_claims_is_printed_all_the_same():
-    odd = finds("XYZ001", "A family without a section", Symptom(saw="x", fix="y"))
+    odd = finds("XYZ001", "A family without a section", seen_as("x"))
 
     text = text_of(examine(HEALTHY, rules=[*SOUND, odd]))
 
@@ -571,7 +576,7 @@ def test_the_heading_says_when_the_facts_were_taken():
 
 def test_quiet_says_what_is_wrong_and_nothing_of_a_healthy_machine():
     style = Style(width=80)
-    note = finds("DNN004", "a note", Symptom(saw="x", fix="y"), severity=Severity.INFO)
+    note = finds("DNN004", "a note", seen_as("x"), severity=Severity.INFO)
 
     assert as_text(examine(HEALTHY, rules=[*SOUND, note]), style, quiet=True) == ""
     wrong = as_text(examine(HEALTHY, rules=[*SOUND, MISMATCH]), style, quiet=True)

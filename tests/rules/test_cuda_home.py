@@ -12,21 +12,20 @@ from env_machines import (
     environment,
     home,
     missing_home,
-    steps,
 )
 
 from gpucheck.report import examine
 from gpucheck.rule import Severity
 from gpucheck.rules import cuda_home, search_paths
 from gpucheck.snapshot import HomeVariable, StartupFile, StartupSetting
-from machines import is_applicable, machine, not_checked, passes, path_entry, symptoms
+from machines import commands, is_applicable, machine, not_checked, passes, path_entry, symptoms
 from seen_facts import seen
 
 
 def test_an_unset_cuda_home_is_a_remark_where_a_toolkit_is():
     [found] = symptoms(cuda_home.home_is_unset, environment(cuda_home=None))
 
-    assert steps(found) == ("export CUDA_HOME=/usr/local/cuda",)
+    assert commands(found) == ("export CUDA_HOME=/usr/local/cuda",)
 
 
 def test_an_unset_cuda_home_is_fine_without_a_toolkit():
@@ -40,7 +39,7 @@ def test_a_cuda_home_that_is_not_there_is_an_error():
     [found] = symptoms(cuda_home.home_is_missing, missing_home("/usr/local/cuda-11.8"))
 
     assert found.saw == "CUDA_HOME is /usr/local/cuda-11.8, and nothing is there"
-    assert steps(found) == ("export CUDA_HOME=/usr/local/cuda",)
+    assert commands(found) == ("export CUDA_HOME=/usr/local/cuda",)
 
 
 def test_a_dangling_link_explains_a_missing_cuda_home():
@@ -79,7 +78,7 @@ def test_a_cuda_home_that_may_not_be_looked_at_is_not_checked():
 def test_a_malformed_cuda_home_is_an_error_with_the_right_one_as_its_fix(value, meant):
     [found] = symptoms(cuda_home.home_is_malformed, missing_home(value))
 
-    assert steps(found) == (f"export CUDA_HOME={shlex.quote(meant)}",)
+    assert commands(found) == (f"export CUDA_HOME={shlex.quote(meant)}",)
 
 
 @pytest.mark.parametrize("value", ["/usr/local/cuda/", "/usr/local/cuda", "/opt/my cuda"])
@@ -112,7 +111,7 @@ def test_nvcc_of_another_major_than_cuda_home_is_an_error():
     )
 
     assert found.severity is Severity.ERROR
-    assert steps(found) == ('export PATH=/usr/local/cuda/bin:"$PATH"',)
+    assert commands(found) == ('export PATH=/usr/local/cuda/bin:"$PATH"',)
 
 
 def test_nvcc_of_another_minor_than_cuda_home_is_a_warning():
@@ -149,7 +148,7 @@ def test_three_variables_that_disagree_are_a_warning():
     [found] = symptoms(cuda_home.homes_disagree, m)
 
     assert "CUDA_PATH is /usr/local/cuda-12.4" in found.saw
-    assert steps(found) == ("unset CUDA_PATH",)
+    assert commands(found) == ("unset CUDA_PATH",)
 
 
 def test_three_variables_that_lead_to_one_place_agree():
@@ -163,7 +162,7 @@ def test_a_compiler_that_is_not_on_path_is_a_warning():
 
     [found] = symptoms(cuda_home.compiler_is_not_on_path, m)
 
-    assert steps(found) == ('export PATH=/usr/local/cuda/bin:"$PATH"',)
+    assert commands(found) == ('export PATH=/usr/local/cuda/bin:"$PATH"',)
 
 
 def test_a_cuda_home_that_is_not_there_is_not_missed_on_path():
@@ -211,4 +210,4 @@ def test_a_cuda_home_that_a_start_up_file_sets_wrongly_is_to_be_mended_there_too
 
     [symptom] = symptoms(cuda_home.home_is_missing, m)
 
-    assert "~/.bashrc:7" in symptom.what_to_do.text
+    assert "~/.bashrc:7" in symptom.remedy.text

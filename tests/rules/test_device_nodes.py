@@ -11,7 +11,6 @@ from driver_machines import (
     node,
     nodes,
     only,
-    steps,
 )
 
 from gpucheck.rules import device_nodes as rules
@@ -20,6 +19,7 @@ from gpucheck.snapshot import (
     Unknown,
 )
 from machines import (
+    commands,
     gpu,
     is_applicable,
     machine,
@@ -52,7 +52,7 @@ def test_a_missing_uvm_file_says_whether_its_module_is_loaded():
     symptom = only(rules.device_missing, broken)
 
     assert symptom.saw == "/dev/nvidia-uvm does not exist; the module nvidia_uvm is not loaded"
-    assert steps(symptom) == ("nvidia-modprobe -c 0 -u",)
+    assert commands(symptom) == ("nvidia-modprobe -c 0 -u",)
 
 
 def test_a_gpu_s_missing_device_file_is_an_error_where_nvml_lacks_that_gpu():
@@ -112,7 +112,7 @@ def test_a_container_without_any_device_file_is_told_how_to_start():
 
     symptom = only(rules.device_missing, inside)
 
-    assert steps(symptom) == ("docker run --gpus all IMAGE",)
+    assert commands(symptom) == ("docker run --gpus all IMAGE",)
 
 
 def test_without_the_module_no_device_file_is_expected():
@@ -128,7 +128,7 @@ def test_the_device_file_of_each_gpu_is_asked_for_by_its_number():
         nvml={"count": 1, "gpus": (gpu(0),)},
     )
 
-    assert steps(only(rules.device_missing, lacking)) == ("nvidia-modprobe -c 1",)
+    assert commands(only(rules.device_missing, lacking)) == ("nvidia-modprobe -c 1",)
 
 
 # --------------------------------------------------------------------------------------- DRV008
@@ -150,7 +150,7 @@ def test_a_device_file_of_a_group_that_the_user_is_not_in_is_an_error():
     symptom = only(rules.device_forbidden, broken)
 
     assert symptom.saw == "/dev/nvidia0: Permission denied (crw-rw----, group video)"
-    assert steps(symptom) == ('usermod -aG video "$USER"',)
+    assert commands(symptom) == ('usermod -aG video "$USER"',)
 
 
 @pytest.mark.parametrize(("group", "mode"), [("root", "crw-rw----"), ("video", "crw-------")])
@@ -163,7 +163,7 @@ def test_a_group_that_would_not_help_is_not_proposed(group: str, mode: str):
         },
     )
 
-    assert "usermod" not in steps(only(rules.device_forbidden, broken))[0]
+    assert "usermod" not in commands(only(rules.device_forbidden, broken))[0]
 
 
 def test_a_device_file_whose_permissions_may_not_be_read_is_not_checked():

@@ -13,7 +13,6 @@ from driver_machines import (
     node,
     nodes,
     only,
-    steps,
 )
 
 from gpucheck.derived import FULL_NAME_ONLY
@@ -29,6 +28,7 @@ from gpucheck.snapshot import (
 from machines import (
     DRIVER,
     HEALTHY,
+    commands,
     gpu,
     machine,
     not_checked,
@@ -44,7 +44,7 @@ def test_a_code_of_cuinit_is_told_by_name_with_its_causes(code: int):
 
     assert f"error {code} (CUDA_ERROR_" in symptom.saw
     assert "/usr/lib/x86_64-linux-gnu/libcuda.so.1" in symptom.saw
-    assert "Usual causes" not in symptom.what_to_do.text
+    assert "Usual causes" not in symptom.remedy.text
     assert symptom.explained_by
 
 
@@ -115,7 +115,7 @@ def test_a_library_where_the_loader_does_not_look_is_pointed_out():
     symptom = only(rules.cuinit_fails, blind)
 
     assert "where the loader does not look" in symptom.saw
-    assert "/run/opengl-driver/lib" in steps(symptom)[0]
+    assert "/run/opengl-driver/lib" in commands(symptom)[0]
 
 
 # --------------------------------------------------------------------------------------- DRV016
@@ -131,7 +131,7 @@ def test_an_error_of_nvml_is_told_by_name_with_its_cause(code: int, name: str):
     symptom = only(rules.nvml_fails, broken)
 
     assert f"{name} ({code})" in symptom.saw
-    assert "Usual causes" not in symptom.what_to_do.text
+    assert "Usual causes" not in symptom.remedy.text
 
 
 def test_an_error_that_no_table_knows_is_told_by_its_number():
@@ -174,7 +174,7 @@ def test_a_container_that_lost_its_devices_is_to_be_restarted():
         nvml={"error": NvmlError(call="nvmlInitWithFlags", code=999, message="Unknown Error")},
     )
 
-    assert only(rules.nvml_fails, lost).what_to_do.text.startswith("Create the container again")
+    assert only(rules.nvml_fails, lost).remedy.text.startswith("Create the container again")
 
 
 # ----------------------------------------------------------------------------- by the facts at hand
@@ -193,7 +193,7 @@ EL9 = {"kernel_release": "5.14.0-570.12.1.el9_6.x86_64"}
 def test_hmm_comes_first_on_a_kernel_where_it_is_known_to_fail(code: int):
     symptom = answer(code, host={**EL9, "hypervisor": None})
 
-    assert "uvm_disable_hmm=1" in steps(symptom)[0]
+    assert "uvm_disable_hmm=1" in commands(symptom)[0]
 
 
 @pytest.mark.parametrize(
@@ -206,20 +206,20 @@ def test_hmm_comes_first_on_a_kernel_where_it_is_known_to_fail(code: int):
     ],
 )
 def test_hmm_is_not_named_where_the_facts_exclude_it(changes: dict[str, Any]):
-    assert not any("hmm" in step for step in steps(answer(3, **changes)))
+    assert not any("hmm" in step for step in commands(answer(3, **changes)))
 
 
 def test_gpucheck_forked_nothing_so_nobody_is_told_to_spawn():
     old = answer(3, host={"kernel_release": "5.15.0-100-generic"})
 
-    assert "spawn" not in old.what_to_do.text
-    assert "nvidia_uvm" in old.what_to_do.text
+    assert "spawn" not in old.remedy.text
+    assert "nvidia_uvm" in old.remedy.text
 
 
 def test_a_guest_s_fabric_is_its_provider_s():
     gpus = tuple(gpu(n, fabric=Fabric(state=2)) for n in range(2))
 
-    text = answer(802, host={"hypervisor": "kvm"}, nvml={"gpus": gpus}).what_to_do.text
+    text = answer(802, host={"hypervisor": "kvm"}, nvml={"gpus": gpus}).remedy.text
 
     assert "report to its provider" in text
 
@@ -227,14 +227,14 @@ def test_a_guest_s_fabric_is_its_provider_s():
 def test_an_exclusive_gpu_is_shared_again():
     busy = answer(46, nvml={"gpus": (gpu(0, compute_mode=3), gpu(1))})
 
-    assert steps(busy) == ("nvidia-smi -c DEFAULT",)
+    assert commands(busy) == ("nvidia-smi -c DEFAULT",)
 
 
 @pytest.mark.parametrize("code", [3, 46, 100, 304, 802, 803, 804, 999])
 def test_a_container_is_not_told_to_reset_reboot_or_make_files_here(code: int):
     symptom = answer(code, host={"container": "docker"}, nvml=BLIND)
 
-    here = [step.text for step in symptom.what_to_do.steps if step.on == "here"]
+    here = [step.text for step in symptom.remedy.steps if step.on == "here"]
     words = ("reboot", "gpu-reset", "fabricmanager", "mknod", "modprobe")
     assert not [text for text in here for word in words if word in text]
 
@@ -243,8 +243,8 @@ def test_a_container_is_not_told_to_reset_reboot_or_make_files_here(code: int):
 def test_under_wsl_every_remedy_is_windows_own(code: int):
     symptom = only(rules.cuinit_fails, machine(WSL, driver={"cuda_init": cuda(code)}))
 
-    assert "in Windows" in symptom.what_to_do.text
-    assert {step.on for step in symptom.what_to_do.steps} == {"windows"}
+    assert "in Windows" in symptom.remedy.text
+    assert {step.on for step in symptom.remedy.steps} == {"windows"}
 
 
 @pytest.mark.parametrize("code", [9, 17])
@@ -253,7 +253,7 @@ def test_a_card_in_tcc_mode_is_put_into_wddm_mode(code: int):
 
     symptom = only(rules.nvml_fails, machine(WSL, nvml={"error": error, "count": UNREAD}))
 
-    assert steps(symptom)[0] == "nvidia-smi -dm WDDM"
+    assert commands(symptom)[0] == "nvidia-smi -dm WDDM"
 
 
 def test_a_crash_under_wsl_asks_for_another_driver_in_windows():
@@ -261,7 +261,7 @@ def test_a_crash_under_wsl_asks_for_another_driver_in_windows():
 
     symptom = only(rules.nvml_fails, machine(WSL, nvml={"error": error, "count": UNREAD}))
 
-    assert symptom.what_to_do.text.startswith("Update the NVIDIA driver in Windows")
+    assert symptom.remedy.text.startswith("Update the NVIDIA driver in Windows")
 
 
 def test_a_library_without_its_link_asks_for_the_link():
@@ -274,4 +274,4 @@ def test_a_library_without_its_link_asks_for_the_link():
         nvml=BLIND,
     )
 
-    assert steps(only(rules.cuinit_fails, unlinked)) == ("ldconfig",)
+    assert commands(only(rules.cuinit_fails, unlinked)) == ("ldconfig",)

@@ -11,7 +11,6 @@ from driver_machines import (
     node,
     nodes,
     only,
-    steps,
 )
 
 from gpucheck.report import examine
@@ -26,6 +25,7 @@ from gpucheck.snapshot import (
 )
 from machines import (
     BUS_IDS,
+    commands,
     gpu,
     machine,
     not_checked,
@@ -157,7 +157,7 @@ def test_a_gpu_without_addresses_gets_them_where_they_are_given_out(
     symptom = only(rules.no_address, broken)
 
     assert symptom.saw == f"BAR 0 and BAR 1 of {BUS_IDS[1]} start at address 0"
-    assert word in symptom.what_to_do.text
+    assert word in symptom.remedy.text
     assert "HST008" in only(rules.gpus_missing, broken).explained_by
 
 
@@ -272,7 +272,7 @@ def test_a_gpu_that_is_powered_down_is_a_matter_of_power_management():
     symptom = only(rules.gpus_missing, asleep)
 
     assert "is powered down (D3cold)" in symptom.saw
-    assert symptom.what_to_do.text.startswith("Remove bbswitch, which is loaded")
+    assert symptom.remedy.text.startswith("Remove bbswitch, which is loaded")
 
 
 # ---------------------------------------------------------------------------- DRV017 and DRV022
@@ -306,14 +306,14 @@ def test_the_line_before_the_failure_is_quoted_and_chooses_the_advice(line: str,
     symptom = only(rules.adapter_failed, broken)
 
     assert f'before it: "{line}"' in symptom.saw
-    assert word in symptom.what_to_do.text
+    assert word in symptom.remedy.text
 
 
 @pytest.mark.parametrize("place", [{"hypervisor": "kvm"}, {"container": "docker"}])
 def test_nobody_is_sent_to_cables_that_are_not_here(place: dict[str, str]):
     broken = failed_start("failed to wait for GFW boot complete", host=place)
 
-    assert "cable" not in only(rules.adapter_failed, broken).what_to_do.text
+    assert "cable" not in only(rules.adapter_failed, broken).remedy.text
 
 
 LOAD_FAILED = "nvidia 0000:00:07.0: Direct firmware load for nvidia/580.159.04/gsp_x.bin failed"
@@ -327,7 +327,7 @@ def test_missing_firmware_is_the_root_of_the_failed_start():
     assert symptom.saw == (
         "/lib/firmware/nvidia/580.159.04 has no GSP firmware; there is that of 550.67"
     )
-    assert steps(symptom)[0] == "apt install --reinstall nvidia-firmware-580-580.159.04"
+    assert commands(symptom)[0] == "apt install --reinstall nvidia-firmware-580-580.159.04"
     assert found_in(broken) == {"DRV022": None, "DRV017": "DRV022", "DRV015": "DRV022"}
 
 

@@ -9,7 +9,6 @@ from driver_machines import (
     found_in,
     library,
     only,
-    steps,
 )
 
 from gpucheck.rule import Severity
@@ -26,6 +25,7 @@ from machines import (
     BUS_IDS,
     DRIVER,
     HEALTHY,
+    commands,
     is_applicable,
     machine,
     not_checked,
@@ -78,7 +78,7 @@ def test_a_gpu_and_nothing_of_a_driver_is_an_error_with_the_distribution_s_comma
     symptom = only(rules.no_driver, NO_DRIVER)
 
     assert "2 NVIDIA GPUs on the PCI bus (0000:00:06.0 and 0000:00:07.0)" in symptom.saw
-    assert steps(symptom)[0] == "ubuntu-drivers install"
+    assert commands(symptom)[0] == "ubuntu-drivers install"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_nouveau_on_a_gpu_is_an_error():
     symptom = only(rules.nouveau, held)
 
     assert symptom.saw == "nouveau is bound to 0000:00:07.0"
-    assert "update-initramfs -u" in steps(symptom)
+    assert "update-initramfs -u" in commands(symptom)
 
 
 def test_nouveau_loaded_and_bound_to_nothing_is_fine():

@@ -7,7 +7,6 @@ from driver_machines import (
     cuda,
     found_in,
     only,
-    steps,
 )
 
 from gpucheck.report import examine
@@ -20,6 +19,7 @@ from gpucheck.snapshot import (
 )
 from machines import (
     DRIVER,
+    commands,
     gpu,
     is_applicable,
     machine,
@@ -154,7 +154,7 @@ def test_the_modules_that_reach_nvlink_5_switches_are_one_finding_for_all_gpus()
         "8 GPUs wait for the NVLink fabric, and the kernel modules ib_umad and mlx5_ib are not "
         "loaded"
     )
-    assert steps(symptom)[0] == "modprobe -a ib_umad mlx5_ib"
+    assert commands(symptom)[0] == "modprobe -a ib_umad mlx5_ib"
     report = examine(broken, select=("DRV", "LNK006"))
     assert [f.code for f in report.roots] == ["DRV010"]
 

@@ -10,7 +10,6 @@ from driver_machines import (
     found_in,
     library,
     only,
-    steps,
 )
 
 from gpucheck.rules import driver_versions as rules
@@ -22,6 +21,7 @@ from machines import (
     BUS_IDS,
     DRIVER,
     HEALTHY,
+    commands,
     gpu,
     machine,
     not_checked,
@@ -39,7 +39,7 @@ def test_module_and_libraries_of_different_versions_are_an_error():
 
     assert symptom.saw.startswith("the loaded kernel module is 575.57.08; ")
     assert "libcuda.so.1 is 580.159.04" in symptom.saw
-    assert "reboot" in steps(symptom)
+    assert "reboot" in commands(symptom)
 
 
 def test_what_nvml_says_of_a_mismatch_counts_where_no_version_is_readable():
@@ -67,7 +67,7 @@ def test_a_stray_library_in_ld_library_path_is_named_for_removal():
         }
     )
 
-    assert only(rules.version_mismatch, broken).what_to_do.text == (
+    assert only(rules.version_mismatch, broken).remedy.text == (
         "Remove /opt/old from LD_LIBRARY_PATH: /usr/lib/libcuda.so.1 fits the kernel module."
     )
 
@@ -85,13 +85,13 @@ def in_container(module: str, kind: str = "docker", **changes: Any) -> Snapshot:
 
 
 def test_libraries_of_a_host_s_old_driver_are_renewed_with_the_container():
-    fix = only(rules.version_mismatch, in_container("590.10.01", is_mounted=True)).what_to_do
+    fix = only(rules.version_mismatch, in_container("590.10.01", is_mounted=True)).remedy
 
     assert fix.text.startswith("Create the container again")
 
 
 def test_mounted_libraries_that_are_newer_than_the_module_ask_for_the_host_s_reboot():
-    fix = only(rules.version_mismatch, in_container("570.10.01", is_mounted=True)).what_to_do
+    fix = only(rules.version_mismatch, in_container("570.10.01", is_mounted=True)).remedy
 
     assert fix.text.startswith("Reboot the host")
     assert [(step.text, step.on) for step in fix.steps] == [("reboot", "host")]
@@ -100,7 +100,7 @@ def test_mounted_libraries_that_are_newer_than_the_module_ask_for_the_host_s_reb
 def test_an_image_s_own_libraries_are_removed_from_the_image_by_their_package():
     own = in_container("535.183.01", is_mounted=False, package="libnvidia-compute-580")
 
-    fix = only(rules.version_mismatch, own).what_to_do
+    fix = only(rules.version_mismatch, own).remedy
 
     assert fix.text.startswith("Remove libnvidia-compute-580 from the image")
     assert [(step.text, step.on) for step in fix.steps] == [
@@ -111,9 +111,9 @@ def test_an_image_s_own_libraries_are_removed_from_the_image_by_their_package():
 def test_in_lxc_the_module_s_version_is_installed_without_a_module():
     inside = in_container("570.148.06", "lxc", is_mounted=False)
 
-    fix = only(rules.version_mismatch, inside).what_to_do
+    fix = only(rules.version_mismatch, inside).remedy
 
-    assert steps(only(rules.version_mismatch, inside)) == (
+    assert commands(only(rules.version_mismatch, inside)) == (
         "sh NVIDIA-Linux-x86_64-570.148.06.run --no-kernel-module",
     )
     assert "Install driver 570.148.06" in fix.text
@@ -183,7 +183,7 @@ def test_two_driver_versions_say_which_wins_and_from_where():
         "580.159.04: /opt/a/libcuda.so.1 (loaded, by LD_LIBRARY_PATH); "
         "535.54.03: /usr/lib/libcuda.so.1"
     )
-    assert "Keep 580.159.04" in symptom.what_to_do.text
+    assert "Keep 580.159.04" in symptom.remedy.text
 
 
 def test_two_equal_copies_are_fine():
@@ -317,7 +317,7 @@ def test_a_stub_that_the_loader_takes_is_an_error():
 
     symptom = only(rules.stub_is_selected, broken)
 
-    assert symptom.what_to_do.text == "Remove /usr/local/cuda/lib64/stubs from LD_LIBRARY_PATH."
+    assert symptom.remedy.text == "Remove /usr/local/cuda/lib64/stubs from LD_LIBRARY_PATH."
     assert found_in(broken) == {"DRV013": None, "DRV009": "DRV013"}
 
 

@@ -73,7 +73,7 @@ def test_eight_gpus_that_wait_for_missing_modules_are_one_finding():
 
     assert symptom.gpus == tuple(range(8))
     assert "missing: module mlx5_ib, module ib_umad" in symptom.saw
-    assert [step.text for step in symptom.what_to_do.steps][:2] == [
+    assert [step.text for step in symptom.remedy.steps][:2] == [
         "modprobe mlx5_ib",
         "modprobe ib_umad",
     ]
@@ -84,7 +84,7 @@ def test_a_board_with_switches_on_the_bus_needs_its_fabric_manager():
 
     [symptom] = symptoms(rules.fabric_not_ready, waiting)
 
-    assert symptom.what_to_do.steps[0].text == "systemctl restart nvidia-fabricmanager"
+    assert symptom.remedy.steps[0].text == "systemctl restart nvidia-fabricmanager"
 
 
 @pytest.mark.parametrize("host", [{"hypervisor": "kvm"}, {"container": "docker"}], ids=str)
@@ -95,8 +95,8 @@ def test_gpus_of_somebody_elses_board_are_the_hosts_business(host: dict[str, Any
 
     [symptom] = symptoms(rules.fabric_not_ready, waiting)
 
-    assert "provider" in symptom.what_to_do.text
-    assert not symptom.what_to_do.steps
+    assert "provider" in symptom.remedy.text
+    assert not symptom.remedy.steps
 
 
 def alone(code: int) -> Snapshot:
@@ -115,7 +115,7 @@ def test_one_gpu_alone_in_its_virtual_machine_belongs_to_no_fabric_if_cuda_start
 def test_one_gpu_alone_that_cuda_waits_for_is_found():
     [symptom] = symptoms(rules.fabric_not_ready, alone(802))
 
-    assert "provider" in symptom.what_to_do.text
+    assert "provider" in symptom.remedy.text
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_the_cpu_build_over_the_gpu_build_is_an_error():
         "onnxruntime 1.23.2 and onnxruntime-gpu 1.23.2 both own 2 compiled files in "
         f"{SITE}/onnxruntime; those of onnxruntime 1.23.2 are there: no CUDAExecutionProvider"
     )
-    texts = [step.text for step in symptom.what_to_do.steps]
+    texts = [step.text for step in symptom.remedy.steps]
     assert any("uninstall" in text and "onnxruntime-gpu" in text for text in texts)
     assert texts[-1].endswith("onnxruntime-gpu==1.23.2")
 
@@ -88,7 +88,7 @@ def test_of_two_cupys_the_one_for_torchs_cuda_stays():
     [symptom] = symptoms(same_files, clash(*pair, present=pair[0], folder="cupy"))
 
     assert symptom.severity is None
-    assert symptom.what_to_do.steps[-1].text.endswith("cupy-cuda13x==13.6.0")
+    assert symptom.remedy.steps[-1].text.endswith("cupy-cuda13x==13.6.0")
 
 
 def test_of_two_that_nobody_knows_the_reader_chooses():
@@ -96,7 +96,7 @@ def test_of_two_that_nobody_knows_the_reader_chooses():
 
     [symptom] = symptoms(same_files, clash(*pair, present=pair[1], folder="cv2"))
 
-    assert symptom.what_to_do.text == "Uninstall both, then install the one that you want"
+    assert symptom.remedy.text == "Uninstall both, then install the one that you want"
 
 
 def test_one_pair_in_several_folders_is_one_finding():
@@ -182,7 +182,7 @@ def test_a_build_for_a_newer_major_than_the_drivers_is_an_error():
     assert symptom.saw == (
         "jax-cuda13-plugin 0.6.1 is built for CUDA 13; driver 550.54.14 runs up to CUDA 12.4"
     )
-    assert symptom.what_to_do.alternatives[0].text.startswith("Install driver 580")
+    assert symptom.remedy.alternatives[0].text.startswith("Install driver 580")
 
 
 def test_a_newer_minor_of_the_drivers_major_runs():
@@ -218,7 +218,7 @@ def test_a_toolkit_in_place_of_jaxs_own_wheels_is_one_finding():
         "/opt/sw/cuda/12.1/lib64/libcusparse.so.12 (12.1.0.106) instead of "
         f"{SITE}/nvidia/cusparse/lib/libcusparse.so.12 (12.5.8.93)"
     )
-    assert symptom.what_to_do.steps[0].text == "unset LD_LIBRARY_PATH"
+    assert symptom.remedy.steps[0].text == "unset LD_LIBRARY_PATH"
 
 
 def test_the_same_version_by_another_way_is_fine():

@@ -172,7 +172,7 @@ def test_mps_lets_nobody_into_a_prohibited_gpu():
 def test_the_ways_out_of_an_empty_mig_are_alternatives_and_no_sequence():
     [symptom] = symptoms(rules.mig_unusable, one(mig_is_on=True, mig_is_on_after_reset=True))
 
-    remedy = symptom.what_to_do
+    remedy = symptom.remedy
     assert remedy.steps == ()
     assert [[step.text for step in way.steps] for way in remedy.alternatives] == [
         ["nvidia-smi mig -i 1 -cgi 0 -C"],
@@ -204,7 +204,7 @@ def test_a_virtual_gpu_without_its_license_is_found(said: tuple[str, ...], sever
     [symptom] = symptoms(rules.vgpu_unlicensed, guest)
 
     assert (symptom.severity or rules.vgpu_unlicensed.severity) is severity
-    assert "systemctl restart nvidia-gridd" in [step.text for step in symptom.what_to_do.steps]
+    assert "systemctl restart nvidia-gridd" in [step.text for step in symptom.remedy.steps]
 
 
 def test_a_licensed_virtual_gpu_is_fine_and_one_that_is_passed_through_needs_none():
@@ -225,7 +225,7 @@ def test_confidential_gpus_that_are_not_set_ready_are_found():
     [symptom] = symptoms(rules.confidential_not_ready, guest)
 
     assert symptom.gpus == (0, 1)
-    assert [step.text for step in symptom.what_to_do.steps] == ["nvidia-smi conf-compute -srs 1"]
+    assert [step.text for step in symptom.remedy.steps] == ["nvidia-smi conf-compute -srs 1"]
 
 
 def test_confidential_gpus_that_are_ready_are_fine():

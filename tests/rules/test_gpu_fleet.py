@@ -21,7 +21,7 @@ def test_different_models_are_noted_without_a_command_that_hides_any():
     assert rules.gpus_differ.severity is Severity.INFO
     assert symptom.severity is None
     assert symptom.saw == "NVIDIA H200: GPU 0-1, NVIDIA A100-SXM4-80GB: GPU 2"
-    assert not symptom.what_to_do.steps
+    assert not symptom.remedy.steps
 
 
 def test_a_display_card_next_to_compute_gpus_is_nothing():

@@ -247,7 +247,7 @@ def test_a_target_that_the_platform_lowered_is_noted_and_no_filter_is_dirty():
 
     assert (hot.severity, slow.severity) == (Severity.INFO, Severity.INFO)
     assert "holds this GPU to 57 °C" in hot.saw
-    assert "filters" not in hot.what_to_do.text + slow.what_to_do.text
+    assert "filters" not in hot.remedy.text + slow.remedy.text
 
 
 def test_a_gpu_at_a_usual_target_is_not_one_that_the_platform_lowered():
@@ -266,7 +266,7 @@ def test_nobody_in_a_virtual_machine_or_with_a_laptop_checks_power_cables():
     def advice(**host: Any) -> str:
         sick = gpu(0, clocks_event_reasons=0x80)
         [symptom] = symptoms(rules.slowed_down, with_gpus(sick, host={**BARE, **host}))
-        return symptom.what_to_do.text
+        return symptom.remedy.text
 
     assert "cables" in advice()
     assert "cables" not in advice(hypervisor="kvm")

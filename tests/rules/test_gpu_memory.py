@@ -146,7 +146,7 @@ def test_a_model_that_ships_with_ecc_on_is_known_where_an_old_driver_does_not_sa
 
     [symptom] = symptoms(rules.ecc_off, snapshot)
 
-    assert [step.text for step in symptom.what_to_do.steps] == [
+    assert [step.text for step in symptom.remedy.steps] == [
         "nvidia-smi -i 1 -e 1",
         "nvidia-smi --gpu-reset -i 1",
     ]
@@ -155,13 +155,13 @@ def test_a_model_that_ships_with_ecc_on_is_known_where_an_old_driver_does_not_sa
 def test_a_pending_switch_off_of_ecc_is_taken_back_and_never_completed():
     [symptom] = symptoms(rules.ecc_off, one(ecc_is_on_after_reboot=False))
 
-    assert [step.text for step in symptom.what_to_do.steps] == ["nvidia-smi -i 1 -e 1"]
+    assert [step.text for step in symptom.remedy.steps] == ["nvidia-smi -i 1 -e 1"]
 
 
 def test_a_pending_switch_on_of_ecc_is_completed():
     [symptom] = symptoms(rules.ecc_off, one(ecc_is_on=False))
 
-    assert [step.text for step in symptom.what_to_do.steps] == ["nvidia-smi --gpu-reset -i 1"]
+    assert [step.text for step in symptom.remedy.steps] == ["nvidia-smi --gpu-reset -i 1"]
 
 
 def test_a_repair_of_a_channel_waits_for_a_reset_like_a_row_remap():

@@ -101,9 +101,7 @@ def test_only_a_reset_is_advised_where_a_reset_helps():
     commands = [
         [
             step.text
-            for step in symptoms(rules.recovery_wanted, one(recovery_action=action))[
-                0
-            ].what_to_do.steps
+            for step in symptoms(rules.recovery_wanted, one(recovery_action=action))[0].remedy.steps
         ]
         for action in range(1, 8)
     ]
@@ -117,7 +115,7 @@ def test_a_lost_board_is_power_cycled_by_whoever_can_reach_it():
     def remedy(**host: Any) -> Remedy:
         lost = gpu(1, state="lost", **host.pop("gpu", {}))
         [symptom] = symptoms(rules.gpu_lost, with_gpus(gpu(0), lost, host={**BARE, **host}))
-        return symptom.what_to_do
+        return symptom.remedy
 
     assert "power cables" in remedy().text
     assert "whoever runs the host" in remedy(hypervisor="kvm").text
@@ -131,7 +129,7 @@ def test_a_lost_board_is_power_cycled_by_whoever_can_reach_it():
 def test_a_container_names_the_gpu_to_reset_as_the_host_does():
     snapshot = with_gpus(gpu(0, recovery_action=1), host={"container": "docker"})
 
-    [step] = symptoms(rules.recovery_wanted, snapshot)[0].what_to_do.steps
+    [step] = symptoms(rules.recovery_wanted, snapshot)[0].remedy.steps
 
     assert (step.text, step.on) == ("nvidia-smi --gpu-reset -i 0000:00:06.0", "host")
 
@@ -141,8 +139,8 @@ def test_a_crash_of_nvml_under_wsl_is_windows_drivers():
 
     [symptom] = symptoms(rules.gpu_hung, snapshot)
 
-    assert "driver in Windows" in symptom.what_to_do.text
-    assert {step.on for step in symptom.what_to_do.steps} == {"windows"}
+    assert "driver in Windows" in symptom.remedy.text
+    assert {step.on for step in symptom.remedy.steps} == {"windows"}
 
 
 def test_the_expected_number_of_gpus_counts_only_those_that_work():

@@ -46,13 +46,13 @@ def test_dockers_64_mebibytes_of_shared_memory_are_too_small():
     [found] = symptoms(rules.shared_memory_is_small, container(host={"shm_bytes": 64 << 20}))
 
     assert found.saw == "/dev/shm holds 64 MiB"
-    assert "--shm-size=8g" in found.what_to_do.steps[0].text
+    assert "--shm-size=8g" in found.remedy.steps[0].text
 
 
 def test_a_machine_of_ones_own_can_remount_it():
     [found] = symptoms(rules.shared_memory_is_small, machine(host={"shm_bytes": 64 << 20}))
 
-    [step] = found.what_to_do.steps
+    [step] = found.remedy.steps
     assert (step.text, step.root, step.lasts) == (
         "mount -o remount,size=50% /dev/shm",
         True,
@@ -96,7 +96,7 @@ def test_a_container_gets_its_limit_at_its_start():
 
     [found] = symptoms(rules.locked_memory_is_limited, m)
 
-    assert "--ulimit=memlock=-1" in found.what_to_do.steps[0].text
+    assert "--ulimit=memlock=-1" in found.remedy.steps[0].text
 
 
 def test_the_limit_does_not_matter_without_rdma():
@@ -121,7 +121,7 @@ def test_a_container_without_its_gpus_is_an_error():
     [found] = symptoms(rules.container_without_gpus, container(driver=NO_DRIVER))
 
     assert "docker container has no /dev/nvidia*" in found.saw
-    assert [step.text for step in found.what_to_do.steps] == ["docker run --gpus all IMAGE"]
+    assert [step.text for step in found.remedy.steps] == ["docker run --gpus all IMAGE"]
 
 
 def test_devices_on_the_bus_are_enough_to_know_what_is_missing():
@@ -159,7 +159,7 @@ def test_outside_a_container_there_is_no_such_question():
 def test_what_apptainer_wants_is_nv():
     [found] = symptoms(rules.container_without_gpus, container("apptainer", driver=NO_DRIVER))
 
-    assert [s.text for s in found.what_to_do.steps] == ["apptainer exec --nv IMAGE COMMAND"]
+    assert [s.text for s in found.remedy.steps] == ["apptainer exec --nv IMAGE COMMAND"]
 
 
 def test_unread_devices_are_not_checked():
@@ -217,7 +217,7 @@ def test_a_translating_iommu_on_bare_metal_is_a_warning():
     [found] = symptoms(rules.iommu_translates, BARE)
 
     assert found.severity is None
-    assert "iommu=pt" in found.what_to_do.text
+    assert "iommu=pt" in found.remedy.text
 
 
 def test_a_translating_iommu_is_a_remark_where_nvlink_joins_all():
@@ -329,8 +329,8 @@ def test_in_a_slurm_job_the_limit_is_slurmd_s():
 
     [found] = symptoms(rules.locked_memory_is_limited, job)
 
-    assert "slurmd" in found.what_to_do.text
-    assert "limits.d" not in found.what_to_do.steps[0].text
+    assert "slurmd" in found.remedy.text
+    assert "limits.d" not in found.remedy.steps[0].text
 
 
 NOTHING_INSIDE = machine(
@@ -356,4 +356,4 @@ def test_whether_somebody_asked_for_gpus_is_told_by_the_variable(
     )
 
     assert saw in found.saw
-    assert word in found.what_to_do.text
+    assert word in found.remedy.text

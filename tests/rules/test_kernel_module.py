@@ -8,12 +8,12 @@ from driver_machines import (
     card,
     found_in,
     only,
-    steps,
 )
 
 from gpucheck.rules import kernel_module as rules
 from gpucheck.snapshot import DkmsFailure, ModuleBlock, Snapshot
 from machines import (
+    commands,
     is_applicable,
     machine,
     not_checked,
@@ -33,7 +33,7 @@ def test_dkms_without_a_build_for_this_kernel_is_told_with_the_kernels_it_has():
         "no nvidia module is built for the running kernel 6.8.0-50-generic; DKMS has driver "
         "580.159.04, built for 6.8.0-40-generic"
     )
-    assert steps(symptom)[0] == "dkms autoinstall -k 6.8.0-50-generic"
+    assert commands(symptom)[0] == "dkms autoinstall -k 6.8.0-50-generic"
 
 
 def test_missing_headers_come_first():
@@ -43,7 +43,7 @@ def test_missing_headers_come_first():
     )
 
     assert "the kernel's headers are missing" in symptom.saw
-    assert steps(symptom)[0] == "apt install linux-headers-6.8.0-50-generic"
+    assert commands(symptom)[0] == "apt install linux-headers-6.8.0-50-generic"
 
 
 def test_a_build_of_dkms_that_was_never_installed_is_told():
@@ -56,7 +56,7 @@ def test_a_build_of_dkms_that_was_never_installed_is_told():
 def test_a_module_that_is_built_needs_only_loading():
     symptom = only(rules.not_loaded, machine(NOT_LOADED, driver={"module_file": "/lib/nvidia.ko"}))
 
-    assert steps(symptom)[0] == "modprobe nvidia"
+    assert commands(symptom)[0] == "modprobe nvidia"
 
 
 def test_no_module_and_no_dkms_asks_for_the_driver_s_module():
@@ -138,8 +138,8 @@ def test_the_kernel_s_lockdown_is_named_without_mokutil():
     symptom = only(rules.refused, locked)
 
     assert symptom.saw.startswith("the kernel is locked down (integrity), and the kernel says")
-    assert symptom.what_to_do.text.startswith("Remove `lockdown=`")
-    assert steps(symptom) == ()
+    assert symptom.remedy.text.startswith("Remove `lockdown=`")
+    assert commands(symptom) == ()
 
 
 def test_enforced_signatures_are_named():
@@ -179,7 +179,7 @@ def test_a_gpu_that_does_not_respond_is_dealt_with_as_this_machine_can(
     symptom = only(rules.gave_up, gone)
 
     assert OFF_THE_BUS in symptom.saw
-    assert word in symptom.what_to_do.text
+    assert word in symptom.remedy.text
     assert found_in(gone)["DRV003"] == "DRV018"
 
 
@@ -189,7 +189,7 @@ def test_the_driver_that_holds_the_gpu_is_looked_for():
     symptom = only(rules.gave_up, machine(FILED, kernel_log={"module_said": said}))
 
     assert "probe routine was not called" in symptom.saw
-    assert steps(symptom) == ("lspci -nnk -d 10de:",)
+    assert commands(symptom) == ("lspci -nnk -d 10de:",)
 
 
 def test_a_module_that_was_unloaded_by_hand_did_not_give_up():
@@ -228,8 +228,8 @@ def test_a_compiler_older_than_the_kernel_s_is_replaced():
     symptom = only(rules.build_failed, broken)
 
     assert "-ftrivial-auto-var-init=zero" in symptom.saw
-    assert symptom.what_to_do.text == "Build the module with gcc 12, which built the kernel."
-    assert steps(symptom)[0] == "apt install gcc-12"
+    assert symptom.remedy.text == "Build the module with gcc 12, which built the kernel."
+    assert commands(symptom)[0] == "apt install gcc-12"
     assert found_in(broken)["DRV003"] == "DRV019"
 
 
@@ -240,7 +240,7 @@ def test_a_kernel_that_is_newer_than_the_driver_needs_a_newer_driver():
         compiler="cc (GCC) 14.2.1",
     )
 
-    text = only(rules.build_failed, broken).what_to_do.text
+    text = only(rules.build_failed, broken).remedy.text
 
     assert text.startswith("Install a newer driver: the source of 580.159.04 does not compile")
     assert "boot kernel 6.5.0-1, which has a module" in text
@@ -249,7 +249,7 @@ def test_a_kernel_that_is_newer_than_the_driver_needs_a_newer_driver():
 def test_a_full_disk_is_emptied_first():
     broken = failure("ld: final link failed: No space left on device", kernel_compiler=None)
 
-    assert steps(only(rules.build_failed, broken))[0].startswith("df -h")
+    assert commands(only(rules.build_failed, broken))[0].startswith("df -h")
 
 
 def test_a_failed_build_of_a_module_that_is_loaded_is_no_matter():
@@ -272,7 +272,7 @@ def test_prime_select_s_choice_is_changed_by_prime_select():
     symptom = only(rules.blacklisted, chosen)
 
     assert "prime-select chose the integrated GPU" in symptom.saw
-    assert steps(symptom) == ("prime-select on-demand", "reboot")
+    assert commands(symptom) == ("prime-select on-demand", "reboot")
     assert found_in(chosen)["DRV003"] == "DRV020"
 
 
@@ -282,13 +282,13 @@ def test_a_line_of_modprobe_s_configuration_is_commented_out():
     symptom = only(rules.blacklisted, blocked(line, prime_profile=None))
 
     assert symptom.saw == '/etc/modprobe.d/x.conf says "alias nvidia off"'
-    assert steps(symptom)[0].endswith("/etc/modprobe.d/x.conf")
+    assert commands(symptom)[0].endswith("/etc/modprobe.d/x.conf")
 
 
 def test_an_option_at_boot_is_removed_where_it_is():
     option = ModuleBlock(path="/proc/cmdline", text="module_blacklist=nvidia", is_total=True)
 
-    text = only(rules.blacklisted, blocked(option, prime_profile=None)).what_to_do.text
+    text = only(rules.blacklisted, blocked(option, prime_profile=None)).remedy.text
 
     assert "Remove `module_blacklist=nvidia` from the kernel's command line" in text
 

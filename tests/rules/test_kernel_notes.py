@@ -1,12 +1,12 @@
 from typing import Any
 
 import pytest
-from driver_machines import UNREAD, only, steps
+from driver_machines import UNREAD, only
 
 from gpucheck.rule import Severity
 from gpucheck.rules import kernel_notes as rules
 from gpucheck.snapshot import KernelLine
-from machines import BUS_IDS, machine, not_checked, passes
+from machines import BUS_IDS, commands, machine, not_checked, passes
 
 KILLED = KernelLine(text="Out of memory: Killed process 7 (python3)", process="python3")
 
@@ -32,7 +32,7 @@ def test_a_gpu_that_the_iommu_denied_an_address_is_noted():
     symptom = only(rules.kernel_notes, denied)
 
     assert "0000:00:06.0, 3 times" in symptom.saw
-    assert "iommu=pt" in steps(symptom)[0]
+    assert "iommu=pt" in commands(symptom)[0]
 
 
 def test_another_device_s_fault_is_another_device_s():

@@ -1,10 +1,9 @@
 import pytest
-from env_machines import steps
 
 from gpucheck.rule import Severity
 from gpucheck.rules import leftover_variables
 from gpucheck.snapshot import Distribution, SelectedFile
-from machines import machine, passes, symptoms, with_variables
+from machines import commands, machine, passes, symptoms, with_variables
 from seen_facts import seen
 
 
@@ -25,7 +24,7 @@ def test_a_debugging_variable_that_is_on_is_a_warning(name, value):
     [found] = symptoms(leftover_variables.debugging_is_on, with_variables(**{name: value}))
 
     assert found.subject == name
-    assert steps(found) == (f"unset {name}",)
+    assert commands(found) == (f"unset {name}",)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_a_variable_that_selects_a_missing_file_is_an_error(name, reader):
 
     assert found.severity is None
     assert "/gone, which does not exist" in found.saw
-    assert steps(found) == (f"unset {name}",)
+    assert commands(found) == (f"unset {name}",)
 
 
 def test_a_variable_that_only_builds_read_is_a_warning():

@@ -1,11 +1,12 @@
 import pytest
-from env_machines import ENV, LIB_12, LIB_13, UNREAD, environment, library_path, startup, steps
+from env_machines import ENV, LIB_12, LIB_13, UNREAD, environment, library_path, startup
 
 from gpucheck.report import examine
 from gpucheck.rules import loader_variables as rules
 from gpucheck.snapshot import CudaInit, DriverLibrary, PreloadEntry
 from machines import (
     HEALTHY,
+    commands,
     gpu,
     is_applicable,
     machine,
@@ -23,7 +24,9 @@ def test_an_empty_element_of_ld_library_path_is_a_warning(texts):
     [found] = symptoms(rules.empty_element, m)
 
     kept = ":".join(text for text in texts if text)
-    assert steps(found) == (f"export LD_LIBRARY_PATH={kept}" if kept else "unset LD_LIBRARY_PATH",)
+    assert commands(found) == (
+        f"export LD_LIBRARY_PATH={kept}" if kept else "unset LD_LIBRARY_PATH",
+    )
 
 
 def test_an_unset_ld_library_path_has_no_empty_element():
@@ -47,7 +50,7 @@ def test_stubs_on_ld_library_path_are_an_error():
 
     [found] = symptoms(rules.stubs_are_on_the_path, library_path(LIB_13, stubs))
 
-    assert steps(found) == ("export LD_LIBRARY_PATH=/usr/local/cuda/lib64",)
+    assert commands(found) == ("export LD_LIBRARY_PATH=/usr/local/cuda/lib64",)
 
 
 def test_stubs_in_library_path_are_fine():
@@ -102,7 +105,7 @@ def test_a_compat_library_older_than_the_driver_is_a_warning():
     [found] = symptoms(rules.compat_does_not_fit, with_compat())
 
     assert "libcuda 575.51.03, older than the driver 580.159.04" in found.saw
-    assert steps(found) == ("export LD_LIBRARY_PATH=/usr/local/cuda/lib64",)
+    assert commands(found) == ("export LD_LIBRARY_PATH=/usr/local/cuda/lib64",)
 
 
 def test_a_compat_library_on_a_gaming_gpu_is_a_warning():
@@ -122,7 +125,7 @@ def test_a_compat_library_from_the_cache_of_an_image_is_taken_out_of_the_image()
 
     [found] = symptoms(rules.compat_does_not_fit, m)
 
-    remedy = found.what_to_do
+    remedy = found.remedy
     assert [step.on for step in remedy.steps] == ["image"]
     assert "cuda-compat" in remedy.steps[0].text
     [ahead] = remedy.alternatives
@@ -147,7 +150,7 @@ def test_a_preloaded_file_that_is_missing_is_a_warning():
 
     [found] = symptoms(rules.preload_interferes, m)
 
-    assert steps(found) == ("unset LD_PRELOAD",)
+    assert commands(found) == ("unset LD_PRELOAD",)
 
 
 def test_a_preloaded_cuda_library_is_a_warning():
@@ -158,7 +161,7 @@ def test_a_preloaded_cuda_library_is_a_warning():
 
     [found] = symptoms(rules.preload_interferes, environment(ld_preload=entries))
 
-    assert steps(found) == ("export LD_PRELOAD=/usr/lib/libjemalloc.so.2",)
+    assert commands(found) == ("export LD_PRELOAD=/usr/lib/libjemalloc.so.2",)
 
 
 def test_a_preloaded_allocator_is_fine():

@@ -171,10 +171,8 @@ def test_a_bridge_is_reseated_and_a_wired_board_reset():
     bridged = one(name="NVIDIA RTX A6000", nvlinks=links(down=(0,))[:4])
     wired = one(nvlinks=links(down=(3,)))
 
-    assert "bridge" in symptoms(rules.nvlink_down, bridged)[0].what_to_do.text
-    assert (
-        symptoms(rules.nvlink_down, wired)[0].what_to_do.steps[0].text == "nvidia-smi --gpu-reset"
-    )
+    assert "bridge" in symptoms(rules.nvlink_down, bridged)[0].remedy.text
+    assert symptoms(rules.nvlink_down, wired)[0].remedy.steps[0].text == "nvidia-smi --gpu-reset"
 
 
 def test_a_total_far_beyond_healthy_links_is_noted_without_a_rate():
@@ -211,7 +209,7 @@ def test_fatal_errors_of_a_switch_are_one_finding_and_ask_for_a_reset_of_all():
     assert symptom.severity is None
     assert symptom.subject == "NVSwitch at 0000:c3:00.0"
     assert "SXid 20034 and SXid 19084 (3 times)" in symptom.saw
-    assert "nvidia-smi --gpu-reset" in [step.text for step in symptom.what_to_do.steps]
+    assert "nvidia-smi --gpu-reset" in [step.text for step in symptom.remedy.steps]
 
 
 def test_non_fatal_errors_of_a_switch_are_only_noted():

@@ -82,7 +82,7 @@ def test_a_package_for_another_cuda_than_torchs():
         f"{SITE}/vllm/_C.abi3.so needs libcudart.so.12, which nothing here provides; torch "
         "2.11.0+cu130 comes with libcudart.so.13: vllm 0.19.0 is built for CUDA 12"
     )
-    texts = [way.text for way in symptom.what_to_do.alternatives]
+    texts = [way.text for way in symptom.remedy.alternatives]
     assert texts[0] == "Install a build of vllm that is made for CUDA 13.0, as torch is"
     assert texts[1].startswith("Install torch 2.11.0 for CUDA 12.")
 
@@ -99,8 +99,8 @@ def test_torch_is_not_offered_for_a_cuda_that_the_driver_does_not_run():
 
     [symptom] = symptoms(built_for_another_cuda, old)
 
-    assert symptom.what_to_do.alternatives == ()
-    assert "made for CUDA 12.6" in symptom.what_to_do.text
+    assert symptom.remedy.alternatives == ()
+    assert "made for CUDA 12.6" in symptom.remedy.text
 
 
 def test_parts_that_are_loaded_on_demand_give_a_warning():
@@ -136,7 +136,7 @@ def test_onnxruntime_names_the_extra_that_brings_its_libraries():
 
     [symptom] = symptoms(built_for_another_cuda, with_packages(found))
 
-    [step] = symptom.what_to_do.steps[-1:]
+    [step] = symptom.remedy.steps[-1:]
     assert "onnxruntime-gpu[cuda,cudnn]==1.23.2" in step.text
 
 
@@ -225,7 +225,7 @@ def test_a_package_that_wants_another_major_of_cudnn():
         "ctranslate2 4.4.0 opens libcudnn_ops_infer.so.8, which nothing provides; "
         f"only {CUDNN_9} is here"
     )
-    assert "ctranslate2==4.5.0" in symptom.what_to_do.steps[-1].text
+    assert "ctranslate2==4.5.0" in symptom.remedy.steps[-1].text
 
 
 def test_a_library_off_the_path_of_a_package_that_looks_there_alone():
@@ -236,10 +236,10 @@ def test_a_library_off_the_path_of_a_package_that_looks_there_alone():
     assert symptom.saw == (
         "libcublas.so.12 is in /site/cublas, where ctranslate2 4.4.0 does not look"
     )
-    assert symptom.what_to_do.steps[0].text == (
+    assert symptom.remedy.steps[0].text == (
         "export LD_LIBRARY_PATH=/site/cublas${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     )
-    assert symptom.what_to_do.steps[0].lasts == "shell"
+    assert symptom.remedy.steps[0].lasts == "shell"
 
 
 def test_a_library_that_torch_brings_is_worth_a_note():
@@ -274,7 +274,7 @@ def test_the_two_halves_of_a_jax_plugin_are_one_finding():
     [symptom] = symptoms(not_on_its_path, with_packages(*halves))
 
     assert "libcusparse.so.12 and libcudart.so.12" in symptom.saw
-    assert "jax[cuda12]==0.6.1" in symptom.what_to_do.steps[-1].text
+    assert "jax[cuda12]==0.6.1" in symptom.remedy.steps[-1].text
 
 
 # ---------------------------------------------------------------------------------------- PKG005

@@ -175,8 +175,8 @@ def test_a_translating_iommu_and_acs_are_fixed_together():
 
     [symptom] = symptoms(rules.acs_redirect, machine(host=host))
 
-    assert "iommu=pt" in symptom.what_to_do.text
-    [step] = symptom.what_to_do.alternatives[1].steps
+    assert "iommu=pt" in symptom.remedy.text
+    [step] = symptom.remedy.alternatives[1].steps
     assert (step.text, step.lasts) == ("setpci -s 0000:00:01.0 ECAP_ACS+0x6.w=0000", "reboot")
 
 

@@ -101,7 +101,7 @@ def test_a_peermem_that_is_loaded_and_not_registered_does_not_work():
     [symptom] = symptoms(rules.no_gpudirect_rdma, machine(host=INFINIBAND, driver=loaded))
 
     assert "loaded and not registered" in symptom.saw
-    assert len(symptom.what_to_do.alternatives) == 2
+    assert len(symptom.remedy.alternatives) == 2
 
 
 def test_adapters_that_manage_switches_are_no_network():

@@ -1,10 +1,10 @@
 import pytest
-from env_machines import BIN_12, BIN_13, ENV, LIB_13, environment, library_path, steps
+from env_machines import BIN_12, BIN_13, ENV, LIB_13, environment, library_path
 
 from gpucheck.report import examine
 from gpucheck.rule import Severity
 from gpucheck.rules import search_paths
-from machines import machine, passes, path_entry, symptoms
+from machines import commands, machine, passes, path_entry, symptoms
 
 
 def test_a_cuda_folder_on_path_that_is_gone_is_a_remark():
@@ -40,7 +40,7 @@ def test_a_relative_element_of_path_is_a_warning(text):
     [found] = symptoms(search_paths.relative_element, environment(path=(BIN_13, path_entry(text))))
 
     assert found.subject == "PATH"
-    assert steps(found) == ("export PATH=/usr/local/cuda/bin",)
+    assert commands(found) == ("export PATH=/usr/local/cuda/bin",)
 
 
 def test_an_empty_element_of_ld_library_path_is_said_once():
@@ -61,7 +61,7 @@ def test_a_folder_that_everybody_may_write_to_is_a_warning_and_an_error_for_root
     [for_root] = symptoms(search_paths.element_is_writable, machine(user, host={"is_root": True}))
 
     assert found.severity is None
-    assert steps(found) == ("chmod o-w /opt/tools",)
+    assert commands(found) == ("chmod o-w /opt/tools",)
     assert for_root.severity is Severity.ERROR
 
 

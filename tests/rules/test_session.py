@@ -22,7 +22,7 @@ def test_sudo_leaves_out_what_the_users_own_file_puts_on_path():
 
     assert "/home/ada/.bashrc:3" in found.saw
     assert found.severity is Severity.WARNING
-    assert "without sudo" in found.what_to_do.text
+    assert "without sudo" in found.remedy.text
 
 
 @pytest.mark.parametrize("session", ["cron", "systemd"])

@@ -9,7 +9,6 @@ from env_machines import (
     missing_home,
     several,
     startup,
-    steps,
 )
 
 from gpucheck.probes import startup_files as reader
@@ -19,6 +18,7 @@ from gpucheck.snapshot import HomeVariable, StartupFile
 from machines import (
     CUDA_12,
     CUDA_13,
+    commands,
     machine,
     not_checked,
     passes,
@@ -109,7 +109,7 @@ def test_a_shell_older_than_its_start_up_file_is_a_warning():
         "/home/u/.bashrc:1 sets CUDA_HOME to /usr/local/cuda-12.4; "
         "in this shell it is /usr/local/cuda"
     )
-    assert steps(found) == (". /home/u/.bashrc",)
+    assert commands(found) == (". /home/u/.bashrc",)
 
 
 def test_a_stale_shell_is_one_complaint():
@@ -299,15 +299,15 @@ def test_a_guarded_line_is_fine(line):
 def test_the_text_shows_the_line_that_was_meant_and_the_command_opens_that_line(line, right):
     [found] = symptoms(rules.export_is_mangled, startup(f"# first\n{line}\n"))
 
-    assert f"Write `{right}`, in /home/u/.bashrc:2" in found.what_to_do.text
-    assert steps(found) == ("${EDITOR:-vi} +2 /home/u/.bashrc",)
+    assert f"Write `{right}`, in /home/u/.bashrc:2" in found.remedy.text
+    assert commands(found) == ("${EDITOR:-vi} +2 /home/u/.bashrc",)
     assert not examine(startup(f"{right}\n"), rules=LINE_RULES).findings
 
 
 def test_gpuchecks_own_edit_is_the_other_way_to_correct_a_line():
     [found] = symptoms(rules.export_is_mangled, startup("exportCUDA_HOME=/usr/local/cuda\n"))
 
-    [other] = found.what_to_do.alternatives
+    [other] = found.remedy.alternatives
     assert [step.text for step in other.steps] == ["gpucheck env install --replace"]
 
 
@@ -336,10 +336,10 @@ def test_a_file_of_the_system_is_changed_as_root():
 
     [found] = symptoms(rules.export_is_mangled, m)
 
-    [step] = found.what_to_do.steps
+    [step] = found.remedy.steps
     assert step.root
     assert step.text.endswith(" +1 /etc/profile.d/cuda.sh")
-    assert not found.what_to_do.alternatives
+    assert not found.remedy.alternatives
 
 
 # ENV034: gpucheck's own block
@@ -376,7 +376,7 @@ def test_a_block_that_a_later_line_overrides_is_a_warning():
     [found] = symptoms(rules.own_block_has_no_effect, m)
 
     assert "line 6 overrides it" in found.saw
-    assert steps(found) == ("gpucheck env install --replace",)
+    assert commands(found) == ("gpucheck env install --replace",)
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,7 @@ def test_a_toolkit_of_a_newer_major_than_the_driver_is_a_warning():
     assert found.severity is None
     assert found.saw == ("/usr/local/cuda-13.0 is CUDA 13.0; driver 550.54.15 runs up to CUDA 12.4")
     assert (
-        found.what_to_do.text
-        == "Install driver 580.65.06 or newer, or build with a CUDA 12 toolkit."
+        found.remedy.text == "Install driver 580.65.06 or newer, or build with a CUDA 12 toolkit."
     )
 
 

@@ -200,7 +200,7 @@ def test_a_gpu_newer_than_the_toolkit_is_a_warning():
     assert found.saw == (
         "/usr/local/cuda-12.4 (CUDA 12.4) compiles for sm_50 to sm_90; NVIDIA B200 is sm_100"
     )
-    assert found.what_to_do.text == "Build with CUDA 12.8 or newer."
+    assert found.remedy.text == "Build with CUDA 12.8 or newer."
 
 
 def test_a_gpu_that_the_toolkit_dropped_is_a_warning():
@@ -208,7 +208,7 @@ def test_a_gpu_that_the_toolkit_dropped_is_a_warning():
 
     [found] = symptoms(rules.toolkit_misses_gpu, bad)
 
-    assert found.what_to_do.text == "Build with CUDA 9.0 to 12.9."
+    assert found.remedy.text == "Build with CUDA 9.0 to 12.9."
 
 
 def test_a_lower_minor_of_the_same_major_serves():

@@ -200,7 +200,7 @@ def test_a_far_larger_learning_rate_is_named_before_any_gpu():
         rules.not_finite, after(not_finite=NotFinite(step=3, what="the loss"), learning_rate=10.0)
     )
 
-    assert [step.text for step in symptom.what_to_do.steps] == ["gpucheck smoke --lr 0.01"]
+    assert [step.text for step in symptom.remedy.steps] == ["gpucheck smoke --lr 0.01"]
 
 
 # --------------------------------------------------------------------------------------- parity
@@ -287,7 +287,7 @@ def test_fewer_gpus_than_asked_for_is_an_error_with_the_way_out():
     )
 
     assert "torch sees 2 GPUs" in symptom.saw
-    ways = [way.steps[0].text for way in symptom.what_to_do.alternatives]
+    ways = [way.steps[0].text for way in symptom.remedy.alternatives]
     assert ways == ["gpucheck smoke --gpus all", "gpucheck smoke --gpus 0,1,0,1"]
 
 
@@ -361,7 +361,7 @@ def test_a_crash_names_its_signal_and_the_last_line():
 def test_a_killed_child_points_to_the_out_of_memory_killer():
     [symptom] = symptoms(failures.crashed, failed("crash", signal="SIGKILL"))
 
-    assert "out-of-memory killer" in symptom.what_to_do.text
+    assert "out-of-memory killer" in symptom.remedy.text
 
 
 def test_a_cuda_error_names_its_gpu():

@@ -1,5 +1,5 @@
 import pytest
-from env_machines import ENV, UNREAD, asked, steps
+from env_machines import ENV, UNREAD, asked
 
 from gpucheck.report import examine
 from gpucheck.rule import Severity
@@ -7,6 +7,7 @@ from gpucheck.rules import visible_devices
 from gpucheck.snapshot import CudaInit, DriverLibrary
 from machines import (
     HEALTHY,
+    commands,
     gpu,
     is_applicable,
     machine,
@@ -35,7 +36,7 @@ def test_a_list_that_hides_every_gpu_is_an_error(value):
 
     [found] = symptoms(visible_devices.every_gpu_is_hidden, m)
 
-    assert steps(found) == ("unset CUDA_VISIBLE_DEVICES",)
+    assert commands(found) == ("unset CUDA_VISIBLE_DEVICES",)
 
 
 @pytest.mark.parametrize("value", ["0", "1,0", "0,1", "GPU-0", "GPU-11111111-0000", "0,-1", "0, 1"])
@@ -60,7 +61,7 @@ def test_all_behind_a_gpu_that_is_not_there_is_ignored():
     [found] = symptoms(visible_devices.hidden_from_here_on, m)
 
     assert "CUDA sees 0 alone" in found.saw
-    assert steps(found) == ("export CUDA_VISIBLE_DEVICES=0",)
+    assert commands(found) == ("export CUDA_VISIBLE_DEVICES=0",)
 
 
 def test_a_wrong_first_element_is_one_complaint():
@@ -115,7 +116,7 @@ MIXED = machine(nvml={"gpus": (gpu(0), gpu(1, name="NVIDIA L4"))})
 def test_gpus_of_two_models_are_counted_otherwise():
     [found] = symptoms(visible_devices.numbers_differ, MIXED)
 
-    assert steps(found) == ("export CUDA_DEVICE_ORDER=PCI_BUS_ID",)
+    assert commands(found) == ("export CUDA_DEVICE_ORDER=PCI_BUS_ID",)
 
 
 def test_gpus_of_two_models_are_fine_in_the_order_of_the_bus():
@@ -255,8 +256,8 @@ def test_under_ray_the_fix_is_to_ask_ray_for_a_gpu():
 
     [found] = symptoms(visible_devices.every_gpu_is_hidden, m)
 
-    assert "num_gpus=1" in found.what_to_do.text
-    assert not steps(found)
+    assert "num_gpus=1" in found.remedy.text
+    assert not commands(found)
 
 
 def test_in_a_slurm_job_the_fix_is_to_ask_slurm_for_a_gpu():
@@ -264,4 +265,4 @@ def test_in_a_slurm_job_the_fix_is_to_ask_slurm_for_a_gpu():
 
     [found] = symptoms(visible_devices.every_gpu_is_hidden, m)
 
-    assert steps(found) == ("srun --gres=gpu:1 --pty bash -l",)
+    assert commands(found) == ("srun --gres=gpu:1 --pty bash -l",)

@@ -47,7 +47,7 @@ def test_an_xid_has_the_severity_of_its_table(entry: Xid, severity: Severity, wo
     assert symptom.subject == "gpu 1"
     assert symptom.severity is severity
     assert words in symptom.saw
-    assert symptom.what_to_do.text
+    assert symptom.remedy.text
 
 
 def test_a_gpu_that_only_the_log_knows_is_lost_but_for_a_container():
@@ -158,7 +158,7 @@ def steps(*entries: Xid, **changes: Any) -> list[list[str]]:
         rules.xid_errors,
         with_gpus(gpu(0), gpu(1, **changes), kernel_log={"xids": entries}, host=BARE),
     )
-    return [[step.text for step in symptom.what_to_do.steps] for symptom in found]
+    return [[step.text for step in symptom.remedy.steps] for symptom in found]
 
 
 def advice(*entries: Xid, **changes: Any) -> str:
@@ -167,7 +167,7 @@ def advice(*entries: Xid, **changes: Any) -> str:
         rules.xid_errors,
         with_gpus(gpu(0), gpu(1, **changes), kernel_log={"xids": entries}, host=BARE),
     )
-    return found[0].what_to_do.text
+    return found[0].remedy.text
 
 
 RESET = ["nvidia-smi --gpu-reset -i 1"]
@@ -227,7 +227,7 @@ def test_one_number_on_many_gpus_is_one_finding():
 
     assert [(one.subject, one.gpus) for one in found] == [("gpu 1", (1,)), ("gpus 0-1", (1, 0))]
     assert "4 times, from 100 s to 8 min after boot" in found[1].saw
-    assert [step.text for step in found[1].what_to_do.steps] == [
+    assert [step.text for step in found[1].remedy.steps] == [
         "nvidia-smi --gpu-reset -i 1",
         "nvidia-smi --gpu-reset -i 0",
     ]
@@ -281,5 +281,5 @@ def test_an_nvlink_5_error_on_two_cards_that_took_programs_down_asks_for_a_reset
     worst = found[0]
     assert (worst.severity, worst.gpus) == (Severity.ERROR, (1,))
     assert "on 18 links" in worst.saw
-    assert [step.text for step in worst.what_to_do.steps] == ["nvidia-smi --gpu-reset"]
-    assert "reset all GPUs together or reboot" in found[1].what_to_do.text
+    assert [step.text for step in worst.remedy.steps] == ["nvidia-smi --gpu-reset"]
+    assert "reset all GPUs together or reboot" in found[1].remedy.text

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gpucheck import console
+from gpucheck.cli.facts_option import SnapshotToOption, replaces_report, write_facts
 from gpucheck.cli.options import (
     FormatOption,
     JsonOption,
@@ -15,7 +16,7 @@ from gpucheck.cli.options import (
     chosen_format,
 )
 from gpucheck.cli.smoke import Device
-from gpucheck.cli_help import EXIT_STATUS, JUDGE, PRINT, of_one_command
+from gpucheck.cli_help import EXIT_STATUS, JUDGE, of_one_command
 from gpucheck.render import Format
 
 WORK = "What to measure"
@@ -71,21 +72,12 @@ def bench(
     ] = False,
     format: FormatOption = None,  # noqa: A002 - the option's name
     as_json: JsonOption = False,
-    snapshot_to: Annotated[
-        Path | None,
-        typer.Option(
-            "--snapshot",
-            metavar="FILE",
-            parser=Path,
-            rich_help_panel=PRINT,
-            help="Write the facts here too, private details removed, for doctor --from.",
-        ),
-    ] = None,
+    snapshot_to: SnapshotToOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Measure how fast each GPU computes and copies, and judge that."""
-    from gpucheck import privacy, snapshot_file
+    from gpucheck import privacy
     from gpucheck.bench import baseline_file, measure
     from gpucheck.render import Look, render
     from gpucheck.render.style import of_standard_output
@@ -97,15 +89,15 @@ def bench(
     report = measure(
         BenchPlan(gpus=gpus, only=chosen, quick=quick, device=device.value),
         python=python,
-        quiet=quiet or form is not Format.TEXT,
+        quiet=quiet or form is not Format.TEXT or replaces_report(snapshot_to),
         baseline=None if baseline == "none" else kept,
         save_baseline=save_baseline,
     )
     if snapshot_to is not None:
-        text = snapshot_file.as_json(privacy.redact(report.machine))
-        snapshot_file.save(text, snapshot_to, force=True)
-    style = of_standard_output(program=console.program())
-    console.write(render(report, form, Look(style=style, verbose=verbose, quiet=quiet)))
+        write_facts(privacy.redact(report.machine), snapshot_to)
+    if not replaces_report(snapshot_to):
+        style = of_standard_output(program=console.program())
+        console.write(render(report, form, Look(style=style, verbose=verbose, quiet=quiet)))
     raise typer.Exit(report.exit_code)
 
 

@@ -1,7 +1,7 @@
 """The commands of `gpucheck fleet`: judge stored snapshots, run on many nodes, print hooks."""
 
-import enum
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +9,17 @@ import typer
 
 from gpucheck import console
 from gpucheck.cli_help import JUDGE, PRINT, Command, Group
+from gpucheck.fleet.engines import ENGINES
 from gpucheck.fleet.form import FleetFormat
+from gpucheck.fleet.jobs import JOBS
+from gpucheck.render.sanitize import clean
 from gpucheck.usage_error import UsageError
 
 if TYPE_CHECKING:
-    from gpucheck.fleet.engines import Plan
+    from gpucheck.fleet.engines.interface import Engine, Settings, Task
     from gpucheck.fleet.rules import Fleet
+
+ENGINE = "What some engines need"
 
 EXIT_STATUS = """\
 Exit status: 0 healthy or degraded, 1 a node is broken, incomplete or not examined, 2 the call was
@@ -42,21 +47,58 @@ app = typer.Typer(
 )
 
 
-class EngineName(str, enum.Enum):
-    """What starts a command on each node."""
-
-    LOCAL = "local"
-    SSH = "ssh"
-    SLURM = "slurm"
+def _one_of(known: Collection[str], word: str) -> str:
+    if word not in known:
+        raise typer.BadParameter(f"{word!r} is not one of {', '.join(known)}")
+    return word
 
 
-class What(str, enum.Enum):
-    """What is run on each node."""
-
-    DOCTOR = "doctor"
-    QUICK = "quick"
-
-
+JobArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="|".join(JOBS),
+        parser=lambda word: _one_of(JOBS, word),
+        autocompletion=lambda incomplete: [name for name in JOBS if name.startswith(incomplete)],
+        help="; ".join(f"{name}: {job.help}" for name, job in JOBS.items()) + ".",
+    ),
+]
+NodesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NODES|@FILE",
+        help="Default: those of the job that this runs in, else all that the engine knows; local "
+        "and ssh know none.",
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(ENGINES),
+        parser=lambda word: _one_of(ENGINES, word),
+        autocompletion=lambda incomplete: [name for name in ENGINES if name.startswith(incomplete)],
+        help="What starts the command on a node.",
+    ),
+]
+RemoteCommandOption = Annotated[
+    str, typer.Option(metavar="WORDS", help="How gpucheck is called on a node.")
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=1,
+        max=86400,
+        help="The wait for one node. Default: "
+        + ", ".join(f"{name} {job.timeout_seconds:g}" for name, job in JOBS.items())
+        + ".",
+    ),
+]
+GpusOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=1024, rich_help_panel=ENGINE, help="Of each node, where the engine cannot say."
+    ),
+]
 AskedOption = Annotated[
     str | None,
     typer.Option(
@@ -84,6 +126,9 @@ RacksOption = Annotated[
         parser=Path,
         help="Lines of NODE RACK: finds racks that are slow.",
     ),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", metavar="DIR", parser=Path, help="Where the answers are kept.")
 ]
 HistoryOption = Annotated[
     Path | None,
@@ -133,26 +178,14 @@ def judge(
 
 @app.command(cls=Command, epilog=RUN_EPILOG)
 def run(
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", parser=Path, help="Where the answers are kept.")
-    ],
-    what: Annotated[What, typer.Argument(help="doctor, or quick: files and NVML alone.")] = (
-        What.DOCTOR
-    ),
-    nodes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NODES|@FILE", help="Default with slurm: the job's nodes, else all of them."
-        ),
-    ] = None,
-    engine: Annotated[EngineName, typer.Option(help="What starts the command.")] = EngineName.SSH,
-    remote_command: Annotated[
-        str, typer.Option(metavar="WORDS", help="How gpucheck is called on a node.")
-    ] = "gpucheck",
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, max=86400, help="The wait for one node.")
-    ] = 120.0,
+    out: OutOption,
+    what: JobArgument = "doctor",
+    nodes: NodesOption = None,
+    engine: EngineOption = "ssh",
+    remote_command: RemoteCommandOption = "gpucheck",
+    timeout: TimeoutOption = None,
     fan_out: Annotated[int, typer.Option(min=1, max=1024, help="Nodes asked at a time.")] = 64,
+    gpus: GpusOption = None,
     allow_missing: AllowMissing = False,
     form: FormatOption = FleetFormat.TEXT,
 ) -> None:
@@ -160,37 +193,42 @@ def run(
 
     A second run into the same folder asks only the nodes that gave no answer.
     """
+    from gpucheck.fleet.engines.interface import Settings
     from gpucheck.fleet.judging import judge_all
     from gpucheck.fleet.reading import answers
     from gpucheck.fleet.rules import Fleet
     from gpucheck.fleet.run import gather
 
-    names, planned = _planned(engine, nodes, remote_command, what)
-    for answered in gather(planned, out, timeout_seconds=timeout, fan_out=fan_out):
+    chosen, tasks = _tasks(engine, Settings(gpus=gpus), nodes, remote_command, what)
+    seconds = timeout or JOBS[what].timeout_seconds
+    for answered in gather(chosen, tasks, out, job=what, timeout_seconds=seconds, fan_out=fan_out):
         if answered.why:
             console.complain(f"{answered.node}: {answered.why}")
+    names = tuple(task.node for task in tasks)
     fleet = Fleet(results=tuple(judge_all(answers([str(out)]))), asked=names)
     _print(fleet, form, None, allow_missing=allow_missing)
 
 
 @app.command(cls=Command, epilog=EXIT_STATUS)
 def plan(
-    what: Annotated[What, typer.Argument(help="doctor, or quick: files and NVML alone.")] = (
-        What.DOCTOR
-    ),
-    nodes: Annotated[str | None, typer.Option(metavar="NODES|@FILE")] = None,
-    engine: Annotated[EngineName, typer.Option(help="What starts the command.")] = EngineName.SSH,
-    remote_command: Annotated[
-        str, typer.Option(metavar="WORDS", help="How gpucheck is called on a node.")
-    ] = "gpucheck",
+    what: JobArgument = "doctor",
+    nodes: NodesOption = None,
+    engine: EngineOption = "ssh",
+    remote_command: RemoteCommandOption = "gpucheck",
+    timeout: TimeoutOption = None,
+    out: OutOption = Path("answers"),
+    gpus: GpusOption = None,
 ) -> None:
-    """Print the commands that `fleet run` would start, one for each node, and start none."""
+    """Print what `fleet run` would start: commands, a script or a manifest. Starts nothing."""
+    from gpucheck.fleet.engines.interface import Settings
 
-    _, planned = _planned(engine, nodes, remote_command, what)
-    for node, why in planned.out_of_reach.items():
-        console.write(f"# {node}: {why}\n")
-    for launch in planned.launches:
-        console.write(f"{shlex.join(launch.command)} > {shlex.quote(launch.node + '.json')}\n")
+    chosen, tasks = _tasks(engine, Settings(gpus=gpus), nodes, remote_command, what)
+    away = chosen.out_of_reach([task.node for task in tasks])
+    reachable = [task for task in tasks if task.node not in away]
+    seconds = timeout or JOBS[what].timeout_seconds
+    console.write(chosen.plan(reachable, timeout_seconds=seconds, out=out))
+    for node, why in away.items():
+        console.write(f"# {node} is left out: {clean(why)}\n")
 
 
 @app.command(cls=Command, epilog=EXIT_STATUS)
@@ -210,18 +248,14 @@ def hook(
     console.write(hooks.hook(name))
 
 
-def _planned(
-    engine: EngineName, nodes: str | None, remote: str, what: What
-) -> "tuple[tuple[str, ...], Plan]":
-    from gpucheck.fleet import engines
+def _tasks(
+    name: str, settings: "Settings", nodes: str | None, program: str, what: str
+) -> "tuple[Engine, tuple[Task, ...]]":
+    from gpucheck.fleet.engines import engine
+    from gpucheck.fleet.run import tasks
 
-    names = _nodes(nodes)
-    if not names:
-        if engine is not EngineName.SLURM:
-            raise UsageError(f"--engine {engine.value} needs --nodes")
-        names = engines.slurm_nodes()
-    words = [*shlex.split(remote), "snapshot", *(["--quick"] if what is What.QUICK else [])]
-    return names, engines.plan(engine.value, names, words)
+    chosen = engine(name, settings)
+    return chosen, tasks(what, _nodes(nodes) or chosen.nodes(), shlex.split(program))
 
 
 def _nodes(text: str | None) -> tuple[str, ...]:

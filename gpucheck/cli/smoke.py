@@ -1,12 +1,12 @@
 """The command `gpucheck smoke`."""
 
 import enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gpucheck import console
+from gpucheck.cli.facts_option import SnapshotToOption, replaces_report, write_facts
 from gpucheck.cli.options import (
     FormatOption,
     JsonOption,
@@ -15,7 +15,7 @@ from gpucheck.cli.options import (
     VerboseOption,
     chosen_format,
 )
-from gpucheck.cli_help import EXIT_STATUS, PRINT, of_one_command
+from gpucheck.cli_help import EXIT_STATUS, of_one_command
 from gpucheck.render import Format
 
 WORK = "What to train"
@@ -99,21 +99,11 @@ def smoke(
     python: PythonOption = None,
     format: FormatOption = None,  # noqa: A002 - the option's name
     as_json: JsonOption = False,
-    snapshot_to: Annotated[
-        Path | None,
-        typer.Option(
-            "--snapshot",
-            metavar="FILE",
-            parser=Path,
-            rich_help_panel=PRINT,
-            help="Write the facts here too, private details removed, for doctor --from.",
-        ),
-    ] = None,
+    snapshot_to: SnapshotToOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train MNIST on the GPUs, and judge the machine by what comes out."""
-    from gpucheck import snapshot_file
     from gpucheck.render import Look, render
     from gpucheck.render.style import of_standard_output
     from gpucheck.smoke import prove, without_names
@@ -131,13 +121,14 @@ def smoke(
         data=data,
         timeout_seconds=timeout,
     )
-    report, speaks = prove(plan, python=python, quiet=quiet or form is not Format.TEXT)
+    silent = quiet or form is not Format.TEXT or replaces_report(snapshot_to)
+    report, speaks = prove(plan, python=python, quiet=silent)
     if speaks:
         if snapshot_to is not None:
-            text = snapshot_file.as_json(without_names(report.machine))
-            snapshot_file.save(text, snapshot_to, force=True)
-        style = of_standard_output(program=console.program())
-        console.write(render(report, form, Look(style=style, verbose=verbose, quiet=quiet)))
+            write_facts(without_names(report.machine), snapshot_to)
+        if not replaces_report(snapshot_to):
+            style = of_standard_output(program=console.program())
+            console.write(render(report, form, Look(style=style, verbose=verbose, quiet=quiet)))
     raise typer.Exit(report.exit_code)
 
 

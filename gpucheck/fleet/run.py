@@ -1,28 +1,26 @@
-"""Starts one command per node, some at a time, and keeps each answer in a file as it comes.
+"""Asks many nodes for the same, and keeps each answer in a file as it comes.
 
 A second run into the same folder asks only the nodes that gave none. A dead, slow or refusing node
 stops nobody else: it is a file that says why.
 """
 
-import contextlib
+import json
 import os
-import signal
-import subprocess
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import re
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpucheck.fleet.engines import Launch, Plan
+from gpucheck.fleet.engines.interface import Engine, Output, Task
+from gpucheck.fleet.jobs import JOBS
 from gpucheck.fleet.reading import FAILURE_SUFFIX
 from gpucheck.usage_error import UsageError
 
 FAN_OUT = 64
-ANSWER_LIMIT_BYTES = 64 << 20
-GRACE_SECONDS = 2.0
-_SNAPSHOT = b'{"schema":"gpucheck.snapshot/'
+#: Says what the answers of a folder are answers to.
+JOB_FILE = ".asked-for"
+_SNAPSHOT = re.compile(r'\{\s*"schema":\s*"gpucheck\.snapshot/')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,31 +32,90 @@ class Answered:
     seconds: float
 
 
-def gather(
-    plan: Plan, folder: Path, *, timeout_seconds: float, fan_out: int = FAN_OUT
-) -> Iterator[Answered]:
-    """Run *plan*, and yield each node as it answers or fails; its file is in *folder* by then.
+def tasks(job: str, nodes: Sequence[str], program: Sequence[str]) -> tuple[Task, ...]:
+    """Return what has to be run, on each of *nodes*, for *job*."""
+    words = (*program, *JOBS[job].words)
+    return tuple(Task(node=node, words=words, takes_gpus=JOBS[job].takes_gpus) for node in nodes)
 
-    UsageError: the folder cannot be written. Leaving the iteration ends what still runs.
+
+def gather(
+    engine: Engine,
+    wanted: Sequence[Task],
+    folder: Path,
+    *,
+    job: str,
+    timeout_seconds: float,
+    fan_out: int = FAN_OUT,
+) -> Generator[Answered, None, None]:
+    """Run *wanted*, and yield each node as it answers or fails; its file is in *folder* by then.
+
+    UsageError: the folder cannot be written, or holds the answers of another job. Leaving the
+    iteration ends what still runs.
     """
+    _claim(folder, job)
+    left = [one for one in wanted if not (folder / f"{_file(one.node)}.json").exists()]
+    away = engine.out_of_reach([one.node for one in left])
+    for node, why in away.items():
+        yield _keep(Output(node=node, why=why), folder)
+    asked = [one for one in left if one.node not in away]
+    if not asked:
+        return
+    outputs = engine.run(asked, timeout_seconds=timeout_seconds, fan_out=fan_out)
+    with closing(outputs):
+        for output in outputs:
+            yield _keep(output, folder)
+
+
+def _claim(folder: Path, job: str) -> None:
+    """Make *folder*, and note in it what is asked for: answers to two questions do not mix."""
+    note = folder / JOB_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if note.exists():
+            asked_for = note.read_text(encoding="utf-8").strip()
+            if asked_for != job:
+                raise UsageError(f"--out {folder}: holds answers to {asked_for}, not to {job}")
+        else:
+            _write(note, f"{job}\n".encode())
     except OSError as error:
         raise UsageError(f"--out {folder}: {error.strerror}") from None
-    for node, why in plan.out_of_reach.items():
-        _write(folder / f"{_file(node)}{FAILURE_SUFFIX}", f"{why}\n".encode())
-        yield Answered(node=node, why=why, seconds=0.0)
-    todo = [one for one in plan.launches if not (folder / f"{_file(one.node)}.json").exists()]
-    stop = threading.Event()
-    with ThreadPoolExecutor(max_workers=max(1, min(fan_out, len(todo)))) as pool:
-        asked = [pool.submit(_ask, launch, folder, timeout_seconds, stop) for launch in todo]
-        try:
-            for future in as_completed(asked):
-                yield future.result()
-        finally:
-            stop.set()
-            for future in asked:
-                future.cancel()
+
+
+def _keep(output: Output, folder: Path) -> Answered:
+    name = _file(output.node)
+    snapshot, why = snapshot_in(output.content)
+    if snapshot:
+        _write(folder / f"{name}.json", snapshot)
+        (folder / f"{name}{FAILURE_SUFFIX}").unlink(missing_ok=True)
+        return Answered(node=output.node, why="", seconds=output.seconds)
+    why = " ".join((output.why or why).split())
+    _write(folder / f"{name}{FAILURE_SUFFIX}", f"{why}\n".encode("utf-8", "replace"))
+    return Answered(node=output.node, why=why, seconds=output.seconds)
+
+
+def snapshot_in(output: bytes) -> tuple[bytes, str]:
+    """Return the snapshot in *output*, without what a login wrote around it, or why there is none.
+
+    A whole snapshot counts however its command ended: a broken machine is what it is about.
+    """
+    text = output.decode("utf-8", "replace")
+    found = _SNAPSHOT.search(text)
+    if found is None:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return b"", f"what it sent is no snapshot: {lines[-1][:200] if lines else 'nothing'}"
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, found.start())
+    except ValueError as error:
+        size = len(text) - found.start()
+        at_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip()) - 1
+        return b"", (
+            f"its answer is cut off after {size:,} characters"
+            if at_end or "Unterminated" in str(error)
+            else f"its answer is not whole: {error}"
+        )
+    except RecursionError:
+        return b"", "its answer is nested too deeply for a snapshot"
+    return text[found.start() : end].encode("utf-8", "replace"), ""
 
 
 def _file(node: str) -> str:
@@ -66,77 +123,8 @@ def _file(node: str) -> str:
     return node.replace("/", "_").lstrip(".") or "_"
 
 
-def _ask(launch: Launch, folder: Path, timeout_seconds: float, stop: threading.Event) -> Answered:
-    began = time.monotonic()
-    content, why = _run(launch.command, began + timeout_seconds, timeout_seconds, stop)
-    name = _file(launch.node)
-    snapshot = b"" if why else _snapshot_in(content)
-    if not why and not snapshot:
-        shown = content.strip().rpartition(b"\n")[2][:200].decode("utf-8", "replace")
-        why = f"what it sent is no snapshot: {shown or 'nothing'}"
-    if why:
-        _write(folder / f"{name}{FAILURE_SUFFIX}", f"{why}\n".encode("utf-8", "replace"))
-    else:
-        _write(folder / f"{name}.json", snapshot)
-        (folder / f"{name}{FAILURE_SUFFIX}").unlink(missing_ok=True)
-    return Answered(node=launch.node, why=why, seconds=time.monotonic() - began)
-
-
-def _run(
-    command: Sequence[str], until: float, timeout_seconds: float, stop: threading.Event
-) -> tuple[bytes, str]:
-    """Return what *command* wrote, and why that is no answer ("" where it may be one)."""
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return b"", f"could not start {command[0]}: {error.strerror}"
-    while True:
-        try:
-            output, errors = process.communicate(timeout=0.2)
-            break
-        except subprocess.TimeoutExpired:
-            if time.monotonic() < until and not stop.is_set():
-                continue
-        _end(process)
-        return b"", "stopped by the caller" if stop.is_set() else f"late: {timeout_seconds:g} s"
-    if len(output) > ANSWER_LIMIT_BYTES:
-        return b"", f"sent more than {ANSWER_LIMIT_BYTES >> 20} MiB"
-    if process.returncode == 0 or _snapshot_in(output):
-        return output, ""
-    said = errors.strip().rpartition(b"\n")[2][:300].decode("utf-8", "replace")
-    if process.returncode < 0:
-        return b"", f"{command[0]} was ended by signal {-process.returncode}"
-    return b"", f"{command[0]} ended with status {process.returncode}: {said or 'no message'}"
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        try:
-            process.communicate(timeout=GRACE_SECONDS)
-            return
-        except subprocess.TimeoutExpired:
-            continue
-
-
-def _snapshot_in(output: bytes) -> bytes:
-    """Return the snapshot in *output*, past whatever a login wrote before it; b"" without one."""
-    compact = output.find(_SNAPSHOT)
-    if compact < 0:
-        spaced = output.find(b'"schema": "gpucheck.snapshot/')
-        compact = output.rfind(b"{", 0, spaced) if spaced >= 0 else -1
-    return output[compact:] if compact >= 0 else b""
-
-
 def _write(path: Path, content: bytes) -> None:
     """Write whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_bytes(content)
     unfinished.replace(path)

@@ -79,7 +79,7 @@ def test_local_nodes_are_examined_kept_and_judged(tmp_path: Path):
     )
 
     assert done.returncode in (0, 1), done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.json", "b.json"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["a.json", "b.json"]
     assert "2 of 2 nodes examined" in done.stdout
 
 
@@ -99,7 +99,8 @@ def test_a_plan_starts_nothing():
     done = fleet("plan", "--nodes", "gpu[1-2]")
 
     assert done.returncode == 0
-    assert [line.rpartition("> ")[2] for line in done.stdout.splitlines()] == [
-        "gpu1.json",
-        "gpu2.json",
+    assert [line.split()[-1] for line in done.stdout.splitlines()] == [
+        "answers",
+        "answers/gpu1.json",
+        "answers/gpu2.json",
     ]

@@ -1,0 +1,38 @@
+"""What a fleet's nodes can be asked for: one table of gpucheck's own commands."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Words after `gpucheck` that print a snapshot, and what the command needs."""
+
+    words: tuple[str, ...]
+    takes_gpus: bool  # puts them to work: a scheduler has to give them first
+    timeout_seconds: float
+    help: str
+
+
+JOBS = {
+    "doctor": Job(
+        words=("snapshot",), takes_gpus=False, timeout_seconds=120, help="what is wrong there"
+    ),
+    "quick": Job(
+        words=("snapshot", "--quick"),
+        takes_gpus=False,
+        timeout_seconds=60,
+        help="the same from files and NVML alone",
+    ),
+    "bench": Job(
+        words=("bench", "--snapshot", "-"),
+        takes_gpus=True,
+        timeout_seconds=600,
+        help="how fast each GPU computes and copies",
+    ),
+    "smoke": Job(
+        words=("smoke", "--snapshot", "-"),
+        takes_gpus=True,
+        timeout_seconds=900,
+        help="whether each GPU trains",
+    ),
+}

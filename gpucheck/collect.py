@@ -25,6 +25,7 @@ from gpucheck.snapshot import (
     Nvml,
     Packages,
     PyTorch,
+    Site,
     Snapshot,
     StartupFiles,
     Toolkits,
@@ -36,6 +37,7 @@ from gpucheck.snapshot import (
 if TYPE_CHECKING:
     from gpucheck.probes.apart import ProbeProcess
     from gpucheck.probes.child import Child
+    from gpucheck.probes.site import SiteProbes
 
 #: What the second reading itself may take while the GPUs are kept under load for it.
 SAMPLING_SECONDS = 2.0
@@ -168,6 +170,7 @@ def collect(
     # What reads files that anybody wrote runs apart, and starts before any thread does.
     from gpucheck.probes.apart import ProbeProcess
 
+    site = _start_site_probes()
     python_process = ProbeProcess[Any](
         "Python environment", lambda: _python_environment(scope.python, variables, left())
     )
@@ -241,6 +244,7 @@ def collect(
         nvml=nvml.facts(until),
         kernel_log=kernel_log.facts(until),
         ignore_list=ignore_list.facts(until),
+        site=Site() if site is None else site.facts(until),
         deep=None if worked is None else worked[0],
         expected_gpus=scope.expect_gpus,
         elapsed_ms={
@@ -370,6 +374,16 @@ def _ignore_list(variables: dict[str, str]) -> IgnoreList:
     from gpucheck.probes import ignore_list
 
     return IgnoreList(accepted=ignore_list.probe(variables))
+
+
+def _start_site_probes() -> "SiteProbes | None":
+    from gpucheck.probes import plugin_search
+
+    if not plugin_search.has_any():
+        return None
+    from gpucheck.probes import plugins, site
+
+    return site.SiteProbes(plugins.loaded())
 
 
 def _kernel_log(deadline_seconds: float) -> KernelLog:

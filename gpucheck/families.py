@@ -33,16 +33,24 @@ FAMILIES: tuple[Family, ...] = (
     Family(prefix="PRF", title="measured performance", section="Performance"),
     Family(prefix="BRN", title="burn-in", section="Burn-in"),
     Family(prefix="FLT", title="a fleet of machines", section="Fleet"),
+    Family(prefix="SIT", title="a site's own rules and probes", section="Site"),
 )
+#: Of the codes that a site gave its own rules, too: their prefixes are no row of the table.
+SITE = FAMILIES[-1]
 #: The report's sections, in the order of the table; some show more than one family.
 SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(family.section for family in FAMILIES))
 _BY_PREFIX = {family.prefix: family for family in FAMILIES}
 _DEPTHS = {family.prefix: depth for depth, family in enumerate(FAMILIES)}
 
 
-def family_of(code: str) -> Family | None:
-    """Return the family of a rule's *code*; None for a prefix that the table does not have."""
-    return _BY_PREFIX.get(code[:3])
+def family_of(code: str) -> Family:
+    """Return the family of a rule's *code*: a prefix that the table does not have is a site's."""
+    return _BY_PREFIX.get(code[:3], SITE)
+
+
+def section_of(code: str) -> str:
+    """Return the section of the report that shows the findings of *code*."""
+    return family_of(code).section
 
 
 def prefixes_of(section: str) -> tuple[str, ...]:

@@ -43,6 +43,13 @@ class ForkedCollector:
         *look* is called in place of `collect`. What it returns comes over with every byte of a
         path, be it Unicode or not.
         """
+        if look is None:  # a site's modules are loaded here: the fork has them, and no thread yet
+            from gpucheck.probes import plugin_search
+
+            if plugin_search.has_any():
+                from gpucheck.probes import plugins
+
+                plugins.loaded()
         self.ends_at = time.monotonic() + scope.seconds
         self._until = self.ends_at + SENDING_SECONDS
         self._board = Board()

@@ -236,6 +236,10 @@ def _cut_down(facts: dict[str, object]) -> dict[str, object]:
         text = facts.get("text")
         kept = _ASSIGNMENT.findall(text) if isinstance(text, str) else []
         return {"text": f" {CUT} ".join(each.strip() for each in kept) or CUT}
+    if kind == "sitefact":
+        return _site_fact(facts)
+    if kind == "sitefailure":
+        return {"why": _MAC.sub(CUT, _IP.sub(CUT, str(facts.get("why"))))}
     if kind == "unknown":
         return {"why": _MAC.sub(CUT, _IP.sub(CUT, str(facts.get("why"))))}
     if kind == "variable":
@@ -247,6 +251,16 @@ def _cut_down(facts: dict[str, object]) -> dict[str, object]:
     if kind == "xid" and isinstance(names := facts.get("processes"), (list, tuple)):
         return {"processes": [_program(str(name)) for name in names]}
     return {}
+
+
+def _site_fact(facts: dict[str, object]) -> dict[str, object]:
+    """A site's texts may be anything: without the word of the probe that gave them, none leaves."""
+    text = facts.get("value")
+    if not isinstance(text, str):
+        return {}
+    if facts.get("is_public"):
+        return {"value": _MAC.sub(CUT, _IP.sub(CUT, text))}
+    return {"value": {"type": "unknown", "why": "a text of the site", "kind": "no permission"}}
 
 
 def _variable(name: str, value: str) -> str:

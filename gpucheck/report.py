@@ -138,9 +138,9 @@ def examine(
     checked, and the others go on.
     """
     if rules is None:
-        from gpucheck.rules import RULES
+        from gpucheck.site_rules import every_rule
 
-        rules = RULES
+        rules = every_rule()
     accepted = {entry.code for entry in value(machine.ignore_list.accepted) or ()}
     titles: dict[str, str] = {}
     symptoms: list[tuple[Rule, Symptom]] = []
@@ -174,9 +174,7 @@ def examine(
                     )
         except Exception as error:  # noqa: BLE001 - one bad rule must not cost the report
             answered = True
-            not_checked.append(
-                Unchecked(code=rule.code, why=f"gpucheck's own rule failed: {error!r}")
-            )
+            not_checked.append(Unchecked(code=rule.code, why=f"the rule itself failed: {error!r}"))
         if not answered:
             passed.append(rule.code)
     return Report(

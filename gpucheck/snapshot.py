@@ -1181,6 +1181,37 @@ class Accepted(Fact, frozen=True, kw_only=True):
     file: str = ""  # that says so
 
 
+class SiteFact(Fact, frozen=True, kw_only=True):
+    """What a site's own probe found under a name of its choice."""
+
+    name: str
+    value: Maybe[bool | int | float | str] = NOT_EXAMINED
+    is_public: bool = False  # a text that may leave the machine
+
+
+class SiteFailure(Fact, frozen=True, kw_only=True):
+    """A site's own module or probe that gave nothing."""
+
+    source: str
+    why: str
+
+
+class Site(Fact, frozen=True, kw_only=True):
+    """What a site's own probes found; a machine without any has the defaults."""
+
+    facts: Known[tuple[SiteFact, ...]] = NOT_EXAMINED
+    failures: Known[tuple[SiteFailure, ...]] = NOT_EXAMINED
+
+    def fact(self, name: str) -> "Maybe[bool | int | float | str]":
+        """Return what a probe found under *name*; where none did, that is not known."""
+        if isinstance(self.facts, Unknown):
+            return self.facts
+        for fact in self.facts:
+            if fact.name == name:
+                return fact.value
+        return Unknown(f"no probe of the site gave {name}")
+
+
 class IgnoreList(Fact, frozen=True, kw_only=True):
     """What the files `gpucheck.toml` accept."""
 
@@ -1208,6 +1239,7 @@ class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     bench: Bench | None = None  # None: gpucheck bench was not run
     expected_gpus: int | None = None  # --expect-gpus
     ignore_list: IgnoreList = IgnoreList()
+    site: Site = Site()
     elapsed_ms: Mapping[str, float] = {}  # by part of the examination
 
 

@@ -1,6 +1,7 @@
 """What docs/contributing.md tells is done here, step by step, in a copy of the repository."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ SECTIONS = {
     section.partition("\n")[0]: section
     for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
 }
-BLOCK = re.compile(r"([^\n]*):\n\n```(?:python|json|sh)\n(.*?)```\n", re.DOTALL)
+BLOCK = re.compile(r"([^\n]*):\n\n```(?:python|json|sh|toml)\n(.*?)```\n", re.DOTALL)
 PLACES = (
     ("new file", re.compile(r"[Ii]n a new file `(?P<file>[^`]+)`$")),
     ("end", re.compile(r"[Aa]t the end of `(?P<file>[^`]+)`$")),
@@ -43,6 +44,7 @@ def follow(section: str, copy: Path) -> list[str]:
         else:
             at = position(old, place, match["name"])
             new = old[:at] + text + old[at:]
+        file.parent.mkdir(exist_ok=True)
         file.write_text(new, encoding="utf-8")
         if match["file"].endswith(".py"):
             names = re.findall(r"^def (test_\w+)", text, re.MULTILINE)
@@ -85,6 +87,7 @@ def test_the_steps_work_as_they_are_written(title: str, copy: Path):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:randomly", *tests],
         cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy / "acme")},
         capture_output=True,
         text=True,
         timeout=110,
@@ -93,5 +96,5 @@ def test_the_steps_work_as_they_are_written(title: str, copy: Path):
 
 
 def test_every_kind_of_contribution_that_the_readme_names_has_its_steps():
-    for kind in ("check", "fact", "format", "GPU model", "error text", "shell"):
+    for kind in ("check", "fact", "format", "GPU model", "error text", "shell", "own rules"):
         assert any(title.endswith(kind) for title in SECTIONS), kind

@@ -16,6 +16,7 @@ from gpucheck.cli.options import (
     PythonOption,
     QuickOption,
     QuietOption,
+    RulesOption,
     SelectOption,
     StrictOption,
     TimeoutOption,
@@ -23,6 +24,7 @@ from gpucheck.cli.options import (
     WatchOption,
     chosen_format,
     codes,
+    use_rules,
 )
 from gpucheck.cli_help import EXAMINE, EXIT_STATUS, PRINT, of_one_command
 from gpucheck.scope import Scope
@@ -56,6 +58,7 @@ def doctor(
     watch: WatchOption = None,
     timeout: TimeoutOption = None,
     expect_gpus: ExpectGpusOption = None,
+    rules: RulesOption = None,
     select: SelectOption = None,
     ignore: IgnoreOption = None,
     strict: StrictOption = False,
@@ -82,6 +85,7 @@ def doctor(
         raise typer.Exit
     from gpucheck.cli.judgement import Judgement
 
+    use_rules(rules)
     judgement = Judgement(
         form=chosen_format(format, as_json=as_json, quiet=quiet, verbose=verbose),
         select=codes("--select", select),

@@ -31,7 +31,7 @@ def examination(scope: Scope, meanwhile: Callable[[], object] = lambda: None) ->
 
 def _refuse_a_wrong_ignore_list(machine: "Snapshot") -> None:
     """Refuse a file that says nothing clear of what to ignore; one that never came is a fact."""
-    from gpucheck.rules import named
+    from gpucheck.site_rules import named
     from gpucheck.snapshot import Unknown
 
     accepted = machine.ignore_list.accepted

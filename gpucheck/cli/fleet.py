@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpucheck import console
+from gpucheck.cli.options import RulesOption
 from gpucheck.cli_help import JUDGE, PRINT, Command, Group
 from gpucheck.fleet.engines import ENGINES
 from gpucheck.fleet.form import FleetFormat
@@ -154,6 +155,7 @@ def judge(
     allow_missing: AllowMissing = False,
     racks: RacksOption = None,
     history: HistoryOption = None,
+    rules: RulesOption = None,
     form: FormatOption = FleetFormat.TEXT,
     processes: Annotated[
         int, typer.Option(min=0, max=1024, help="Processes that judge. Default: one for each core.")
@@ -164,7 +166,7 @@ def judge(
     from gpucheck.fleet.reading import answers
     from gpucheck.fleet.rules import Fleet
 
-    results = tuple(judge_all(answers(sources), processes=processes))
+    results = tuple(judge_all(answers(sources), processes=processes, rules=rules or ()))
     if not results:
         raise UsageError(f"{', '.join(sources)}: holds no snapshot")
     fleet = Fleet(

@@ -69,9 +69,10 @@ class Judgement:
 
     def _report(self, machine: "Snapshot") -> "Report":
         from gpucheck.report import examine
+        from gpucheck.site_rules import noted
 
         return examine(
-            machine,
+            noted(machine),
             select=self.select,
             ignore=self.ignore,
             strict=self.strict,

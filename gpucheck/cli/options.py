@@ -28,11 +28,11 @@ def _number(value: float | None) -> float | None:
 def complete_codes(incomplete: str) -> list[tuple[str, str]]:
     """Return the rules and families that begin with *incomplete*, for a shell's completion."""
     from gpucheck.families import FAMILIES
-    from gpucheck.rules import RULES
+    from gpucheck.site_rules import every_rule
 
     before, comma, start = incomplete.rpartition(",")
     named = [(family.prefix, family.title) for family in FAMILIES]
-    named += [(rule.code, rule.title) for rule in RULES]
+    named += [(rule.code, rule.title) for rule in every_rule()]
     return [
         (f"{before}{comma}{name}", title)
         for name, title in named
@@ -98,6 +98,16 @@ ExpectGpusOption = Annotated[
         help="Any other number is an error.",
     ),
 ]
+RulesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rules",
+        metavar="FILE.py",
+        rich_help_panel=JUDGE,
+        help="Judge by the rules of this file too, and look with its probes: it is run. "
+        "May be given several times.",
+    ),
+]
 SelectOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -161,13 +171,21 @@ def chosen_format(named: Format | None, *, as_json: bool, quiet: bool, verbose: 
     return chosen
 
 
+def use_rules(files: list[str] | None) -> None:
+    """Judge by the rules of *files* too; refuse those that are none, before a long look."""
+    if files:
+        from gpucheck import site_rules
+
+        site_rules.use(files)
+
+
 def codes(option: str, values: Iterable[str] | None) -> list[str]:
     """Split lists at commas, and refuse what is neither a rule nor a family of rules."""
     names = [name.strip().upper() for value in values or () for name in value.split(",")]
     names = [name for name in names if name]
     if not names:
         return []
-    from gpucheck.rules import named
+    from gpucheck.site_rules import named
 
     for name in names:
         if not named(name):
@@ -179,9 +197,9 @@ def _near(name: str) -> str:
     from difflib import get_close_matches
 
     from gpucheck.families import FAMILIES
-    from gpucheck.rules import RULES
+    from gpucheck.site_rules import every_rule
 
-    known = [*(rule.code for rule in RULES), *(family.prefix for family in FAMILIES)]
+    known = [*(rule.code for rule in every_rule()), *(family.prefix for family in FAMILIES)]
     near = get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return f": did you mean {' or '.join(near)}?"

@@ -11,8 +11,10 @@ from gpucheck.cli.options import (
     DeepOption,
     PythonOption,
     QuickOption,
+    RulesOption,
     TimeoutOption,
     WatchOption,
+    use_rules,
 )
 from gpucheck.cli_help import PRINT, of_one_command
 from gpucheck.scope import Scope
@@ -59,6 +61,7 @@ def snapshot(
     deep: DeepOption = False,
     watch: WatchOption = None,
     quick: QuickOption = False,
+    rules: RulesOption = None,
     timeout: TimeoutOption = None,
 ) -> None:
     """Write the facts of this machine as JSON, private details removed, for doctor --from."""
@@ -77,6 +80,7 @@ def snapshot(
         watch_seconds=watch or 0.0,
         timeout_seconds=timeout,
     )
+    use_rules(rules)
     machine = examination(scope)
     text = snapshot_file.as_json(machine if identify else privacy.redact(machine))
     if target is None:

@@ -7,7 +7,7 @@ from gpucheck.explain import codes, messages, xids
 from gpucheck.explain.page import Page, joined
 from gpucheck.explain.rules import page_of_family, page_of_rule, rule_list
 from gpucheck.knowledge import cuda_errors, error_messages
-from gpucheck.rules import RULES
+from gpucheck.site_rules import every_rule
 from gpucheck.usage_error import UsageError
 
 __all__ = ["USAGE", "explanation", "pages", "rule_list"]
@@ -39,10 +39,10 @@ def explanation(what: str, *, width: int = 80, as_root: bool = False) -> str:
     name = what.strip().upper()
     if not name:
         raise UsageError("there is no text to explain")
-    by_code = {rule.code: rule for rule in RULES}
+    by_code = {rule.code: rule for rule in every_rule()}
     if name in by_code:
         return page_of_rule(by_code[name], width)
-    if any(rule.family == name for rule in RULES):
+    if any(rule.family == name for rule in by_code.values()):
         return page_of_family(name)
     found = pages(what)
     if found:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpucheck.knowledge.error_messages import FAULTS
 from gpucheck.knowledge.step import Step
-from gpucheck.rules import RULES
+from gpucheck.site_rules import every_rule
 from gpucheck.wording import listed
 
 #: Of one text: the first page is printed in full, and this many others in short.
@@ -56,7 +56,7 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 def rule_lines(codes: Sequence[str]) -> list[str]:
     """Return a line for each rule of *codes* that there is."""
-    titles = {rule.code: rule.title for rule in RULES}
+    titles = {rule.code: rule.title for rule in every_rule()}
     return [f"  {code}  {titles[code]}" for code in codes if code in titles]
 
 

@@ -4,7 +4,7 @@ from gpucheck.explain.page import rule_lines, wrapped
 from gpucheck.families import FAMILIES, family_of
 from gpucheck.knowledge import error_messages, xid
 from gpucheck.rule import Rule
-from gpucheck.rules import RULES
+from gpucheck.site_rules import every_rule
 from gpucheck.wording import ranges
 
 MOST_TEXTS = 12  # known texts that lead to one rule
@@ -34,9 +34,8 @@ def page_of_rule(rule: Rule, width: int) -> str:
 
 def page_of_family(family: str) -> str:
     """Return the rules of *family*, one a line."""
-    named = family_of(family)
-    lines = [f"{family}: {'' if named is None else named.title}"]
-    for rule in RULES:
+    lines = [f"{family}: {family_of(family).title}"]
+    for rule in every_rule():
         if rule.family == family:
             lines.append(f"  {rule.code}  {rule.severity.value:<7}  {rule.title}")
     return "\n".join(lines) + "\n"
@@ -44,5 +43,6 @@ def page_of_family(family: str) -> str:
 
 def rule_list() -> str:
     """Return every rule on a line, by family."""
-    known = {rule.family for rule in RULES}
-    return "\n".join(page_of_family(each.prefix) for each in FAMILIES if each.prefix in known)
+    known = {rule.family for rule in every_rule()}
+    ours = [family.prefix for family in FAMILIES if family.prefix in known]
+    return "\n".join(map(page_of_family, (*ours, *sorted(known.difference(ours)))))

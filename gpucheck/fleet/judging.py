@@ -7,7 +7,7 @@ from itertools import islice
 
 import msgspec
 
-from gpucheck import snapshot_file
+from gpucheck import site_rules, snapshot_file
 from gpucheck.fleet.facts import NodeFinding, NodeResult, facts_of, measures_of, peers_of
 from gpucheck.fleet.reading import Answer
 from gpucheck.render.sanitize import clean
@@ -26,19 +26,24 @@ class _Line(msgspec.Struct):
     snapshot: msgspec.Raw = msgspec.Raw()
 
 
-def judge_all(answers: Iterable[Answer], *, processes: int = 0) -> Iterator[NodeResult]:
+def judge_all(
+    answers: Iterable[Answer], *, processes: int = 0, rules: Sequence[str] = ()
+) -> Iterator[NodeResult]:
     """Yield the result of each of *answers*, in any order; *processes* 0 means one per core.
+
+    *rules* are files of a site's own rules.
 
     A node without an answer, or with one that is no snapshot, has the verdict `unreadable`, and its
     only finding says why.
     """
     count = processes or len(os.sched_getaffinity(0))
     batches = _batches(answers)
+    site_rules.use(rules)
     if count == 1:
         for batch in batches:
             yield from judge_batch(batch)
         return
-    with ProcessPoolExecutor(count) as pool:
+    with ProcessPoolExecutor(count, initializer=site_rules.use, initargs=(rules,)) as pool:
         waiting = [pool.submit(judge_batch, batch) for batch in islice(batches, 2 * count)]
         while waiting:
             yield from waiting.pop(0).result()
@@ -75,7 +80,7 @@ def judge(answer: Answer) -> NodeResult:
 
 def result_of(node: str, machine: Snapshot) -> NodeResult:
     """Judge one machine, and return what a fleet keeps of it."""
-    report = examine(machine)
+    report = examine(site_rules.noted(machine))
     return NodeResult(
         node=clean(node),
         verdict=report.verdict,

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from gpucheck.families import FAMILIES, family_of
+from gpucheck.families import SECTIONS, section_of
 from gpucheck.report import Finding, Report, Unchecked
 from gpucheck.rule import Severity
 
@@ -21,16 +21,16 @@ def as_junit(report: Report) -> str:
     suites: dict[str, list[tuple[str, str]]] = defaultdict(list)  # section → kind, test case
     for finding in report.findings:
         kind = "failure" if finding.severity is Severity.ERROR else "passed"
-        suites[_section(finding.code)].append((kind, _of_finding(finding)))
+        suites[section_of(finding.code)].append((kind, _of_finding(finding)))
     for one in report.not_checked:
-        suites[_section(one.code)].append(("skipped", _of_unchecked(one)))
+        suites[section_of(one.code)].append(("skipped", _of_unchecked(one)))
     for code in report.passed:
-        suites[_section(code)].append(("passed", f"{_begin(code, code)}/>"))
+        suites[section_of(code)].append(("passed", f"{_begin(code, code)}/>"))
     return "\n".join(_lines(report, suites)) + "\n"
 
 
 def _lines(report: Report, suites: dict[str, list[tuple[str, str]]]) -> Iterator[str]:
-    order = [section for section in dict.fromkeys(f.section for f in FAMILIES) if section in suites]
+    order = [section for section in SECTIONS if section in suites]
     cases = [case for section in order for case in suites[section]]
     seconds = report.machine.elapsed_ms.get("total", 0.0) / 1000
     yield '<?xml version="1.0" encoding="UTF-8"?>'
@@ -79,11 +79,6 @@ def _of_unchecked(one: Unchecked) -> str:
 
 def _begin(code: str, name: str) -> str:
     return f'<testcase classname="gpucheck.{code[:3]}" name="{_xml(name)}" time="0"'
-
-
-def _section(code: str) -> str:
-    family = family_of(code)
-    return FAMILIES[0].section if family is None else family.section
 
 
 def _xml(text: str) -> str:

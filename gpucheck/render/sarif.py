@@ -21,7 +21,7 @@ _MACHINE = "gpucheck-report"
 
 def as_sarif(report: Report) -> str:
     """Return *report* as one SARIF log, indented, with a newline at its end."""
-    from gpucheck.rules import RULES
+    from gpucheck.site_rules import every_rule
 
     found = {finding.code for finding in report.findings}
     rules = [
@@ -33,7 +33,7 @@ def as_sarif(report: Report) -> str:
             "help": {"text": rule.explanation or rule.title},
             "defaultConfiguration": {"level": _LEVELS[rule.severity]},
         }
-        for rule in RULES
+        for rule in every_rule()
         if rule.code in found
     ]
     numbers = {rule["id"]: number for number, rule in enumerate(rules)}

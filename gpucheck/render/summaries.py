@@ -297,6 +297,18 @@ def performance(machine: Snapshot) -> str:
     return line(machine)
 
 
+def site(machine: Snapshot) -> str:
+    """What the site's own probes found; "" where it has none."""
+    facts = value(machine.site.facts) or ()
+    return ", ".join(f"{fact.name} {_shown(fact.value)}" for fact in facts)
+
+
+def _shown(fact: object) -> str:
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    return "unknown" if isinstance(fact, Unknown) else "none" if fact is None else f"{fact}"
+
+
 _SUMMARIES: Mapping[str, Callable[[Snapshot], str]] = {
     "Host": host,
     "Driver": driver,
@@ -309,6 +321,7 @@ _SUMMARIES: Mapping[str, Callable[[Snapshot], str]] = {
     "Multi-GPU": multi_gpu,
     "Training": training,
     "Performance": performance,
+    "Site": site,
 }
 
 

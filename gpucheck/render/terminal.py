@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gpucheck.families import SECTIONS, prefixes_of
+from gpucheck.families import SECTIONS, SITE, prefixes_of, section_of
 from gpucheck.render import summaries
 from gpucheck.render.groups import Group, first_step, grouped
 from gpucheck.render.remedy import Adviser, Block, Way
@@ -77,10 +77,6 @@ class _Page:
         yield ""
         for name in SECTIONS:
             yield from self._section(name)
-        claimed = {prefix for name in SECTIONS for prefix in prefixes_of(name)}
-        for group in self._groups:
-            if group.finding.code[:3] not in claimed:
-                yield from self._group(group)
         yield ""
         yield from self._without_answer()
         yield from self._verdict()
@@ -106,16 +102,20 @@ class _Page:
 
     def _section(self, name: str) -> Iterator[str]:
         report, style, prefixes = self._report, self._style, prefixes_of(name)
-        mine = [finding for finding in report.findings if finding.code[:3] in prefixes]
-        if not any(code[:3] in prefixes for code in report.titles):
+        mine = [finding for finding in report.findings if section_of(finding.code) == name]
+        asked = [code for code in report.titles if section_of(code) == name]
+        if not asked:
             return
         what = summaries.of_section(name, report.machine)
+        own = [code for code in asked if code[:3] != SITE.prefix] if name == SITE.section else []
+        if own:
+            what = f"{count(len(own), 'rule')} of its own{', ' if what else ''}{what}"
         if not (what or mine):
             return
-        unchecked = [one for one in report.not_checked if one.code[:3] in prefixes]
-        passed = [code for code in report.passed if code[:3] in prefixes]
-        here = [group for group in self._groups if group.finding.code[:3] in prefixes]
-        elsewhere = _roots_elsewhere(mine, prefixes)
+        unchecked = [one for one in report.not_checked if section_of(one.code) == name]
+        passed = [code for code in report.passed if section_of(code) == name]
+        here = [group for group in self._groups if section_of(group.finding.code) == name]
+        elsewhere = _roots_elsewhere(mine, name)
         text = f"{what} (see {', '.join(elsewhere)})" if elsewhere and not here else what
         sign = _sign(what, mine, unchecked, passed)
         label = f"{style.sign(sign)} {style.bold(name)}"
@@ -327,9 +327,9 @@ def _sign(
     return "good" if passed or severities else "none"
 
 
-def _roots_elsewhere(mine: Sequence[Finding], prefixes: Sequence[str]) -> tuple[str, ...]:
+def _roots_elsewhere(mine: Sequence[Finding], name: str) -> tuple[str, ...]:
     roots = (finding.explained_by for finding in mine if finding.explained_by)
-    return tuple(dict.fromkeys(root for root in roots if root[:3] not in prefixes))
+    return tuple(dict.fromkeys(root for root in roots if section_of(root) != name))
 
 
 def _shortened(text: str, room: int) -> str:

@@ -16,9 +16,4 @@ def _find() -> Iterator[Rule]:
                 yield thing
 
 
-def named(name: str) -> tuple[Rule, ...]:
-    """Return the rules that a code, or the prefix of a family, names."""
-    return tuple(rule for rule in RULES if name in (rule.code, rule.family))
-
-
 RULES: tuple[Rule, ...] = tuple(sorted(_find(), key=lambda rule: rule.code))

@@ -19,7 +19,7 @@ from machines import CUDA_12, CUDA_13, HEALTHY, SITE, gpu, machine, with_variabl
 from seen_facts import seen
 
 #: Sections that have nothing to say where no workload was run.
-OF_WORKLOADS = ("Training", "Performance", "Burn-in", "Fleet")
+OF_WORKLOADS = ("Training", "Performance", "Burn-in", "Fleet", "Site")
 
 
 def torch(**changes: object) -> dict[str, object]:

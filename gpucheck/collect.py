@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gpucheck import __version__
 from gpucheck.pending import Board
+from gpucheck.probes.first_children import Children
 from gpucheck.probes.sampling import Sampling
 from gpucheck.scope import Scope
 from gpucheck.snapshot import (
@@ -142,16 +143,16 @@ class _Load:
 
 
 def collect(
-    scope: Scope, *, cuda_child: "Child | None" = None, board: Board | None = None
+    scope: Scope, *, children: "Children | None" = None, board: Board | None = None
 ) -> Snapshot:
     """Return the facts of this machine, within the seconds of *scope* and half a second.
 
-    *cuda_child* is the child that asks cuInit, where the caller started it already. *board* shows
+    *children* are those that take longest, where the caller started them already. *board* shows
     what is awaited.
     """
     board = board or Board()
-    # Whoever started the child counts the time from then on.
-    started = time.monotonic() if cuda_child is None else cuda_child.started_at
+    children = children or Children.start(scope)  # the slowest first: they work while we read files
+    started = children.started_at
     taken_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
     deep, quick, watch_seconds = scope.deep, scope.quick, scope.watch_seconds
     until = started + scope.seconds
@@ -162,11 +163,9 @@ def collect(
     def left() -> float:
         return max(0.1, early - time.monotonic())
 
-    # The slowest first: the children work while this process reads files.
     from gpucheck.probes import cuda_init
 
-    if cuda_child is None and not quick:
-        cuda_child = cuda_init.start(left())
+    cuda_child = children.cuda
     # What reads files that anybody wrote runs apart, and starts before any thread does.
     from gpucheck.probes.apart import ProbeProcess
 
@@ -201,7 +200,9 @@ def collect(
     load = _Load(load_seconds=max(watch_seconds, 1.0) + SAMPLING_SECONDS) if deep else None
     sampling = None if cuda_child is None else Sampling()
     host = look("host", Host, _host)
-    nvml = look("nvml", Nvml, lambda: _nvml(scope, left(), load, sampling, host, early))
+    nvml = look(
+        "nvml", Nvml, lambda: _nvml(scope, children.nvml, left(), load, sampling, host, early)
+    )
     toolkits = look("toolkits", Toolkits, lambda: _toolkits(variables, left(), not quick))
     cudnn = look(
         "cudnn",
@@ -347,6 +348,7 @@ def _cudnn(
 
 def _nvml(
     scope: Scope,
+    started: "Child",
     deadline_seconds: float,
     load: "_Load | None",
     sampling: Sampling | None,
@@ -367,6 +369,7 @@ def _nvml(
         before_later_sample=None if load is None else load.wait,
         sampling=sampling,
         sees_all_processes=sees_all_processes,
+        started=started,
     )
 
 

@@ -5,8 +5,8 @@ cannot exit. So the process that reads files is a fork of the one that prints: i
 when they are there, and if it is stuck in the kernel by then, it is left behind like any child. The
 parent, meanwhile, is free to import what it will judge and print with.
 
-The fork comes before nearly all imports, and the child that asks cuInit right after it: nobody gets
-an answer from CUDA sooner than cuInit gives it, so it has to be asked first.
+The fork comes before nearly all imports, and the children that ask cuInit and NVML right after it:
+nobody gets an answer sooner than they give it, so they have to be asked first.
 """
 
 import os
@@ -168,13 +168,13 @@ def _examine(
 
             data = pickle.dumps(look())
         else:
-            from gpucheck.probes import cuda_init
+            from gpucheck.probes.first_children import Children
 
-            cuda_child = None if scope.quick else cuda_init.start(scope.seconds)
+            children = Children.start(scope)
 
             from gpucheck.collect import collect
 
-            data = _packed(collect(scope, cuda_child=cuda_child, board=board))
+            data = _packed(collect(scope, children=children, board=board))
         with os.fdopen(sending, "wb") as pipe:
             pipe.write(_SIZE.pack(len(data)) + data)
     except BaseException:  # noqa: BLE001 - a fork must never run on as its parent

@@ -15,9 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from fakes.nvml import FakeNvml, h200
 
-from gpucheck.probes import nvml
+from gpucheck.probes import nvml, nvml_child
 from gpucheck.probes.child import Child
-from gpucheck.probes.nvml_session import NvmlSession
 
 COUNTS = (1, 2, 4, 8, 16)
 H200_QUERY_MILLISECONDS = 0.4  # 306 ms without the two InfoROM checks, by 282 queries
@@ -44,12 +43,10 @@ def costs(*, query_milliseconds: float = 0.0, runs: int = 5) -> dict[int, float]
 
 def child_lines(*, parallel: bool, deep: bool) -> list[tuple[float, str]]:
     """Return what the child says here, each line with its milliseconds from the start."""
-    session = NvmlSession(
-        deep=deep, watch=deep, later=False, capabilities=(0, 1, 2), environment=None
-    )
+    command = nvml_child.command(capabilities=(0, 1, 2), deep=deep, watch=deep, parallel=parallel)
     found = []
     start = time.perf_counter()
-    with Child(session.command(None, parallel=parallel), deadline_seconds=60) as child:
+    with Child(command, deadline_seconds=60) as child:
         for line in child.lines():
             found.append((1000 * (time.perf_counter() - start), line.decode()))
     return found

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-#: After the first round: the quick counters, while cuInit is awaited, which takes half a second
-#: with two H100s; what holds the driver's lock for longer where cuInit is still awaited then. It
-#: would hold up cuInit itself: 1.1 s with it, 0.75 s without (2 H100s).
-QUICK_SAMPLE_AFTER_SECONDS = 0.1
+#: After the first round: what is judged by how it grows, while cuInit is awaited, which takes half
+#: a second with two H100s; all else where cuInit is still awaited then. Each question to a GPU's
+#: firmware holds up cuInit itself: 1.1 s with all of them, 0.75 s without the slowest (2 H100s).
+SHORT_SAMPLE_AFTER_SECONDS = 0.1
 SLOW_ROUND_AFTER_SECONDS = 0.9
 SLOW_SAMPLE_AFTER_SECONDS = 0.4
 #: The InfoROM is checked unasked on machines with so many GPUs at most.
@@ -172,6 +172,7 @@ class _Session:
         self.nvml = nvml
         self.options = options
         self.handles: dict[int, Any] = {}
+        self.first: dict[int, dict[str, Any]] = {}
 
     def run(self, count: int) -> None:
         """Ask every GPU that was asked for, then every pair; then read counters again."""
@@ -225,6 +226,8 @@ class _Session:
         for query in plan:
             answer = queries.ask(self.nvml, query, handle)
             _report(index, query[0], answer, sample=number)
+            if not number:
+                self.first.setdefault(index, {})[query[0]] = answer[1]
             if answer[0] == "lost":
                 self.handles.pop(index, None)
                 return
@@ -244,10 +247,10 @@ class _Session:
                 _report(a, "level", answer, other=b)
 
     def sample(self) -> None:
-        """Take a sample of what is read quickly, then the slow baselines, and a whole sample."""
+        """Take a short sample, then the baselines that take long, and a whole sample."""
         since = time.monotonic()
-        self._wait(since + QUICK_SAMPLE_AFTER_SECONDS)
-        self.each(lambda index: self.ask(index, queries.LATER[:-1], 1), sorted(self.handles))
+        self._wait(since + SHORT_SAMPLE_AFTER_SECONDS)
+        self.each(lambda index: self.ask(index, self.short_plan(index), 1), sorted(self.handles))
         self._wait(since + SLOW_ROUND_AFTER_SECONDS)
         self.each(lambda index: self.ask(index, (queries.NVLINK_ERRORS,), 0), sorted(self.handles))
         baseline = time.monotonic()
@@ -257,6 +260,13 @@ class _Session:
             )
         self._wait(baseline + SLOW_SAMPLE_AFTER_SECONDS)
         self.each(lambda index: self.ask(index, queries.LATER, 2), sorted(self.handles))
+
+    def short_plan(self, index: int) -> tuple[queries.Query, ...]:
+        """Return what a short sample of a GPU reads."""
+        first = self.first.get(index, {})
+        now, most = first.get("pcie_generation"), first.get("pcie_generation_max")
+        is_slow = now is not None and most is not None and now < most
+        return queries.RATES + (queries.LINK if is_slow else ())
 
     @staticmethod
     def _wait(until: float) -> None:

@@ -14,15 +14,11 @@ import msgspec
 
 from gpucheck.held_memory import SECOND_LOOK_SECONDS, wants_second_look
 from gpucheck.payload import nvml_queries as queries
+from gpucheck.probes import nvml_child
+from gpucheck.probes.child import Child
 from gpucheck.probes.messages import NvmlAnswer
 from gpucheck.probes.nvml_gpu import gpu_facts, sample_facts
-from gpucheck.probes.nvml_links import (
-    P2P_NVLINK,
-    P2P_READ,
-    P2P_WRITE,
-    pairs,
-    with_link_ends,
-)
+from gpucheck.probes.nvml_links import pairs, with_link_ends
 from gpucheck.probes.nvml_readings import Answers, text
 from gpucheck.probes.nvml_session import NvmlSession, State, why
 from gpucheck.probes.sampling import Sampling
@@ -50,6 +46,7 @@ def probe(
     before_later_sample: Callable[[], bool] | None = None,
     sampling: Sampling | None = None,
     sees_all_processes: Callable[[], bool] | None = None,
+    started: Child | None = None,
     environment: Mapping[str, str] | None = None,
     root: Path = Path("/"),
 ) -> Nvml:
@@ -62,18 +59,18 @@ def probe(
     may go on. Memory that nobody owns is looked at again a second later, where
     *sees_all_processes* says that its owner would be visible.
 
-    *quick* leaves out whether pairs of GPUs would use NVLink. *environment* is the children's;
-    None: this process's own.
+    *quick* leaves out whether pairs of GPUs would use NVLink. *started* is the first child, where
+    `nvml_child.start` made it already. *environment* is the children's; None: this process's own.
     """
-    capabilities = (P2P_READ, P2P_WRITE) if quick else (P2P_READ, P2P_WRITE, P2P_NVLINK)
     ends_at = time.monotonic() + deadline_seconds
     watch = deep or watch_seconds > 0
     session = NvmlSession(
         deep=deep,
         watch=watch,
         later=False,
-        capabilities=capabilities,
+        capabilities=nvml_child.capabilities(quick=quick),
         environment=environment,
+        started=started,
         sampling=None if watch else sampling,
     )
     session.run(deadline_seconds)
@@ -257,8 +254,8 @@ def _with_newest(gpu: Gpu, session: NvmlSession, root: Path) -> Gpu:
 
 
 def _is_whole(readings: Mapping[str, NvmlAnswer]) -> bool:
-    """Whether a sample came as far as the slow counters of the NVLinks, which are the last."""
-    return all(query[0] in readings for query in queries.LATER if query != queries.NVLINK_ERRORS)
+    """Whether a sample has all that is judged by how it grows; the rest may not have been asked."""
+    return all(query[0] in readings for query in queries.RATES)
 
 
 def _with_later(

@@ -9,11 +9,11 @@ import msgspec
 
 from gpucheck.payload import nvml_queries as queries
 from gpucheck.probes.messages import NvmlAnswer
+from gpucheck.probes.nvml_child import P2P_NVLINK, P2P_READ, P2P_WRITE
 from gpucheck.probes.nvml_readings import Answers, integer
 from gpucheck.probes.nvml_session import NvmlSession, why
 from gpucheck.snapshot import NOT_SUPPORTED, Gpu, GpuPair, NotSupported, NvLink, Reading, Unknown
 
-P2P_READ, P2P_WRITE, P2P_NVLINK = 0, 1, 2
 P2P_STATUS = ("OK", "CNS", "GNS", "TNS", "DR", "NS", "U")  # in nvidia-smi's words
 LEVELS = {0: "PSB", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
 LINK_ENDS: dict[int, Literal["gpu", "cpu", "switch"]] = {0: "gpu", 1: "cpu", 2: "switch"}

@@ -8,10 +8,8 @@ from gpucheck.probes.messages import NvmlAnswer
 from gpucheck.probes.nvml_session import why
 from gpucheck.snapshot import NOT_SUPPORTED, NotSupported, Reading, Unknown
 
-LEFT_OUT = {
-    "inforom_check": Unknown("read with --deep", "by design"),
-    "nvlink_errors": Unknown("read with --deep or --watch", "by design"),
-}
+READ_WITH_DEEP = Unknown("read with --deep", "by design")
+NOT_SAMPLED = Unknown("read with --deep or --watch", "by design")
 T = TypeVar("T")
 
 
@@ -32,7 +30,9 @@ class Answers:
         """Return the answer to *key*, put through *convert*."""
         answer = self._answered.get(key)
         if answer is None:
-            return self._missing if key in self._symbols else LEFT_OUT[key]
+            if key in self._symbols:
+                return self._missing
+            return READ_WITH_DEEP if key == "inforom_check" else NOT_SAMPLED
         if answer.outcome == "value":
             return self._converted(key, answer.value, convert)
         if answer.outcome == "not supported":
@@ -96,8 +96,15 @@ def text(value: str) -> str:
     return value.strip()
 
 
-def ranges(words: Sequence[int]) -> str:
-    """Write a mask, 64 bits to a number, as Linux writes lists of CPUs: "0-31,64-95"."""
+def ranges(words: str | Sequence[int]) -> str:
+    """Write a mask, 64 bits to a number, as Linux writes lists of CPUs: "0-31,64-95".
+
+    A list of Linux's own stays what it is.
+    """
+    if isinstance(words, str):
+        if set(words) <= set("0123456789-,"):
+            return words
+        raise ValueError(words)
     found: list[list[int]] = []
     for position, word in enumerate(words):
         for bit in range(word.bit_length()):

@@ -5,14 +5,14 @@ goes on with the others. At first every GPU has its thread, because they do not 
 there; where it is not plain whose query did the harm, the next child asks one GPU after the other.
 """
 
-import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from gpucheck.payload import nvml_queries as queries
-from gpucheck.probes.child import Child, payload_command
+from gpucheck.probes import nvml_child
+from gpucheck.probes.child import Child
 from gpucheck.probes.messages import Done, MessageError, NvmlAnswer, NvmlRound, decode
 from gpucheck.probes.sampling import Sampling
 from gpucheck.snapshot import NvmlError
@@ -59,6 +59,7 @@ class NvmlSession:
     environment: Mapping[str, str] | None
     only: Sequence[int] | None = None
     sampling: Sampling | None = None
+    started: Child | None = None  # asks all that this session asks, and was started before it
     system: dict[str, NvmlAnswer] = field(default_factory=dict)
     gpus: dict[int, dict[str, NvmlAnswer]] = field(default_factory=dict)
     pairs: dict[tuple[int, int], dict[str, NvmlAnswer]] = field(default_factory=dict)
@@ -119,8 +120,11 @@ class NvmlSession:
         for index in only or ():
             self.gpus.pop(index, None)
         self.system = {}
-        with Child(
-            self.command(only, parallel=parallel),
+        started, self.started = self.started, None
+        if started is not None:
+            started.shorten(seconds)
+        with started or Child(
+            self._command(only, parallel=parallel),
             deadline_seconds=seconds,
             environment=self.environment,
         ) as child:
@@ -158,22 +162,17 @@ class NvmlSession:
                 self.take(message)
         child.leave()
 
-    def command(self, only: list[int] | None, *, parallel: bool) -> list[str]:
-        """Return what starts a child that asks the GPUs in *only*."""
-        flags = {
-            "deep": self.deep,
-            "watch": self.watch,
-            "later": self.later,
-            "parallel": parallel,
-            "sample": self.sampling is not None,
-        }
-        words = [name for name, is_on in flags.items() if is_on]
-        if only is not None:
-            words.append(f"only={_listed(only)}")
-            if not self.later:
-                words.append(f"also={_listed(self._sound())}")
-        words.append(f"capabilities={_listed(self.capabilities)}")
-        return payload_command(sys.executable, "nvml", *words, isolated=True, pynvml=True)
+    def _command(self, only: list[int] | None, *, parallel: bool) -> list[str]:
+        return nvml_child.command(
+            capabilities=self.capabilities,
+            deep=self.deep,
+            watch=self.watch,
+            later=self.later,
+            parallel=parallel,
+            sample=self.sampling is not None,
+            only=only,
+            also=self._sound(),
+        )
 
     def take(self, answer: NvmlAnswer) -> None:
         """Take in one answer."""
@@ -236,10 +235,6 @@ class NvmlSession:
                 self.errors[index] = "hung", f"{symbol} was under way when {why}"
             else:
                 self.errors[index] = "failed", f"not asked: {why}"
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    return ",".join(map(str, numbers))
 
 
 def _decoded(line: bytes) -> object:

@@ -116,10 +116,10 @@ def pcie_slow(gpu: Gpu, machine: Snapshot) -> Answers:
     if later is not None and value(later.pcie_generation) == most:
         return
     looks = [(now, gpu.performance_state, gpu.utilization_percent, False)]
-    if later is not None:
+    if later is not None and isinstance(later.pcie_generation, int):
         looks.append(
             (
-                value(later.pcie_generation) or now,
+                later.pcie_generation,
                 later.performance_state,
                 later.utilization_percent,
                 later.under_load,

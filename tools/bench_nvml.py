@@ -43,7 +43,9 @@ def costs(*, query_milliseconds: float = 0.0, runs: int = 5) -> dict[int, float]
 
 def child_lines(*, parallel: bool, deep: bool) -> list[tuple[float, str]]:
     """Return what the child says here, each line with its milliseconds from the start."""
-    command = nvml_child.command(capabilities=(0, 1, 2), deep=deep, watch=deep, parallel=parallel)
+    command = nvml_child.nvml_command(
+        capabilities=(0, 1, 2), deep=deep, watch=deep, parallel=parallel
+    )
     found = []
     start = time.perf_counter()
     with Child(command, deadline_seconds=60) as child:

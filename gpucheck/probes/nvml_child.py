@@ -17,7 +17,7 @@ def start(scope: "Scope") -> Child:
     """Start the child that asks all GPUs side by side what *scope* wants to know."""
     watch = scope.deep or scope.watch_seconds > 0
     return Child(
-        command(
+        nvml_command(
             capabilities=capabilities(quick=scope.quick),
             deep=scope.deep,
             watch=watch,
@@ -33,7 +33,7 @@ def capabilities(*, quick: bool) -> tuple[int, ...]:
     return (P2P_READ, P2P_WRITE) if quick else (P2P_READ, P2P_WRITE, P2P_NVLINK)
 
 
-def command(
+def nvml_command(
     *,
     capabilities: Iterable[int],
     deep: bool = False,

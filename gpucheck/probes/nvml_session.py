@@ -163,7 +163,7 @@ class NvmlSession:
         child.leave()
 
     def _command(self, only: list[int] | None, *, parallel: bool) -> list[str]:
-        return nvml_child.command(
+        return nvml_child.nvml_command(
             capabilities=self.capabilities,
             deep=self.deep,
             watch=self.watch,

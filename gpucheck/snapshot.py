@@ -102,6 +102,38 @@ class PciGpu(Fact, frozen=True, kw_only=True):
     bridges: Known[tuple[PciPort, ...]] = NOT_EXAMINED  # above it, nearest first
 
 
+class RdmaPort(Fact, frozen=True, kw_only=True):
+    """A port of an RDMA adapter."""
+
+    number: int
+    state: Maybe[str] = NOT_EXAMINED  # "ACTIVE", "DOWN", "INIT"
+    rate: Maybe[str] = NOT_EXAMINED  # "400 Gb/sec (4X NDR)"
+    link_layer: Maybe[str] = NOT_EXAMINED  # "InfiniBand", "Ethernet"
+
+
+class RdmaDevice(Fact, frozen=True, kw_only=True):
+    """An RDMA adapter as the kernel shows it in /sys/class/infiniband."""
+
+    name: str  # "mlx5_0"
+    firmware: Maybe[str] = NOT_EXAMINED  # "28.39.3004"
+    board: Maybe[str] = NOT_EXAMINED  # board_id: "MT_0000000838"
+    ports: Known[tuple[RdmaPort, ...]] = NOT_EXAMINED
+
+
+class Platform(Fact, frozen=True, kw_only=True):
+    """What a machine is built of, as its firmware and kernel say; None: they do not."""
+
+    vendor: Maybe[str] = NOT_EXAMINED  # "Supermicro"
+    product: Maybe[str] = NOT_EXAMINED  # "SYS-821GE-TNHR"
+    board: Maybe[str] = NOT_EXAMINED
+    bios_version: Maybe[str] = NOT_EXAMINED
+    cpu_model: Maybe[str] = NOT_EXAMINED
+    microcode: Maybe[str] = NOT_EXAMINED  # "0x2b000603"
+    cpu_governor: Maybe[str] = NOT_EXAMINED  # None: the kernel does not set the CPUs' clocks
+    transparent_hugepages: Maybe[str] = NOT_EXAMINED  # "always", "madvise", "never"
+    numa_nodes: Maybe[int] = NOT_EXAMINED
+
+
 class Host(Fact, frozen=True, kw_only=True):
     """The operating system, and what surrounds it."""
 
@@ -125,6 +157,7 @@ class Host(Fact, frozen=True, kw_only=True):
     cpus_usable: Known[int] = NOT_EXAMINED  # affinity and cgroup quota, rounded up
     cpus_present: Known[int] = NOT_EXAMINED  # online, whoever may use them
     rdma_devices: Known[tuple[str, ...]] = NOT_EXAMINED  # /sys/class/infiniband
+    rdma: Known[tuple[RdmaDevice, ...]] = NOT_EXAMINED  # the same, with firmware and ports
     #: those of them that are no network, but manage NVSwitches (VPD "SW_MNG")
     switch_managers: Known[tuple[str, ...]] = NOT_EXAMINED
     #: how the kernel translates devices' addresses
@@ -134,6 +167,7 @@ class Host(Fact, frozen=True, kw_only=True):
     signatures_enforced: Known[bool] = NOT_EXAMINED  # module.sig_enforce
     is_laptop: Known[bool] = NOT_EXAMINED  # by the firmware's chassis type
     pci_gpus: Known[tuple[PciGpu, ...]] = NOT_EXAMINED
+    platform: Platform = Platform()
     nvswitches: Known[int] = NOT_EXAMINED  # NVIDIA bridges (class 0x0680) on the bus
 
 

@@ -8,9 +8,11 @@ from gpucheck import derived
 from gpucheck.snapshot import (
     FabricManager,
     Gpu,
+    Host,
     Memory,
     NvLink,
     Python,
+    RdmaPort,
     Snapshot,
     Torch,
     value,
@@ -52,7 +54,7 @@ def peers_of(machine: Snapshot) -> tuple[str, ...]:
     return (
         " + ".join(models) or "no GPU",
         f"{len(gpus)} GPUs",
-        str(value(machine.host.machine) or ""),
+        value(machine.host.platform.product) or value(machine.host.machine) or "",
         f"{len(rdma)} RDMA devices",
     )
 
@@ -75,6 +77,7 @@ def _facts(machine: Snapshot) -> Iterator[tuple[str, str]]:
     yield "CPUs", _text(value(host.cpus_present))
     memory = value(host.memory_bytes)
     yield "memory", f"{round(memory / GIBIBYTE / 16) * 16} GiB" if memory else ""
+    yield from _platform(host)
     yield "container", value(host.container) or ""
     manager = value(driver.fabric_manager)
     if isinstance(manager, FabricManager):
@@ -97,6 +100,28 @@ def _facts(machine: Snapshot) -> Iterator[tuple[str, str]]:
         yield name, ", ".join(sorted({_text(each) for each in known if each is not None}))
     yield "NVLinks up", _equal([_links_up(gpu) for gpu in gpus])
     yield "device memory", _equal([_memory(gpu) for gpu in gpus])
+
+
+def _platform(host: Host) -> Iterator[tuple[str, str]]:
+    """Yield what a board, a BIOS, a CPU or an adapter of another make or age differs in."""
+    platform = host.platform
+    yield "board", value(platform.board) or ""
+    yield "BIOS", value(platform.bios_version) or ""
+    yield "CPU", value(platform.cpu_model) or ""
+    yield "microcode", value(platform.microcode) or ""
+    yield "CPU governor", value(platform.cpu_governor) or ""
+    yield "transparent huge pages", value(platform.transparent_hugepages) or ""
+    yield "NUMA nodes", _text(value(platform.numa_nodes))
+    adapters = value(host.rdma) or ()
+    ports = [port for each in adapters for port in value(each.ports) or ()]
+    yield "RDMA boards", _equal([value(each.board) or "" for each in adapters])
+    yield "RDMA firmware", _equal([value(each.firmware) or "" for each in adapters])
+    yield "RDMA rate", _equal([value(port.rate) or "" for port in ports])
+    yield "RDMA ports active", _text(_active(ports)) if ports else ""
+
+
+def _active(ports: Sequence[RdmaPort]) -> int:
+    return sum(value(port.state) == "ACTIVE" for port in ports)
 
 
 _PER_JOB = ("CUDA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpucheck.knowledge.programs import table
-from gpucheck.probes import pci_bus, privileges, surroundings
+from gpucheck.probes import firmware, pci_bus, privileges, surroundings
 from gpucheck.probes.files import exists, first_line, names_in, read_bytes, read_text
 from gpucheck.snapshot import Host, PciGpu, Unknown, unread
 
@@ -49,6 +49,7 @@ def probe(root: Path = Path("/")) -> Host:
         cpus_usable=_cpus_usable(root),
         cpus_present=_cpus_present(root),
         rdma_devices=_rdma_devices(root),
+        rdma=firmware.rdma(root),
         switch_managers=_switch_managers(root),
         iommu=_iommu(root, gpus),
         secure_boot=_secure_boot(root),
@@ -56,6 +57,7 @@ def probe(root: Path = Path("/")) -> Host:
         signatures_enforced=_signatures_enforced(root),
         is_laptop=_is_laptop(root),
         pci_gpus=gpus,
+        platform=firmware.platform(root),
         nvswitches=pci_bus.nvswitches(root),
     )
 

@@ -22,6 +22,7 @@ from gpucheck.fleet.rules import (
     slow_place,
     straggler,
 )
+from gpucheck.snapshot import Platform, RdmaDevice, RdmaPort, replace
 from machines import gpu, machine
 
 PEERS = ("NVIDIA H200", "8 GPUs", "x86_64", "8 RDMA devices")
@@ -121,6 +122,44 @@ def test_real_snapshots_drift_by_their_facts():
 
     assert finding.nodes == ("n9",)
     assert finding.saw.startswith("VBIOS is 96.00.30.00.01, ")
+
+
+def adapter(firmware: str = "28.39.3004", state: str = "ACTIVE") -> RdmaDevice:
+    ports = (RdmaPort(number=1, state=state, rate="400 Gb/sec (4X NDR)"),)
+    return RdmaDevice(name="mlx5_0", firmware=firmware, board="MT_0000000838", ports=ports)
+
+
+DGX = Platform(product="DGXH100", board="B1", bios_version="1.6.7", microcode="0x2b0")
+BUILT = {"rdma": (adapter(),), "kernel_release": "6.8.0-60-generic", "platform": DGX}
+
+
+@pytest.mark.parametrize(
+    ("changes", "saw"),
+    [
+        ({"rdma": (adapter(firmware="28.33.0800"),)}, "RDMA firmware is 28.33.0800; 9 of 10"),
+        ({"rdma": (adapter(state="DOWN"),)}, "RDMA ports active is 0; 9 of 10 peers have 1"),
+        ({"platform": replace(DGX, bios_version="1.1.3")}, "BIOS is 1.1.3; 9 of 10"),
+        ({"platform": replace(DGX, microcode="0x1")}, "microcode is 0x1; 9 of 10"),
+        ({"platform": replace(DGX, board="B2")}, "board is B2; 9 of 10"),
+        ({"kernel_release": "6.8.0-45-generic"}, "kernel is 6.8.0-45-generic; 9 of 10"),
+    ],
+)
+def test_a_node_that_is_built_otherwise_is_named(changes: dict[str, object], saw: str):
+    nodes = [result_of(f"n{n}", machine(host=BUILT)) for n in range(9)]
+    nodes.append(result_of("n9", machine(host={**BUILT, **changes})))
+
+    [finding] = differs(Fleet(results=nodes))
+
+    assert (finding.code, finding.nodes) == ("FLT001", ("n9",))
+    assert finding.saw.startswith(saw)
+
+
+def test_machines_of_another_product_are_no_peers():
+    other = {**BUILT, "platform": Platform(product="SYS-821GE", bios_version="9")}
+    nodes = [result_of(f"n{n}", machine(host=BUILT)) for n in range(9)]
+    nodes += [result_of(f"m{n}", machine(host=other)) for n in range(2)]
+
+    assert not list(differs(Fleet(results=nodes)))
 
 
 def test_what_bench_measured_names_the_straggler():

@@ -9,8 +9,11 @@ def all_of(*conditions: Condition) -> Condition:
     """Return the condition that all of these hold: the first obstacle counts."""
 
     def each(machine: Snapshot) -> Obstacle | None:
-        found = (condition(machine) for condition in conditions)
-        return next((obstacle for obstacle in found if obstacle is not None), None)
+        for condition in conditions:
+            obstacle = condition(machine)
+            if obstacle is not None:
+                return obstacle
+        return None
 
     return each
 

@@ -397,7 +397,7 @@ def slot_of(machine: Snapshot, gpu: Gpu) -> PciGpu | None:
 
 def nvlinks_up(gpu: Gpu) -> int:
     """Return how many NVLinks of *gpu* are known to be up."""
-    return sum(link.is_up is True for link in value(gpu.nvlinks) or ())
+    return [link.is_up for link in value(gpu.nvlinks) or ()].count(True)
 
 
 #: How the programs of NVIDIA's Multi-Process Service are called; the kernel keeps 15 letters.

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from gpucheck.families import depth
-from gpucheck.rule import NotChecked, Remedy, Rule, Severity, Symptom
+from gpucheck.rule import Condition, NotChecked, Obstacle, Remedy, Rule, Severity, Symptom
 from gpucheck.snapshot import NOT_EXAMINED, Silence, Snapshot, value
 from gpucheck.wording import ranges
 
@@ -142,6 +142,7 @@ def examine(
 
         rules = every_rule()
     accepted = {entry.code for entry in value(machine.ignore_list.accepted) or ()}
+    obstacles: dict[Condition, Obstacle | None] = {}
     titles: dict[str, str] = {}
     symptoms: list[tuple[Rule, Symptom]] = []
     ignored: list[tuple[Rule, Symptom]] = []
@@ -154,7 +155,7 @@ def examine(
         titles[rule.code] = rule.title
         answered = False
         try:
-            for answer in rule(machine):
+            for answer in rule(machine, obstacles):
                 answered = True
                 if isinstance(answer, Symptom):
                     is_accepted = rule.code in accepted or rule.family in accepted

@@ -201,8 +201,16 @@ class Rule:
         """Return the first paragraph of the explanation, on one line."""
         return " ".join(self.explanation.split("\n\n", 1)[0].split())
 
-    def __call__(self, machine: Snapshot) -> Answers:
-        obstacle = None if self.when is None else self.when(machine)
+    def __call__(
+        self, machine: Snapshot, obstacles: dict[Condition, Obstacle | None] | None = None
+    ) -> Answers:
+        """Judge *machine*; *obstacles* keeps what each condition says of it, for other rules."""
+        if self.when is None:
+            return self.judge(machine)
+        obstacles = {} if obstacles is None else obstacles
+        if self.when not in obstacles:
+            obstacles[self.when] = self.when(machine)
+        obstacle = obstacles[self.when]
         return self.judge(machine) if obstacle is None else iter((obstacle,))
 
 

@@ -222,3 +222,24 @@ def test_a_cause_of_several_gpus_explains_what_each_of_them_shows():
 
     explained = {finding.code: finding.explained_by for finding in report.findings}
     assert explained == {"TOR005": None, "DNN008": "TOR005", "DNN003": None}
+
+
+def test_a_condition_of_several_rules_is_asked_once():
+    asked = []
+
+    def condition(machine: Snapshot) -> NotApplicable:
+        asked.append(machine)
+        return NotApplicable(why="not here")
+
+    def judges(code: str) -> Rule:
+        @rule(code, Severity.ERROR, "finds", when=condition)
+        def judge(machine: Snapshot) -> Answers:
+            """Why."""
+            yield Symptom(saw="x", remedy=Remedy("y"))
+
+        return judge
+
+    report = examine(Snapshot(), rules=[judges("AAA001"), judges("AAA002")])
+
+    assert [one.code for one in report.not_applicable] == ["AAA001", "AAA002"]
+    assert len(asked) == 1

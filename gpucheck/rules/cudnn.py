@@ -233,7 +233,7 @@ def _version_of_parts(front: Library, parts: Sequence[Library]) -> str | None:
     own = value(front.version)
     best: str | None = own
     most = sum(own is not None and is_same_version(each, own) for each in versions)
-    for version in versions:
+    for version in dict.fromkeys(versions):
         number = sum(is_same_version(each, version) for each in versions)
         if number > most:
             best, most = version, number
@@ -328,16 +328,11 @@ def unloadable_cudnn(machine: Snapshot) -> Answers:
     if opened is None:
         return
     error = yield from known(opened.error)
-    torchs = value(machine.cudnn.for_torch)
-    is_torchs = torchs is not None and opened.path == torchs.path
-    remedy = (
-        _reinstall(machine)
-        if is_torchs
-        else Remedy("Install that cuDNN again, and what the message names.")
-    )
     if error is not None:
         yield Symptom(
-            subject=opened.path, saw=f"{opened.path} does not open: {error}", remedy=remedy
+            subject=opened.path,
+            saw=f"{opened.path} does not open: {error}",
+            remedy=_install_again(machine, opened.path),
         )
         return
     version = yield from known(opened.version)
@@ -351,8 +346,15 @@ def unloadable_cudnn(machine: Snapshot) -> Answers:
             if version_tuple(version)[:1] == version_tuple(said)[:1]
             else None,
             saw=f"{opened.path} is {said} by its name, and answers cudnnGetVersion with {version}",
-            remedy=remedy,
+            remedy=_install_again(machine, opened.path),
         )
+
+
+def _install_again(machine: Snapshot, path: str) -> Remedy:
+    torchs = value(machine.cudnn.for_torch)
+    if torchs is not None and path == torchs.path:
+        return _reinstall(machine)
+    return Remedy("Install that cuDNN again, and what the message names.")
 
 
 def _said_version(machine: Snapshot, path: str) -> str | Unknown:

@@ -235,10 +235,12 @@ def _nvlink_counters(
 
 def _sum(counts: list[Reading[int]]) -> int | Unknown | None:
     """Add up counters; Unknown where one could not be read, None where none is supported."""
-    unread = next((each for each in counts if isinstance(each, Unknown) and each != _DOWN), None)
-    if unread is not None:
-        return unread
-    read = [each for each in counts if isinstance(each, int)]
+    read = []
+    for each in counts:
+        if isinstance(each, int):
+            read.append(each)
+        elif isinstance(each, Unknown) and each != _DOWN:
+            return each
     return sum(read) if read else None
 
 

@@ -1,6 +1,7 @@
 """Takes every symptom that a test of a rule produces through the matrix of remedies."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from remedy_matrix import complaints
@@ -14,8 +15,8 @@ def remedies_that_can_be_obeyed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     judged: list[tuple[Rule, Snapshot]] = []
     judge = Rule.__call__
 
-    def recording(rule: Rule, machine: Snapshot) -> Iterator[object]:
-        for answer in judge(rule, machine):
+    def recording(rule: Rule, machine: Snapshot, *more: Any) -> Iterator[object]:
+        for answer in judge(rule, machine, *more):
             if isinstance(answer, Symptom) and (rule, machine) not in judged:
                 judged.append((rule, machine))
             yield answer

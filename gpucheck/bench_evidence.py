@@ -6,7 +6,6 @@ then siblings in the same machine, then the link in force, then the model, then 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from gpucheck.derived import nvlinks_up
 from gpucheck.knowledge import expected
@@ -231,6 +230,8 @@ def _slow_in(group: Sequence[Figure], limits: Limits) -> Iterator[Slow]:
             )
             yield Slow(figure=slower, severity=Severity.WARNING, saw=saw)
         return
+    from statistics import median  # 3 ms, and rules are imported at every start
+
     middle = median(rates)
     spread = _TO_DEVIATION * median(abs(rate - middle) for rate in rates)
     for figure, rate in zip(group, rates, strict=True):
@@ -249,6 +250,8 @@ def _clocks(figure: Figure, group: Sequence[Figure]) -> str:
     others = [each for one in group if (each := value(one.clock_sm_mhz)) is not None]
     if clock is None or not others or figure.measure not in PRODUCTS:
         return ""
+    from statistics import median
+
     usual = median(others)
     if clock < 0.97 * usual:
         return f", at {clock:,.0f} MHz (median {usual:,.0f})"

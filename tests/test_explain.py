@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from gpucheck.explain import explanation, pages, rule_list
+from gpucheck.explain import explanation, rule_list
+from gpucheck.explain.pasted import pages
 from gpucheck.families import FAMILIES
 from gpucheck.knowledge import cuda_errors, xid
 from gpucheck.rules import RULES

@@ -3,14 +3,11 @@
 import re
 from difflib import get_close_matches
 
-from gpucheck.explain import codes, messages, xids
-from gpucheck.explain.page import Page, joined
 from gpucheck.explain.rules import page_of_family, page_of_rule, rule_list
-from gpucheck.knowledge import cuda_errors, error_messages
 from gpucheck.site_rules import every_rule
 from gpucheck.usage_error import UsageError
 
-__all__ = ["USAGE", "explanation", "pages", "rule_list"]
+__all__ = ["USAGE", "explanation", "rule_list"]
 
 #: What `gpucheck explain` says where it is given nothing.
 USAGE = """\
@@ -44,6 +41,10 @@ def explanation(what: str, *, width: int = 80, as_root: bool = False) -> str:
         return page_of_rule(by_code[name], width)
     if any(rule.family == name for rule in by_code.values()):
         return page_of_family(name)
+    # Not above: a page of a rule needs none of it.
+    from gpucheck.explain.page import joined
+    from gpucheck.explain.pasted import pages
+
     found = pages(what)
     if found:
         return joined(found, width, as_root=as_root)
@@ -53,32 +54,13 @@ def explanation(what: str, *, width: int = 80, as_root: bool = False) -> str:
     raise UsageError(_unknown(name, tuple(by_code)))
 
 
-#: What a report of ours (-v) lists as looked for and not found is no error.
-_PASSED = re.compile(r"^\s*\S [A-Z]{3}[0-9]{3}  not found: .*$", re.MULTILINE)
-
-
-def pages(what: str) -> tuple[Page, ...]:
-    """Return the page of each error in *what*, the decisive one first; general ones are dropped."""
-    text = error_messages.readable(_PASSED.sub("", what))
-    bare = codes.bare(text)
-    if bare:
-        return bare
-    numbers = xids.numbers(text)
-    found = tuple(
-        message for message in error_messages.find(text) if not numbers.intersection(message.xids)
-    )
-    if any(not message.general for message in found):
-        pages_ = tuple(messages.page(message, text) for message in found)
-        return (*xids.pages(text), *pages_)
-    others = (*xids.pages(text), *xids.switch_pages(text), *codes.mentioned(text))
-    return others or tuple(messages.page(message, text) for message in found)
-
-
 def _unknown(name: str, rule_codes: tuple[str, ...]) -> str:
     """Say in one line that nothing is known of *name*, and what to do now."""
     if _RULE.fullmatch(name):
         return f"no rule is called {name}{_near(name, rule_codes)} (gpucheck explain --list)"
     if _NAME.fullmatch(name):
+        from gpucheck.knowledge import cuda_errors
+
         names = cuda_errors.table().names
         known = (*(row.name or row.runtime_name or "" for row in names), *cuda_errors.nvml_codes())
         return f"no error code is called {name}{_near(name, known)}"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucheck.explain import pages
+from gpucheck.explain.pasted import pages
 from gpucheck.knowledge import error_messages
 from gpucheck.rules import RULES
 

@@ -74,7 +74,7 @@ types: $(VENV)/installed-dev
 
 # The tests of `gpucheck env` start real shells. Installing them is asked for by name.
 shells: ## install the shells that the tests of `gpucheck env` start (Debian and Ubuntu, as root)
-	@absent=; for each in zsh fish tcsh ksh mksh strace; do \
+	@absent=; for each in zsh fish tcsh ksh mksh strace tmux; do \
 		command -v $$each >/dev/null || absent="$$absent $$each"; \
 	done; \
 	[ -n "$$absent" ] || exit 0; \

@@ -69,8 +69,9 @@ def _run() -> int:
         )
     import typer.main
 
-    from gpucheck.cli import app
+    from gpucheck.cli import app, completion
 
+    completion.answers()
     command = typer.main.get_command(app)
     try:
         status = command.main(prog_name="gpucheck", standalone_mode=False)

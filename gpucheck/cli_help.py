@@ -1,4 +1,7 @@
-"""Lays out `--help`: options in groups, summaries whole, examples and exit statuses at the end."""
+"""Lays out `--help`: options in groups, summaries whole, examples and exit statuses at the end.
+
+What a shell completes is said here too: both are what a newcomer sees of an option.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -7,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 #: Where options without a group of their own are shown.
 OTHER = "Options"
@@ -23,6 +26,15 @@ Exit status:
   2  the call was wrong, or an input file is bad
   3  gpucheck itself failed
 """
+
+
+def one_of(names: "Iterable[str]") -> "Callable[[str], list[str]]":
+    """Return what completes a value that is one of *names*."""
+
+    def starting(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return starting
 
 
 class Command(TyperCommand):

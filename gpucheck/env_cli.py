@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpucheck import console
-from gpucheck.cli_help import Command, Group
+from gpucheck.cli_help import Command, Group, one_of
 from gpucheck.usage_error import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ app = typer.Typer(
 
 SHELLS = "bash|zsh|fish|tcsh|sh|ksh"
 FORMATS = f"{SHELLS}|dockerfile|modulefile|tcl|systemd|environment.d"
+MODES = "auto|always|never"
 CudaOption = Annotated[
     str | None,
     typer.Option(
@@ -51,7 +52,8 @@ LibrariesOption = Annotated[
     str,
     typer.Option(
         "--ld-library-path",
-        metavar="auto|always|never",
+        metavar=MODES,
+        autocompletion=one_of(MODES.split("|")),
         help="Whether its libraries go into LD_LIBRARY_PATH. auto: only where the loader would not "
         "find them, and no PyTorch brings its own.",
     ),
@@ -66,7 +68,12 @@ PythonOption = Annotated[
 ]
 ShellOption = Annotated[
     str | None,
-    typer.Option("--shell", metavar=SHELLS, help="Default: the shell that this is called from."),
+    typer.Option(
+        "--shell",
+        metavar=SHELLS,
+        autocompletion=one_of(SHELLS.split("|")),
+        help="Default: the shell that this is called from.",
+    ),
 ]
 FileOption = Annotated[
     Path | None,
@@ -104,6 +111,7 @@ def env(
         typer.Option(
             "--shell",
             metavar="NAME",
+            autocompletion=one_of(FORMATS.split("|")),
             help=f"{', '.join(FORMATS.split('|'))}. Default: the shell that this is called from.",
         ),
     ] = None,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gpucheck import __version__, console
+from gpucheck.cli import completion
 from gpucheck.cli_help import EXIT_STATUS, Command, Group
 from gpucheck.usage_error import UsageError
 
@@ -61,6 +62,7 @@ class _Commands(Group):
 app = typer.Typer(
     cls=_Commands,
     epilog=EPILOG,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,6 +74,24 @@ def gpucheck(
     context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", "-V", help="Print the version, and leave.")
+    ] = False,
+    install_completion: Annotated[  # noqa: ARG001 - its callback leaves
+        bool,
+        typer.Option(
+            "--install-completion",
+            callback=completion.install,
+            is_eager=True,
+            help="Install completion by Tab for the calling shell: bash, zsh or fish.",
+        ),
+    ] = False,
+    show_completion: Annotated[  # noqa: ARG001
+        bool,
+        typer.Option(
+            "--show-completion",
+            callback=completion.of_caller,
+            is_eager=True,
+            help="Print the calling shell's script of completion.",
+        ),
     ] = False,
 ) -> None:
     """Say what is wrong with an NVIDIA GPU machine, how we know, and how to fix it."""

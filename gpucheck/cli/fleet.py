@@ -233,12 +233,19 @@ def plan(
         console.write(f"# {node} is left out: {clean(why)}\n")
 
 
+def _complete_hooks(incomplete: str) -> list[str]:
+    from gpucheck.fleet.hooks import HOOKS
+
+    return [name for name in HOOKS if name.startswith(incomplete)]
+
+
 @app.command(cls=Command, epilog=EXIT_STATUS)
 def hook(
     name: Annotated[
         str,
         typer.Argument(
             metavar="NAME",
+            autocompletion=_complete_hooks,
             help="slurm-healthcheck, slurm-prolog, nhc, npd, textfile, systemd-timer or "
             "kubernetes-daemonset.",
         ),

@@ -5,7 +5,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,31 +121,6 @@ def test_commands_options_values_and_codes_are_completed():
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_get_titles_with_the_codes(shell: str):
     assert "DRV006" in completed("gpucheck explain DRV00", shell)
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-def test_a_real_bash_completes(tmp_path: Path):
-    program = tmp_path / "gpucheck"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m gpucheck "$@"\n')
-    program.chmod(0o755)
-    script = gpucheck("--show-completion", "bash", PATH=f"{tmp_path}:{BARE['PATH']}").stdout
-    if not script:  # typer asks which shell calls it where it knows how to
-        script = gpucheck(_GPUCHECK_COMPLETE="source_bash").stdout
-    asked = """
-COMP_WORDS=(gpucheck explain DRV00); COMP_CWORD=2
-_gpucheck_completion gpucheck
-printf '%s\\n' "${COMPREPLY[@]}"
-"""
-
-    done = subprocess.run(
-        ["bash", "-c", script + asked],
-        env={**BARE, "PATH": f"{tmp_path}:{BARE['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-    assert "DRV006" in done.stdout.split(), done.stderr
 
 
 # ------------------------------------------------------------------------------------ formats

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from gpucheck import console
-from gpucheck.cli.facts_option import SnapshotToOption, replaces_report, write_facts
 from gpucheck.cli.options import (
     FormatOption,
     JsonOption,
@@ -16,8 +14,8 @@ from gpucheck.cli.options import (
     chosen_format,
 )
 from gpucheck.cli.smoke import Device
+from gpucheck.cli.workload_output import SnapshotToOption, WorkloadOutput
 from gpucheck.cli_help import EXIT_STATUS, JUDGE, of_one_command
-from gpucheck.render import Format
 
 WORK = "What to measure"
 
@@ -79,25 +77,20 @@ def bench(
     """Measure how fast each GPU computes and copies, and judge that."""
     from gpucheck import privacy
     from gpucheck.bench import baseline_file, measure
-    from gpucheck.render import Look, render
-    from gpucheck.render.style import of_standard_output
     from gpucheck.workloads.bench import MEASURES, BenchPlan
 
     form = chosen_format(format, as_json=as_json, quiet=quiet, verbose=verbose)
+    output = WorkloadOutput(form=form, facts_to=snapshot_to, verbose=verbose, quiet=quiet)
     chosen = MEASURES if only is None else tuple(only.split(","))
     kept = baseline_file() if baseline is None else Path(baseline)
     report = measure(
         BenchPlan(gpus=gpus, only=chosen, quick=quick, device=device.value),
         python=python,
-        quiet=quiet or form is not Format.TEXT or replaces_report(snapshot_to),
+        quiet=output.is_for_programs,
         baseline=None if baseline == "none" else kept,
         save_baseline=save_baseline,
     )
-    if snapshot_to is not None:
-        write_facts(privacy.redact(report.machine), snapshot_to)
-    if not replaces_report(snapshot_to):
-        style = of_standard_output(program=console.program())
-        console.write(render(report, form, Look(style=style, verbose=verbose, quiet=quiet)))
+    output.write(report, privacy.redact(report.machine))
     raise typer.Exit(report.exit_code)
 
 

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from gpucheck import console
-from gpucheck.cli.facts_option import SnapshotToOption, replaces_report, write_facts
 from gpucheck.cli.options import (
     FormatOption,
     JsonOption,
@@ -15,8 +13,8 @@ from gpucheck.cli.options import (
     VerboseOption,
     chosen_format,
 )
+from gpucheck.cli.workload_output import SnapshotToOption, WorkloadOutput
 from gpucheck.cli_help import EXIT_STATUS, of_one_command
-from gpucheck.render import Format
 
 WORK = "What to train"
 
@@ -104,12 +102,11 @@ def smoke(
     quiet: QuietOption = False,
 ) -> None:
     """Train MNIST on the GPUs, and judge the machine by what comes out."""
-    from gpucheck.render import Look, render
-    from gpucheck.render.style import of_standard_output
     from gpucheck.smoke import prove, without_names
     from gpucheck.workloads.plan import Plan
 
     form = chosen_format(format, as_json=as_json, quiet=quiet, verbose=verbose)
+    output = WorkloadOutput(form=form, facts_to=snapshot_to, verbose=verbose, quiet=quiet)
     plan = Plan(
         gpus=gpus,
         strategy=strategy.value,
@@ -121,14 +118,9 @@ def smoke(
         data=data,
         timeout_seconds=timeout,
     )
-    silent = quiet or form is not Format.TEXT or replaces_report(snapshot_to)
-    report, speaks = prove(plan, python=python, quiet=silent)
+    report, speaks = prove(plan, python=python, quiet=output.is_for_programs)
     if speaks:
-        if snapshot_to is not None:
-            write_facts(without_names(report.machine), snapshot_to)
-        if not replaces_report(snapshot_to):
-            style = of_standard_output(program=console.program())
-            console.write(render(report, form, Look(style=style, verbose=verbose, quiet=quiet)))
+        output.write(report, without_names(report.machine))
     raise typer.Exit(report.exit_code)
 
 

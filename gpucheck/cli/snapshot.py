@@ -9,6 +9,7 @@ import typer
 from gpucheck import console
 from gpucheck.cli.options import (
     DeepOption,
+    IdentifyOption,
     PythonOption,
     QuickOption,
     RulesOption,
@@ -49,14 +50,7 @@ def snapshot(
             "--force", rich_help_panel=PRINT, help="Replace the file where it is there already."
         ),
     ] = False,
-    identify: Annotated[
-        bool,
-        typer.Option(
-            "--identify",
-            rich_help_panel=PRINT,
-            help="Leave host and user names, home directories, serials and UUIDs as they are.",
-        ),
-    ] = False,
+    identify: IdentifyOption = False,
     python: PythonOption = None,
     deep: DeepOption = False,
     watch: WatchOption = None,

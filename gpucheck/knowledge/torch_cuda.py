@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from gpucheck.knowledge import driver_cuda, published
+from gpucheck.knowledge import published
 from gpucheck.versions import version_tuple
 
 INDEX = "https://download.pytorch.org/whl"
@@ -169,27 +169,3 @@ def has_kernels(architectures: tuple[str, ...], compute_capability: str) -> bool
         if fits:
             return True
     return False
-
-
-@functools.cache
-def newest_build_for(driver: str, compute_capabilities: tuple[str, ...]) -> Variant | None:
-    """Return the newest torch build that this driver runs and that has code for all these GPUs."""
-    for row in sorted(table().variant, key=_order, reverse=True):
-        if driver_cuda.driver_runs(driver, row.cuda) and all(
-            has_kernels(row.architectures, capability) for capability in compute_capabilities
-        ):
-            return row
-    return None
-
-
-@functools.cache
-def newest_build_with(compute_capabilities: tuple[str, ...]) -> Variant | None:
-    """Return the newest torch build that has code for all these GPUs, whatever the driver."""
-    for row in sorted(table().variant, key=_order, reverse=True):
-        if all(has_kernels(row.architectures, c) for c in compute_capabilities):
-            return row
-    return None
-
-
-def _order(row: Variant) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return version_tuple(row.torch), version_tuple(row.cuda)

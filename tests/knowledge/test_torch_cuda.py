@@ -95,22 +95,3 @@ def test_a_torchvision_that_allows_later_releases_leads_to_none():
 )
 def test_kernels_fit_a_gpu_by_the_rules_of_binary_compatibility(architectures, capability, fits):
     assert torch_cuda.has_kernels(architectures, capability) is fits
-
-
-@pytest.mark.parametrize(
-    ("driver", "capabilities", "variant"),
-    [
-        ("580.159.04", ("9.0",), "cu132"),  # minor-version compatibility
-        ("580.159.04", ("7.0",), "cu126"),  # the last build for Volta
-        ("570.124.06", ("9.0",), "cu126"),
-        ("570.124.06", ("12.0",), "cu128"),  # Blackwell
-        ("535.54.03", (), "cu126"),
-        ("470.82.01", ("8.0",), "cu118"),
-        ("440.33.01", ("7.0",), None),
-        ("580.159.04", ("3.5",), None),
-    ],
-)
-def test_the_newest_build_for_a_driver_and_its_gpus(driver, capabilities, variant):
-    build = torch_cuda.newest_build_for(driver, capabilities)
-
-    assert (build and build.variant) == variant

@@ -36,7 +36,10 @@ def folders() -> tuple[str, ...]:
 
     The directory of the caller is none of them: whoever can write there may not run code by it.
     """
-    here = os.getcwd()  # noqa: PTH109 - pathlib takes three times as long, here and below
+    try:
+        here = os.getcwd()  # noqa: PTH109 - pathlib takes three times as long, here and below
+    except OSError:  # somebody removed it
+        here = ""
     searched = dict.fromkeys(folder for folder in sys.path if folder not in ("", here))
     return tuple(folder for folder in searched if _has_group(folder))
 

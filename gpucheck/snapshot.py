@@ -186,7 +186,7 @@ class PathEntry(Fact, frozen=True, kw_only=True):
     has_nvcc: Known[bool] = NOT_EXAMINED  # an nvcc lies in it
     stubs: tuple[str, ...] = ()  # link-time stubs in it: "libcuda.so", "libnvidia-ml.so"
     compat_libcuda: Maybe[str] = None  # driver version of a forward-compatibility libcuda in it
-    #: where it does not exist: the directories that a wrong separator joined into it
+    #: where it does not exist: the directories that a wrong separator, or none, joined into it
     joined: tuple[str, ...] = ()
 
 
@@ -255,6 +255,10 @@ class Environment(Fact, frozen=True, kw_only=True):
             if variable.name == name:
                 return variable.value
         return None
+
+
+#: `StartupSetting.mangled` of a line as Windows writes it: the shell takes its end for the value's.
+CARRIAGE_RETURN = "it ends in a carriage return, as Windows writes it, which goes into the value"
 
 
 class StartupSetting(Fact, frozen=True, kw_only=True):
@@ -501,7 +505,7 @@ class CxxLibrary(Fact, frozen=True, kw_only=True):
     real_path: str = ""  # links followed
     found_via: str = ""  # as for Library
     directory: str = ""  # the search-path entry, as written, that gave it
-    newest: str = ""  # of the versions that it defines: "GLIBCXX_3.4.30"
+    newest: str = ""  # of what it defines, of the kind that is missing: "GLIBCXX_3.4.30"
     missing: tuple[str, ...] = ()  # versions that torch's libraries need and it lacks, oldest first
     needed_by: str = ""  # a file that needs the first of them
     newer: tuple[str, ...] = ()  # copies here that have what is missing

@@ -4,7 +4,7 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gpucheck.probes.elf_versions import defined_versions, needed_versions
 from gpucheck.probes.ld_so import Process
@@ -39,15 +39,18 @@ def look(process: Process, prefix: str) -> CxxLibrary | Unknown | None:
         real_path=readable(os.path.realpath(loaded.path)),
         found_via=readable(loaded.found_via),
         directory=readable(loaded.directory),
-        newest=_newest(defined),
+        newest=_newest(defined, missing),
         missing=tuple(sorted(missing, key=lambda each: version_tuple(each.rpartition("_")[2]))),
         needed_by=readable(next(iter(missing.values()), "")),
         newer=tuple(_newer(process, prefix, loaded.path, frozenset(missing))) if missing else (),
     )
 
 
-def _newest(defined: frozenset[str]) -> str:
-    numbered = [each for each in defined if each.startswith("GLIBCXX_3")]
+def _newest(defined: frozenset[str], missing: Iterable[str]) -> str:
+    """Return the newest version of the kind that is missing."""
+    kinds = [kind for kind in _KINDS if any(each.startswith(kind) for each in missing)]
+    kind = (*kinds, *_KINDS)[0]
+    numbered = [each for each in defined if each.removeprefix(kind)[:1].isdigit()]
     return max(numbered, key=lambda each: version_tuple(each.rpartition("_")[2]), default="")
 
 

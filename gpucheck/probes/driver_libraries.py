@@ -223,27 +223,29 @@ def _with_compat(
     originals = _compat_files(root)
     if not originals:
         return libraries
-    inodes = {(status.st_dev, status.st_ino) for _, status in originals}
+    inodes: dict[tuple[int, int], str | Unknown] = {}
+    for path, status in originals:
+        version = _version_in_name(path)
+        if isinstance(version, str) or (status.st_dev, status.st_ino) not in inodes:
+            inodes[status.st_dev, status.st_ino] = version
     sizes = {(_version_in_name(path), status.st_size) for path, status in originals}
 
-    def is_one(library: DriverLibrary) -> bool:
+    def marked(library: DriverLibrary) -> DriverLibrary:
         try:
             status = (root / library.real_path.lstrip("/")).stat()
         except OSError:
-            return False
-        if (status.st_dev, status.st_ino) in inodes:
-            return True
-        version = library.version
-        return (
+            return library
+        inode, version = (status.st_dev, status.st_ino), library.version
+        if inode in inodes:  # what is mounted over the driver's file bears the driver's version
+            return replace(library, is_compat=True, version=inodes[inode])
+        is_copy = (
             isinstance(version, str)
             and version != module_version
             and (version, status.st_size) in sizes
         )
+        return replace(library, is_compat=True) if is_copy else library
 
-    return tuple(
-        replace(library, is_compat=True) if not library.is_compat and is_one(library) else library
-        for library in libraries
-    )
+    return tuple(library if library.is_compat else marked(library) for library in libraries)
 
 
 def _compat_files(root: Path) -> list[tuple[str, os.stat_result]]:

@@ -237,9 +237,26 @@ _WRONG_SEPARATORS = re.compile(r"[\s,;\x00-\x1f]+")
 def _joined(text: str) -> tuple[str, ...]:
     """Return the directories that another separator than `:` joined into *text*, which is none."""
     parts = [part for part in _WRONG_SEPARATORS.split(text) if part]
+    if len(parts) == 1 and text.startswith("/"):
+        return _run_together(text)
     if len(parts) < 2 or not all(part.startswith("/") and Path(part).is_dir() for part in parts):
         return ()
     return tuple(parts)
+
+
+def _run_together(text: str) -> tuple[str, ...]:
+    """Return two directories that were written without anything between: "/a/lib/b/lib".
+
+    `/a/lib$LD_LIBRARY_PATH` in a start-up file does it. The second has to be more than a folder
+    of the root: "/usr/lib/x/usr" says nothing.
+    """
+    at = text.find("/", 1)
+    while at > 0:
+        first, second = text[:at], text[at:]
+        if second.strip("/").count("/") and Path(first).is_dir() and Path(second).is_dir():
+            return first, second
+        at = text.find("/", at + 1)
+    return ()
 
 
 def _toolkit_of(folder: str, has_nvcc: bool, names: Iterable[str]) -> str | Unknown | None:

@@ -20,7 +20,8 @@ _LOADED = "loading NVIDIA UNIX"
 _UNLOADED = "Unregistered Nvlink Core"
 _ADAPTER = re.compile(r"RmInitAdapter failed|rm_init_adapter failed")
 #: a sentence goes on: "NVRM: supported through …", "NVRM: (PCI ID: …"; but "NVRM: kgspBootstrap_…"
-_GOES_ON = re.compile(r"\(|(?!loading )[a-z]+[.,;]?(?: |$)")
+#: or behind the function's name: "kgspWaitForGfwBootOk_TU102: (the GPU may be in a bad state"
+_GOES_ON = re.compile(r"\(|(?!loading )[a-z]+[.,;]?(?: |$)|\w+: \(")
 #: what says why a GPU did not start, among all that the kernel says of it at the time
 _REASON = re.compile(
     r"firmware|GFW|WPR2|D3cold|power state|BAR ?[0-9]|fallen off the bus|not supported by open"

@@ -9,10 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from gpucheck.knowledge.shells import Dialect, system_files, user_files
 from gpucheck.probes.environment import VARIABLES
 from gpucheck.probes.files import ABSENT, names_in, read_bytes
 from gpucheck.snapshot import (
+    CARRIAGE_RETURN,
     OwnBlock,
     StartupFile,
     StartupFiles,
@@ -123,6 +126,7 @@ def _read(path: str, place: str, dialect: Dialect, home: str | None) -> StartupF
 
 def parse(text: str, path: str, dialect: Dialect = "sh", home: str | None = None) -> StartupFile:
     """Read the text of a start-up file. gpucheck's own marked block is noted and passed over."""
+    of_windows = _lines_of_windows(text) if dialect == "sh" else frozenset()
     text, block = without_block(text.replace("\r\n", "\n"))
     reader = _Reader(text, home, dialect)
     if dialect == "sh":
@@ -133,11 +137,33 @@ def parse(text: str, path: str, dialect: Dialect = "sh", home: str | None = None
         reader.read_lines()
     return StartupFile(
         path=path,
-        settings=reader.result(),
+        settings=_with_carriage_returns(reader.result(), of_windows),
         sources=tuple(dict.fromkeys(reader.sources)),
         early_exit_line=reader.early_exit_line,
         block=block,
         others=tuple(reader.others),
+    )
+
+
+def _lines_of_windows(text: str) -> frozenset[int]:
+    """Return the numbers of the lines that end as Windows writes them."""
+    if "\r\n" not in text:
+        return frozenset()
+    lines = text.split("\n")
+    return frozenset(number for number, line in enumerate(lines, 1) if line.endswith("\r"))
+
+
+def _with_carriage_returns(
+    settings: tuple[StartupSetting, ...] | Unknown, of_windows: frozenset[int]
+) -> tuple[StartupSetting, ...] | Unknown:
+    """Mark the settings whose value ends, in a shell of Linux, in a carriage return."""
+    if isinstance(settings, Unknown) or not of_windows:
+        return settings
+    return tuple(
+        msgspec.structs.replace(each, value=None, mangled=CARRIAGE_RETURN)
+        if each.line in of_windows and each.mangled is None
+        else each
+        for each in settings
     )
 
 

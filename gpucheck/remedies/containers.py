@@ -37,15 +37,28 @@ def start_with_gpus(machine: Snapshot) -> Remedy:
             "Start it with --nv.", (command("apptainer exec --nv IMAGE COMMAND", on="host"),)
         )
     if kind in WHOLE_SYSTEMS:
-        return Remedy(
+        devices = (
             "On the host, pass /dev/nvidia0, /dev/nvidiactl and /dev/nvidia-uvm into this "
-            "container's configuration, and install the libraries of the host's driver version "
-            "inside it (NVIDIA's .run file with --no-kernel-module)."
+            "container's configuration, and restart it"
+        )
+        if _has_libraries_of_the_module(machine):
+            return Remedy(f"{devices}.")
+        return Remedy(
+            f"{devices}; install the libraries of the host's driver version inside it (NVIDIA's "
+            ".run file with --no-kernel-module)."
         )
     if kind == "podman":
         return Remedy("Start it with its GPUs.", (run(machine),))
     return Remedy(
         "Start it with its GPUs; the host needs the NVIDIA Container Toolkit.", (run(machine),)
+    )
+
+
+def _has_libraries_of_the_module(machine: Snapshot) -> bool:
+    module = value(machine.driver.module_version)
+    return any(
+        library.soname == "libcuda.so.1" and library.is_selected and library.version == module
+        for library in value(machine.driver.libraries) or ()
     )
 
 

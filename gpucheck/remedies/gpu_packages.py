@@ -9,7 +9,7 @@ from gpucheck.knowledge import torch_cuda
 from gpucheck.remedies import python_packages, torch_builds
 from gpucheck.remedies.python_packages import install
 from gpucheck.remedies.torch_builds import pinned
-from gpucheck.rule import Remedy, command
+from gpucheck.rule import Command, Remedy, command
 from gpucheck.snapshot import Framework, GpuPackage, PackageLibrary, Python, Snapshot, value
 from gpucheck.versions import version_tuple
 from gpucheck.wording import listed
@@ -89,10 +89,42 @@ def _bring_libraries(
     names = listed(sorted({each.soname for each in lacking}))
     if built_for is None:
         return Remedy(f"Install what brings {names} where the loader looks")
+    if (twin := _build_for(package.name, built_for, _major_here(machine, lacking))) is not None:
+        remove = python_packages.uninstall(machine, [package.name])
+        add = install(machine, [twin], text="")
+        return Remedy(
+            f"Replace {package.name} by {twin}, the build for the CUDA that is here",
+            _once((*remove, *add.steps)),
+            verify=python_packages.check(machine),
+        )
     return Remedy(
         f"Install the libraries of CUDA {built_for} where the loader looks ({names}), or a build "
         f"of {package.name} for the CUDA that is here"
     )
+
+
+#: how distributions carry the CUDA that they are for: cupy-cuda12x, transformer-engine-cu12
+_NAMED_CUDA = re.compile(r"(?P<stem>.+-cu(?:da)?)(?P<major>1[0-9])(?P<rest>x?)")
+
+
+def _build_for(name: str, built_for: int, major: int | None) -> str | None:
+    """Return the distribution of the same package for CUDA *major*, where its name would say so."""
+    found = _NAMED_CUDA.fullmatch(name)
+    if found is None or major in (None, built_for) or found["major"] != str(built_for):
+        return None
+    return f"{found['stem']}{major}{found['rest']}"
+
+
+def _major_here(machine: Snapshot, lacking: Iterable[PackageLibrary]) -> int | None:
+    """Return the one CUDA major whose libraries lie here in place of those that are lacking."""
+    here = {
+        major
+        for each in lacking
+        for path in each.other_majors
+        if (major := table.cuda_major_of([path.rpartition("/")[2]])) is not None
+        and derived.runs_cuda(machine, f"{major}.0")
+    }
+    return here.pop() if len(here) == 1 else None
 
 
 def opens(package: GpuPackage) -> table.Opens | None:
@@ -178,9 +210,14 @@ def keep_one(machine: Snapshot, names: tuple[str, ...], wanted: list[str]) -> Re
     again = install(machine, [f"{keep}=={version}"], text="")
     return Remedy(
         f"Uninstall both, then install {keep} alone",
-        (*remove, *again.steps) if again.steps else remove,
+        _once((*remove, *again.steps)),
         verify=python_packages.check(machine),
     )
+
+
+def _once(steps: Iterable[Command]) -> tuple[Command, ...]:
+    """Leave out what an earlier step has done already, such as bringing pip itself."""
+    return tuple(dict.fromkeys(steps))
 
 
 def _for_this_cuda(machine: Snapshot, names: Iterable[str]) -> str | None:
@@ -203,7 +240,8 @@ def gpu_build(machine: Snapshot, framework: Framework) -> Remedy:
         removed = python_packages.uninstall(machine, [framework.distribution])
         added = install(machine, [requirement], text="")
         return Remedy(
-            f"Replace {framework.distribution} by the build for CUDA", (*removed, *added.steps)
+            f"Replace {framework.distribution} by the build for CUDA",
+            _once((*removed, *added.steps)),
         )
     majors = [major for major in (13, 12) if derived.runs_cuda(machine, f"{major}.0")]
     if not majors:

@@ -1,6 +1,7 @@
 """Names the commands that install and switch drivers, in the words of each Linux distribution."""
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from gpucheck.rule import Command, command
@@ -33,6 +34,13 @@ _FAMILIES: tuple[tuple[str, Family], ...] = (
 _REPOSITORY = (
     "https://developer.download.nvidia.com/compute/cuda/repos/rhel{0}/{1}/cuda-rhel{0}.repo"
 )
+#: The package that adds NVIDIA's repository to Debian: driver installation guide, "Debian".
+_KEYRING = (
+    "https://developer.download.nvidia.com/compute/cuda/repos/debian{0}/{1}/"
+    "cuda-keyring_1.1-1_all.deb"
+)
+#: The driver branch that each Debian release has: packages.debian.org/nvidia-driver.
+_DEBIANS_OWN = {11: 470, 12: 535, 13: 550}
 REBOOT = command("reboot", root=True)
 LOAD_MODULE = command("modprobe nvidia", root=True, lasts="reboot")
 #: apt has its list of sources in the one file or in the other
@@ -62,8 +70,11 @@ def kernel(machine: Snapshot) -> str:
     return value(machine.host.kernel_release) or "$(uname -r)"
 
 
-def install_driver(machine: Snapshot) -> Steps:
+def install_driver(machine: Snapshot, least_branch: int = 0) -> Steps:
     """Return the commands that install the newest driver; empty where they are not known.
+
+    Debian keeps one branch for years: where that is older than *least_branch*, NVIDIA's own
+    repository is added.
 
     Source: NVIDIA's driver installation guide (kernel modules); RPM Fusion's for Fedora; Debian's
     wiki, NvidiaGraphicsDrivers, for the sections that its packages are in.
@@ -71,6 +82,8 @@ def install_driver(machine: Snapshot) -> Steps:
     kind = family(machine)
     if kind == "ubuntu":
         return command("ubuntu-drivers install", root=True, lasts="permanent"), REBOOT
+    if kind == "debian" and least_branch > _DEBIANS_OWN.get(_major(machine), least_branch):
+        return _from_nvidia_for_debian(machine)
     if kind == "debian":
         return (
             *non_free(machine),
@@ -103,6 +116,25 @@ def install_driver(machine: Snapshot) -> Steps:
     if kind == "arch":
         return command("pacman -S nvidia-open", root=True, lasts="permanent"), REBOOT
     return ()
+
+
+def _from_nvidia_for_debian(machine: Snapshot) -> Steps:
+    if _major(machine) < 12:
+        return ()
+    cpu = "sbsa" if machine.host.machine == "aarch64" else "x86_64"
+    address = _KEYRING.format(_major(machine), cpu)
+    return (
+        command("wget {address}", needs="wget", address=address),
+        command(
+            "dpkg -i {package}",
+            root=True,
+            lasts="permanent",
+            package=address.rpartition("/")[2],
+        ),
+        command("apt update", root=True),
+        command("apt install nvidia-open", root=True, lasts="permanent"),
+        REBOOT,
+    )
 
 
 def non_free(machine: Snapshot) -> Steps:
@@ -221,6 +253,12 @@ def older_driver(machine: Snapshot, branch: int) -> Steps:
         return command(
             "apt install {package}", root=True, lasts="permanent", package=f"nvidia-driver-{branch}"
         ), REBOOT
+    if kind == "debian" and branch == _DEBIANS_OWN.get(_major(machine)):
+        return install_driver(machine)
+    if kind == "debian" and branch == 470 and _major(machine) == 12:
+        package = "nvidia-tesla-470-driver"
+        install = command("apt install {package}", root=True, lasts="permanent", package=package)
+        return *non_free(machine), install, REBOOT
     if kind == "rhel" and _major(machine) in (8, 9):
         stream = f"nvidia-driver:{branch}-dkms"
         switch = "dnf module switch-to {stream} --allowerasing"
@@ -295,6 +333,28 @@ def kernel_parameter(machine: Snapshot, parameter: str) -> Steps:
     return ()
 
 
+def without_kernel_parameter(machine: Snapshot, parameters: Sequence[str]) -> Steps:
+    """Return the commands that take *parameters* from the kernel's command line and restart."""
+    kind = family(machine)
+    if kind in ("fedora", "rhel"):
+        grubby = "grubby --update-kernel=ALL --remove-args={parameters}"
+        text = " ".join(parameters)
+        return command(grubby, root=True, lasts="permanent", parameters=text), REBOOT
+    update = {
+        "ubuntu": "update-grub",
+        "debian": "update-grub",
+        "arch": "grub-mkconfig -o /boot/grub/grub.cfg",
+        "suse": "grub2-mkconfig -o /boot/grub2/grub.cfg",
+    }.get(kind)
+    if update is None or not all(re.fullmatch(r"[\w.=,:-]+", each) for each in parameters):
+        return ()
+    programs = [word for each in parameters for word in ("-e", f"s/ *{re.escape(each)}//g")]
+    edit = command(
+        "sed -i {programs} /etc/default/grub", root=True, lasts="permanent", programs=programs
+    )
+    return edit, Command(update, root=True, lasts="permanent"), REBOOT
+
+
 def fabric_manager(machine: Snapshot, version: object) -> Steps:
     """Return the command that installs the fabric manager of the driver's own *version*."""
     if not isinstance(version, str):
@@ -313,6 +373,16 @@ def fabric_manager(machine: Snapshot, version: object) -> Steps:
                 package=f"nvidia-fabric-manager-{version}",
             ),
         )
+    return ()
+
+
+def subnet_manager(machine: Snapshot) -> Steps:
+    """Return the command that installs the subnet manager of NVLink 5, of NVIDIA's repository."""
+    kind = family(machine)
+    if kind in ("ubuntu", "debian"):
+        return (command("apt install nvlsm", root=True, lasts="permanent"),)
+    if kind in ("rhel", "fedora"):
+        return (command("dnf install nvlsm", root=True, lasts="permanent"),)
     return ()
 
 

@@ -1,5 +1,6 @@
 """The report for people at a terminal: section by section, and at its end what to fix first."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from gpucheck.families import SECTIONS, SITE, prefixes_of, section_of
@@ -20,6 +21,7 @@ MOST_SAW_LINES = 3
 MOST_CONSEQUENCES = 6
 MOST_NAME = 32  # columns of a file's name where several are judged
 MOST_REASONS = 3  # for which questions got no answer
+MOST_CODES = 4  # of questions with one reason
 LABEL = 15  # columns of a section's sign and name
 
 _SIGNS: dict[Severity, Sign] = {
@@ -276,7 +278,8 @@ class _Page:
         shown = reasons if self._verbose else reasons[:MOST_REASONS]
         mark = f"{self._style.sign('unknown')} "
         for why, codes in shown:
-            yield from _block(f"No answer: {codes}: {why}", self._style, mark, "  ")
+            named = codes if self._verbose else _few(codes)
+            yield from _block(f"No answer: {named}: {why}", self._style, mark, "  ")
         if len(shown) < len(reasons):
             yield f"  and {len(reasons) - len(shown)} more without an answer (-v shows them)"
 
@@ -368,6 +371,15 @@ def by_reason(unchecked: Sequence[Unchecked]) -> Iterator[tuple[str, str]]:
             for code, subjects in codes.items()
         ]
         yield why, ", ".join(texts)
+
+
+def _few(codes: str) -> str:
+    """Return the questions that one reason left open, or only how many and of which families."""
+    names = re.findall(r"\b[A-Z]{3}[0-9]{3}\b", codes)
+    if len(names) <= MOST_CODES:
+        return codes
+    families = listed(list(dict.fromkeys(name[:3] for name in names)))
+    return f"{count(len(names), 'check')} of {families} (-v names them)"
 
 
 def _all_of(subjects: Sequence[str]) -> str:

@@ -128,6 +128,8 @@ _QUOTES = "\"'`“”‘’"
 
 def malformation(text: str) -> str | None:
     """Say what is wrong with the form of a CUDA_HOME, None where it is an absolute path."""
+    if text.endswith("\r"):
+        return "ends in a carriage return, as a file with Windows line ends sets it"
     if text != text.strip():
         return "has spaces around it"
     if text[0] in _QUOTES or text[-1] in _QUOTES:

@@ -11,6 +11,7 @@ from gpucheck.derived import (
     own_gpus,
     unseen_gpus,
 )
+from gpucheck.knowledge import xid
 from gpucheck.knowledge.module_messages import Kind, meaning
 from gpucheck.remedies import hardware, system_packages
 from gpucheck.rule import (
@@ -35,6 +36,15 @@ def _fell_off(machine: Snapshot, bus_id: str) -> bool:
     """Whether the kernel logged Xid 79 for this GPU: "fallen off the bus"."""
     xids = value(machine.kernel_log.xids) or ()
     return any(xid.number == 79 and xid.bus_id == bus_id for xid in xids)
+
+
+def _failed_by_xid(machine: Snapshot, bus_id: str) -> bool:
+    """Whether an Xid of this very GPU asks for more than a restart of the program."""
+    for entry in value(machine.kernel_log.xids) or ():
+        known_xid = xid.find(entry.number)
+        if entry.bus_id == bus_id and known_xid is not None and known_xid.severity == "critical":
+            return True
+    return False
 
 
 def _is_well(machine: Snapshot, bus_id: str) -> bool:
@@ -283,6 +293,8 @@ def _causes_of_failure(
         causes.append("HST008")
     if _fell_off(machine, name):
         causes.append("GPU001")
+    if not line and _failed_by_xid(machine, name):
+        causes.append("GPU020")
     if gpu is not None and not _is_well(machine, name) and is_unsuited(machine, gpu):
         causes.append("DRV012")
     return tuple(causes)

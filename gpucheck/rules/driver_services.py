@@ -164,7 +164,7 @@ def _nvlink5(machine: Snapshot) -> Symptom | None:
             saw=f"{waits}, and the subnet manager nvlsm is not installed",
             remedy=Remedy(
                 "Install nvlsm from NVIDIA's repository, then restart the fabric manager.",
-                (RESTART,),
+                (*system_packages.subnet_manager(machine), RESTART),
                 verify=IS_RUNNING,
             ),
         )

@@ -376,7 +376,7 @@ def _judge_family(machine: Snapshot, gpu: PciGpu) -> Answers:
 def _newer(machine: Snapshot, branch: int) -> Remedy:
     return Remedy(
         f"Install a driver of branch {branch} or newer, then reboot.",
-        system_packages.install_driver(machine),
+        system_packages.install_driver(machine, branch),
     )
 
 
@@ -426,6 +426,11 @@ def _said(machine: Snapshot) -> Symptom | None:
     return None
 
 
+def _next_branch(machine: Snapshot) -> int:
+    version, _ = driver_in_question(machine)
+    return version_tuple(version)[0] + 1 if version else 0
+
+
 def _by_age(machine: Snapshot) -> Remedy:
     """Return which driver to install where the module only says that it is the wrong one."""
     for gpu in own_gpus(machine):
@@ -434,7 +439,7 @@ def _by_age(machine: Snapshot) -> Remedy:
                 return answer.remedy
     return Remedy(
         "Install a newer driver, then reboot; for an old GPU, the last branch that drives it.",
-        system_packages.install_driver(machine),
+        system_packages.install_driver(machine, _next_branch(machine)),
     )
 
 

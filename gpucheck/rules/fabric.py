@@ -5,8 +5,10 @@ import msgspec
 from gpucheck.derived import nvlinks_up
 from gpucheck.knowledge import gpus as models
 from gpucheck.remedies import gpus as remedies
+from gpucheck.remedies import system_packages
 from gpucheck.rule import (
     Answers,
+    Command,
     NotApplicable,
     NotChecked,
     Remedy,
@@ -192,7 +194,12 @@ def _set_up_nvlink_5(machine: Snapshot, missing: list[str]) -> Remedy:
             machine, "Look into the logs of nvlsm and the fabric manager for what they wait for"
         )
     modules = [name for name in _MODULES if f"module {name}" in missing]
-    steps = [command("modprobe {name}", name=name, root=True, lasts="reboot") for name in modules]
+    steps: list[Command] = []
+    if "nvlsm" in missing:
+        steps += system_packages.subnet_manager(machine)
+    if "nvidia-fabricmanager" in missing:
+        steps += system_packages.fabric_manager(machine, machine.driver.module_version)
+    steps += [command("modprobe {name}", name=name, root=True, lasts="reboot") for name in modules]
     if "nvlsm" in missing or "nvidia-fabricmanager" in missing:
         text = "Install nvlsm and the fabric manager in the driver's version, load the modules"
     else:

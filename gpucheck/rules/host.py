@@ -1,5 +1,7 @@
 """Rules about the host: the system, its limits, and what surrounds it."""
 
+import re
+
 from gpucheck.derived import WSL_LIBRARIES, driver_copies, is_container, selected_libraries
 from gpucheck.knowledge.kernel_module import has_nvlink5_fabric
 from gpucheck.remedies import containers, system_packages
@@ -25,6 +27,7 @@ CPUS_PER_GPU = 2
 WSL_LIBRARY = "/usr/lib/wsl/lib/libcuda.so.1"
 UPDATE_WSL = command("wsl.exe --update", on="windows", lasts="permanent")
 SHUT_WSL_DOWN = command("wsl.exe --shutdown", on="windows")
+CHANGE_TO_WSL_2 = command("wsl.exe --set-version DISTRIBUTION 2", on="windows", lasts="permanent")
 
 
 def gpu_count(machine: Snapshot) -> int | Unknown:
@@ -284,6 +287,16 @@ def wsl_library_is_shadowed(machine: Snapshot) -> Answers:
     if libraries is None:
         return
     copies = [library for library in libraries if library.soname == "libcuda.so.1"]
+    if _is_wsl_1(machine):
+        yield Symptom(
+            saw=f"this is WSL 1 (kernel {machine.host.kernel_release}), which has no GPUs",
+            remedy=Remedy(
+                "Change this distribution to WSL 2: `wsl.exe -l -v` shows its name.",
+                (CHANGE_TO_WSL_2,),
+                verify=Command("wsl.exe -l -v", on="windows"),
+            ),
+        )
+        return
     if not any(_is_windows(library) for library in copies):
         yield Symptom(
             saw=f"{WSL_LIBRARY} is not there",
@@ -304,6 +317,12 @@ def wsl_library_is_shadowed(machine: Snapshot) -> Answers:
                 ),
                 subject=library.path,
             )
+
+
+def _is_wsl_1(machine: Snapshot) -> bool:
+    """WSL 1 has no Linux kernel: it answers "4.4.0-19041-Microsoft"; WSL 2's begin with 4.19."""
+    release = value(machine.host.kernel_release) or ""
+    return re.fullmatch(r"(?:3|4\.4)\.[0-9.]*-[0-9]+-Microsoft", release) is not None
 
 
 def _is_windows(library: DriverLibrary) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Generator
 
 from gpucheck.conditions import all_of, no_container, own_kernel_module
-from gpucheck.derived import cuda_works, driver_copies, nvml_works
+from gpucheck.derived import cuda_works, driver_copies, nvml_works, own_gpus
 from gpucheck.knowledge.module_messages import Kind, meaning
 from gpucheck.remedies import hardware, system_packages
 from gpucheck.rule import (
@@ -21,6 +21,7 @@ from gpucheck.rule import (
 )
 from gpucheck.rules.driver_presence import is_built
 from gpucheck.snapshot import DkmsFailure, ModuleBlock, Snapshot, Unknown, value
+from gpucheck.versions import version_tuple
 from gpucheck.wording import listed
 
 KERNEL_LOG = command("dmesg | grep -i nvrm | tail -n 20", root=True, needs="dmesg")
@@ -199,14 +200,15 @@ def _sign(machine: Snapshot) -> Remedy:
                 Remedy("Disable Secure Boot in the firmware setup."),
             ),
         )
-    option = (
-        "lockdown="
-        if machine.host.lockdown in ("integrity", "confidentiality")
-        else "module.sig_enforce"
-    )
+    lockdown = value(machine.host.lockdown)
+    if lockdown in ("integrity", "confidentiality"):
+        option, parameter = "lockdown=", f"lockdown={lockdown}"
+    else:
+        option, parameter = "module.sig_enforce", "module.sig_enforce=1"
     return Remedy(
         f"Remove `{option}` from the kernel's command line and reboot, or install the "
-        "distribution's signed modules."
+        "distribution's signed modules.",
+        system_packages.without_kernel_parameter(machine, [parameter]),
     )
 
 
@@ -237,7 +239,18 @@ def gave_up(machine: Snapshot) -> Answers:
     if found is None:
         return
     kind, line = found
-    yield Symptom(saw=f'it says: "{line}"', remedy=_after_giving_up(machine, kind))
+    holders = _holders(machine) if kind == "other_driver" else {}
+    held = "".join(f"; {name} holds {listed(gpus)}" for name, gpus in holders.items())
+    yield Symptom(saw=f'it says: "{line}"{held}', remedy=_after_giving_up(machine, kind))
+
+
+def _holders(machine: Snapshot) -> dict[str, list[str]]:
+    """Return the drivers of others that hold GPUs, each with the GPUs' bus ids."""
+    found: dict[str, list[str]] = {}
+    for gpu in own_gpus(machine):
+        if isinstance(gpu.driver, str) and gpu.driver != "nvidia":
+            found.setdefault(gpu.driver, []).append(gpu.bus_id)
+    return found
 
 
 def _gave_up(machine: Snapshot) -> tuple[Kind, str] | None:
@@ -254,6 +267,18 @@ def _gave_up(machine: Snapshot) -> tuple[Kind, str] | None:
 def _after_giving_up(machine: Snapshot, kind: Kind) -> Remedy:
     if kind == "off_the_bus":
         return hardware.no_response(machine)
+    if kind == "other_driver" and (holders := list(_holders(machine))):
+        keep_out = command(
+            "printf 'blacklist %s\\n' {holders} | tee /etc/modprobe.d/blacklist-for-nvidia.conf",
+            root=True,
+            lasts="permanent",
+            needs="tee",
+            holders=holders,
+        )
+        return Remedy(
+            f"Keep {listed(holders)} from loading, and reboot.",
+            (keep_out, *system_packages.renew_ram_disk(machine), system_packages.REBOOT),
+        )
     if kind == "other_driver":
         return Remedy(
             "Find the driver that holds the GPU (`Kernel driver in use`), keep it from loading, "
@@ -305,10 +330,12 @@ def _build_again(machine: Snapshot, failure: DkmsFailure) -> Remedy:
         return Remedy("Install the kernel's headers, then build again.", (*headers, *again))
     kernels = value(machine.driver.dkms_kernels)
     older = f", or boot kernel {kernels[-1]}, which has a module" if kernels else ""
+    version = value(machine.driver.dkms_version)
+    branch = version_tuple(version)[:1] if version else ()
     return Remedy(
-        f"Install a newer driver: the source of {value(machine.driver.dkms_version)} does not "
-        f"compile for kernel {system_packages.kernel(machine)}{older}.",
-        system_packages.install_driver(machine),
+        f"Install a newer driver: the source of {version} does not compile for kernel "
+        f"{system_packages.kernel(machine)}{older}.",
+        system_packages.install_driver(machine, branch[0] + 1 if branch else 0),
     )
 
 
@@ -367,17 +394,11 @@ def _unblock(machine: Snapshot, blocks: tuple[ModuleBlock, ...]) -> Remedy:
         options = listed([f"`{block.text}`" for block in at_boot])
         also = f", and the lines about nvidia from {listed(files)}" if files else ""
         steps = (
-            (
-                command(
-                    "grubby --update-kernel=ALL --remove-args={options}",
-                    root=True,
-                    lasts="permanent",
-                    options=" ".join(block.text for block in at_boot),
-                ),
-                system_packages.REBOOT,
+            ()
+            if files
+            else system_packages.without_kernel_parameter(
+                machine, [block.text for block in at_boot]
             )
-            if system_packages.family(machine) in ("fedora", "rhel") and not files
-            else ()
         )
         return Remedy(f"Remove {options} from the kernel's command line{also}, and reboot.", steps)
     comment_out = command(

@@ -240,6 +240,13 @@ def _without_compat(machine: Snapshot, compat: DriverLibrary) -> Remedy:
         its = {e.text for e in entries if e.compat_libcuda is not None or e.text == folder}
         return variables.set_list(machine, "LD_LIBRARY_PATH", _texts(entries, without=its), folder)
     is_inside = isinstance(machine.host.container, str)
+    if "compat" not in posixpath.dirname(compat.real_path or compat.path).split("/"):
+        return Remedy(
+            f"Take the package cuda-compat out of the {'image' if is_inside else 'system'}: "
+            f"{compat.real_path or compat.path} is its libcuda, in the place of the driver's own",
+            steps=(_remove_package(machine, is_inside),),
+            verify=command("ls -l {path}", path=compat.path),
+        )
     conf = _conf_file(machine, compat) or "/etc/ld.so.conf.d"
     remove = Remedy(
         f"Take the package cuda-compat out of the {'image' if is_inside else 'system'}: "

@@ -57,6 +57,8 @@ def nvlink_down(gpu: Gpu, machine: Snapshot) -> Answers:
     expected = wired or len(links)
     if unread is not None and not (up and down):
         yield NotChecked.because(unread)
+    elif not up and machine.nvml.count == 1 and not wired:
+        yield NotApplicable(why="one GPU, and no NVLink bridge")
     elif not up:
         yield _all_links_down(machine, gpu, links, is_wired=wired > 0)
     elif up < expected:

@@ -378,4 +378,5 @@ def _errors_of(bad: _BadPort) -> str:
         where = f"at the GPU {bad.port.bus_id} itself"
     else:
         where = f"at port {bad.port.bus_id} above {listed(bad.bus_ids)}"
-    return f"{listed(counts)} PCIe errors {where}"
+    is_one = len(counts) == 1 and counts[0].startswith("1 ")
+    return f"{listed(counts)} PCIe error{'' if is_one else 's'} {where}"

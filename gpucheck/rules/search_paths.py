@@ -228,9 +228,10 @@ def _close(path: str, remove: Remedy) -> Remedy:
 def wrong_separator(machine: Snapshot) -> Answers:
     """Elements of PATH and LD_LIBRARY_PATH are separated by `:`; none of these is searched.
 
-    With spaces, commas or semicolons between them, several directories become one name that does
-    not exist. fish lists, copied without their quotes, and values from web pages look like that.
-    In fish, write `set -gx LD_LIBRARY_PATH /a:/b`.
+    With spaces, commas or nothing between them, several directories become one name that does
+    not exist. `/a/lib$LD_LIBRARY_PATH` without a `:` does it; fish lists, copied without their
+    quotes, and values from web pages look like that. In fish, write `set -gx LD_LIBRARY_PATH
+    /a:/b`.
     """
     for name, entries in _lists(machine):
         if isinstance(entries, Unknown):

@@ -9,7 +9,14 @@ from gpucheck.conditions import uses_cuda
 from gpucheck.knowledge import shells
 from gpucheck.remedies import variables
 from gpucheck.rule import Answers, NotChecked, Remedy, Severity, Symptom, command, known, rule
-from gpucheck.snapshot import Snapshot, StartupFile, StartupSetting, Unknown, value
+from gpucheck.snapshot import (
+    CARRIAGE_RETURN,
+    Snapshot,
+    StartupFile,
+    StartupSetting,
+    Unknown,
+    value,
+)
 from gpucheck.startup_lines import (
     VARIABLES,
     BlockFault,
@@ -182,12 +189,25 @@ def export_is_mangled(machine: Snapshot) -> Answers:
     yield from _unreadable(files or ())
     for file, setting in lines(files or ()):
         if setting.mangled is not None:
-            right = corrected(machine, file.path, setting)
             yield Symptom(
                 saw=f"{place(file, setting)} has `{setting.text}`: {value(setting.mangled)}",
-                remedy=_rewritten(machine, f"Write `{right}`", file, setting),
+                remedy=_written_right(machine, file, setting),
                 subject=place(file, setting),
             )
+
+
+def _written_right(machine: Snapshot, file: StartupFile, setting: StartupSetting) -> Remedy:
+    if setting.mangled == CARRIAGE_RETURN:
+        return Remedy(
+            f"Give {file.path} the line ends of Linux, and open a new shell",
+            (
+                command(
+                    r"sed -i --follow-symlinks 's/\r$//' {path}", path=file.path, lasts="permanent"
+                ),
+            ),
+        )
+    right = corrected(machine, file.path, setting)
+    return _rewritten(machine, f"Write `{right}`", file, setting)
 
 
 def corrected(machine: Snapshot, path: str, setting: StartupSetting) -> str:

@@ -173,6 +173,8 @@ def driver_too_old(machine: Snapshot) -> Answers:
     if runs is not False:
         return
     newest = derived.newest_cuda(machine)
+    if driver and derived.compat_library(machine):  # refused, or its word would count: ENV016
+        newest = driver_cuda.newest_cuda_of(driver) or newest
     reason = f"driver {driver}" if driver else "the driver"
     yield Symptom(
         subject=torch.location,

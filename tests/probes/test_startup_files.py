@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gpucheck.knowledge.shells import Dialect
 from gpucheck.probes import startup_files
 from gpucheck.probes.startup_files import parse
-from gpucheck.snapshot import StartupFile, StartupSetting, Unknown
+from gpucheck.snapshot import CARRIAGE_RETURN, StartupFile, StartupSetting, Unknown
 from seen_facts import seen
 
 EXIT_BY_CASE = "case $- in\n    *i*) ;;\n      *) return;;\nesac\n"
@@ -321,12 +321,15 @@ def test_bytes_that_are_no_utf8_do_not_hide_the_rest(places):
     assert seen(file.settings)[0].value == "/x"
 
 
-def test_lines_that_end_as_on_windows_are_read(places):
-    write(places[0] / ".bashrc", b"export CUDA_HOME=/x\r\n")
+def test_the_end_of_a_line_of_windows_goes_into_the_value_as_bash_itself_has_it(places):
+    path = places[0] / ".bashrc"
+    write(path, b"export CUDA_HOME=/x\r\nexport PATH=/y:$PATH\n")
 
     [file] = look(places).values()
 
-    assert seen(file.settings)[0].value == "/x"
+    assert [setting.mangled for setting in seen(file.settings)] == [CARRIAGE_RETURN, None]
+    bash = ["bash", "--norc", "-c", '. "$1"; printf %s "$CUDA_HOME"', "bash", str(path)]
+    assert subprocess.run(bash, capture_output=True, check=True).stdout == b"/x\r"
 
 
 # ---------------------------------------------------------------------------------- any text at all

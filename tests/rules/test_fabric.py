@@ -73,9 +73,11 @@ def test_eight_gpus_that_wait_for_missing_modules_are_one_finding():
 
     assert symptom.gpus == tuple(range(8))
     assert "missing: module mlx5_ib, module ib_umad" in symptom.saw
-    assert [step.text for step in symptom.remedy.steps][:2] == [
+    assert [step.text for step in symptom.remedy.steps] == [
+        "apt install 'nvidia-fabricmanager-580=580.159.04-*'",
         "modprobe mlx5_ib",
         "modprobe ib_umad",
+        "systemctl restart nvidia-fabricmanager",
     ]
 
 

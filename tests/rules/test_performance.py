@@ -215,14 +215,24 @@ def test_a_model_that_nobody_measured_is_not_judged():
     assert passes(rules.products_below_model, snapshot)
 
 
-def test_all_reduce_is_judged_by_whether_nvls_was_in_use():
-    def eight(rate: float, **bench: Any) -> Snapshot:
-        reduced = Figure(measure="all-reduce", gpus=tuple(range(8)), size=1 << 30, value=rate)
-        return measured(reduced, bench=bench)
+def eight(rate: float, **bench: Any) -> Snapshot:
+    reduced = Figure(measure="all-reduce", gpus=tuple(range(8)), size=1 << 30, value=rate)
+    return measured(reduced, bench=bench)
 
+
+def test_all_reduce_is_judged_by_whether_nvls_was_in_use():
     assert passes(rules.all_reduce_slow, eight(361.0, nvls=False))
     assert symptoms(rules.all_reduce_slow, eight(361.0, nvls=True))
     assert not_checked(rules.all_reduce_slow, eight(361.0, nvls=Unknown("not said")))
+
+
+def test_an_all_reduce_on_rings_over_nvswitches_is_a_note_where_nvls_was_not_in_use():
+    [symptom] = symptoms(rules.without_nvls, eight(361.0, nvls=False))
+
+    assert "over 8 GPUs, on rings" in symptom.saw
+    assert symptom.gpus == tuple(range(8))
+    assert passes(rules.without_nvls, eight(481.0, nvls=True))
+    assert not_checked(rules.without_nvls, eight(361.0, nvls=Unknown("not said")))
 
 
 def test_a_wrong_sum_is_an_error_whatever_its_speed():

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from built.machine import BUS_IDS, DRIVER, KERNEL, MULTIARCH, BuiltMachine
+from built.machine import BUS_IDS, DRIVER, KERNEL, BuiltMachine
 from built.test_driver_kinds import (
     CARD,
-    container_of,
     everything,
     module_file,
     on_metal,
@@ -22,17 +21,12 @@ from built.test_guests_and_links import gpus_at, nvlink_5, virtual
 from built.test_kinds import (
     FEDORA,
     RHEL,
-    UBUNTU,
     distribution,
-    driver,
     driver_from,
-    geforce,
-    one_card,
     pod,
-    without_toolkit,
     wsl,
 )
-from fakes.nvml import Error, a100_pcie, geforce_laptop, h200
+from fakes.nvml import Error, geforce_laptop, h200
 
 pytestmark = pytest.mark.namespaces
 
@@ -92,22 +86,6 @@ def a_card_too_new_for_the_release(machine: BuiltMachine) -> None:
         "NVRM: The NVIDIA probe routine failed for 1 device(s).",
         "NVRM: None of the NVIDIA devices were initialized.",
         "nvidia-nvlink: Unregistered Nvlink Core, major device number 235",
-    )
-
-
-@case("DRV012", saw="open", fix="closed")
-def the_open_module_on_maxwell_on_fedora(machine: BuiltMachine) -> None:
-    only_card(machine, "0x13c2")
-    distribution(machine, FEDORA)
-    module_file(machine, "570.86.10", "Dual MIT/GPL")
-    machine.kernel_log(
-        f"NVRM: The NVIDIA GPU {CARD} (PCI ID: 10de:13c2)\\x0aNVRM: installed in this system is "
-        "not supported by open\\x0aNVRM: nvidia.ko because it does not include the required "
-        "GPU\\x0aNVRM: System Processor (GSP).\\x0aNVRM: Please see the 'Open Linux Kernel "
-        "Modules' and 'GSP\\x0aNVRM: Firmware' sections in the driver README",
-        f"nvidia: probe of {CARD} failed with error -1",
-        "NVRM: The NVIDIA probe routine failed for 1 device(s).",
-        "NVRM: None of the NVIDIA devices were initialized.",
     )
 
 
@@ -206,36 +184,6 @@ def a_gsp_that_times_out_on_one_of_two(machine: BuiltMachine) -> None:
     )
 
 
-@case("DRV017", saw="power state", fix="pcie_port_pm=off")
-def a_laptop_asleep_without_bbswitch(machine: BuiltMachine) -> None:
-    one_rtx(machine, is_seen=False)
-    on_metal(machine, chassis="10")
-    distribution(machine, FEDORA)
-    machine.write("/etc/tlp.conf", "RUNTIME_PM_ON_BAT=auto\n")
-    machine.sys(f"bus/pci/devices/{CARD}/power_state", "D3cold\n")
-    machine.kernel_log(
-        f"nvidia {CARD}: Unable to change power state from D3cold to D0, device inaccessible",
-        f"NVRM: GPU {CARD}: RmInitAdapter failed! (0x23:0xffff:1426)",
-        f"NVRM: GPU {CARD}: rm_init_adapter failed, device minor number 0",
-    )
-
-
-@case("DRV017", saw="0000:00:07.0", fix="power cables")
-def one_of_two_in_the_words_of_an_old_driver(machine: BuiltMachine) -> None:
-    on_metal(machine)
-    driver(machine, "470.256.02", 11040)
-    machine.gpus = [a100_pcie(gsp=Error(3))]
-    for bus_id in BUS_IDS:
-        machine.pci_device(bus_id, device="0x20b5")
-    machine.environment["FAKE_COUNT"] = "1"
-    machine.kernel_log(
-        f"NVRM: GPU {BUS_IDS[1]}: RmInitAdapter failed! (0x24:0x72:1568)",
-        f"NVRM: GPU {BUS_IDS[1]}: rm_init_adapter failed, device minor number 1",
-    )
-    without_toolkit(machine)
-    machine.without_torch()
-
-
 @twin
 def a_log_full_of_what_healthy_modules_say(machine: BuiltMachine) -> None:
     machine.kernel_log(
@@ -300,16 +248,6 @@ def a_blacklist_on_the_kernel_s_command_line(machine: BuiltMachine) -> None:
     machine.proc("cmdline", "root=/dev/sda1 quiet modprobe.blacklist=nvidia,nvidia_drm\n")
 
 
-@case("DRV020", saw="/etc/modprobe.d/pve.conf", fix="pve.conf")
-def a_passthrough_guide_s_blacklist_on_debian(machine: BuiltMachine) -> None:
-    only_card(machine, "0x2684")
-    distribution(machine, DEBIAN)
-    module_file(machine, DRIVER, "Dual MIT/GPL")
-    machine.write(
-        "/etc/modprobe.d/pve.conf", "blacklist nouveau\nblacklist nvidia\nblacklist nvidiafb\n"
-    )
-
-
 @case("DRV005", saw="sig_enforce", fix="--remove-args=module.sig_enforce=1")
 def a_kernel_that_enforces_signatures(machine: BuiltMachine) -> None:
     only_card(machine, "0x2684")
@@ -317,18 +255,6 @@ def a_kernel_that_enforces_signatures(machine: BuiltMachine) -> None:
     module_file(machine, DRIVER, "Dual MIT/GPL")
     machine.proc("cmdline", "root=/dev/sda1 module.sig_enforce=1\n")
     machine.kernel_log("Loading of unsigned module is rejected")
-
-
-@case("DRV019", saw="No such file or directory", fix=f"linux-headers-{KERNEL}")
-def a_build_without_headers(machine: BuiltMachine) -> None:
-    only_card(machine, "0x2684")
-    machine.write("/var/lib/dkms/nvidia/560.35.03/6.8.0-40-generic/x86_64/module/nvidia.ko.zst")
-    machine.write(
-        "/var/lib/dkms/nvidia/560.35.03/build/make.log",
-        f"DKMS make.log for nvidia-560.35.03 for kernel {KERNEL} (x86_64)\n"
-        f"make[1]: *** /lib/modules/{KERNEL}/build: No such file or directory.  Stop.\n"
-        "*** Unable to find the kernel headers of the target kernel. ***\n",
-    )
 
 
 # ----------------------------------------------------------------------- D: no room for a BAR
@@ -343,20 +269,6 @@ def a_kvm_guest_without_room(machine: BuiltMachine) -> None:
     machine.kernel_log(
         "pci 0000:00:07.0: BAR 1 [mem size 0x2000000000 64bit pref]: can't assign; no space",
         "pci 0000:00:07.0: BAR 1 [mem size 0x2000000000 64bit pref]: failed to assign",
-    )
-
-
-@case("HST008", saw="BAR 1", fix="HighMemoryMappedIoSpace")
-def a_hyper_v_guest_without_room(machine: BuiltMachine) -> None:
-    virtual(machine)
-    machine.sys("class/dmi/id/sys_vendor", "Microsoft Corporation\n")
-    machine.sys("class/dmi/id/product_name", "Virtual Machine\n")
-    only_card(machine, "0x2235")
-    module_file(machine, DRIVER, "Dual MIT/GPL")
-    machine.sys(
-        f"bus/pci/devices/{CARD}/resource",
-        "0x00000000f6000000 0x00000000f6ffffff 0x0000000000040200\n"
-        "0x0000000000000000 0x0000000fffffffff 0x000000000014220c\n",
     )
 
 
@@ -377,15 +289,6 @@ def eight_cards_of_a_miner_s_board(machine: BuiltMachine) -> None:
 
 
 # --------------------------------------------------------------------------- E: containers
-
-
-@case("HST004", saw="NVIDIA_VISIBLE_DEVICES=all", fix="--gpus all")
-def a_docker_container_of_a_cuda_image_without_gpus(machine: BuiltMachine) -> None:
-    machine.write("/.dockerenv")
-    machine.environment["NVIDIA_VISIBLE_DEVICES"] = "all"
-    machine.without_driver()
-    machine.kernel_module("580.95.05")
-    machine.pci(*BUS_IDS)
 
 
 @case("HST004", saw="NVIDIA_VISIBLE_DEVICES", fix="runtimeClassName: nvidia")
@@ -419,34 +322,6 @@ def an_lxc_without_its_devices(machine: BuiltMachine) -> None:
     machine.environment["FAKE_CODE"] = "100"
 
 
-@case("DRV006", saw="550.54.15", fix="550.54.14")
-def an_nspawn_container_with_libraries_of_its_own(machine: BuiltMachine) -> None:
-    container_of(machine, "550.54.14", "550.54.15")
-    machine.remove("/.dockerenv")
-    machine.proc("1/environ", "container=systemd-nspawn\0")
-
-
-@case("ENV022", saw="graphics", fix="compute")
-def a_container_with_graphics_alone(machine: BuiltMachine) -> None:
-    machine.write("/.dockerenv")
-    machine.environment |= {
-        "NVIDIA_VISIBLE_DEVICES": "all",
-        "NVIDIA_DRIVER_CAPABILITIES": "graphics,utility",
-    }
-    for ending in (".so", ".so.1", f".so.{DRIVER}"):
-        machine.remove(f"{MULTIARCH}/libcuda{ending}")
-
-
-@case("DRV008", saw="/dev/nvidia0", fix="--group-add")
-def a_rootless_container_with_nodes_of_nobody(machine: BuiltMachine) -> None:
-    machine.write("/run/.containerenv")
-    for name in ("nvidiactl", "nvidia0", "nvidia1", "nvidia-uvm"):
-        machine.device(name, mode=0o660)
-    machine.nvml_options["init_error"] = 4
-    machine.environment["FAKE_CODE"] = "100"
-    machine.ordinary_user()
-
-
 # ---------------------------------------------------------------------------------- F: WSL
 
 
@@ -457,13 +332,6 @@ def windows_holds_the_card_in_tcc_mode(machine: BuiltMachine) -> None:
     machine.environment["FAKE_CODE"] = "100"
 
 
-@case("DRV016", saw="DRIVER_NOT_LOADED", fix="wsl.exe --shutdown")
-def windows_driver_is_not_loaded(machine: BuiltMachine) -> None:
-    wsl(machine)
-    machine.nvml_options["init_error"] = 9
-    machine.environment["FAKE_CODE"] = "100"
-
-
 @case("HST005", saw="WSL 1", fix="wsl.exe --set-version")
 def wsl_1(machine: BuiltMachine) -> None:
     wsl(machine)
@@ -471,12 +339,6 @@ def wsl_1(machine: BuiltMachine) -> None:
     machine.proc("version", "Linux version 4.4.0-19041-Microsoft (built@host) #1-Microsoft\n")
     machine.remove("/usr/lib/wsl")
     machine.device("dxg", there=False)
-
-
-@case("DRV009", saw="500", fix="wsl.exe")
-def cuda_does_not_start_under_wsl(machine: BuiltMachine) -> None:
-    wsl(machine)
-    machine.environment["FAKE_CODE"] = "500"
 
 
 # ------------------------------------------------------------------------------ G: error 802
@@ -503,17 +365,6 @@ def a_container_on_a_board_whose_fabric_manager_is_down(machine: BuiltMachine) -
     machine.write("/.dockerenv")
     for number in range(4):
         machine.pci_device(f"0000:0{number + 1}:00.0", kind="0x068000", device="0x22a3")
-    machine.gpus = [h200(fabric="1 0 0 0"), h200(fabric="1 0 0 0")]
-    machine.environment["FAKE_CODE"] = "802"
-
-
-@case("DRV010", saw="no fabric manager is installed", fix=DRIVER)
-def a_board_that_was_set_up_without_its_fabric_manager(machine: BuiltMachine) -> None:
-    on_metal(machine)
-    distribution(machine, UBUNTU)
-    for number in range(4):
-        bus_id = f"0000:0{number + 1}:00.0"
-        machine.pci_device(bus_id, kind="0x068000", device="0x22a3", driver="nvidia-nvswitch")
     machine.gpus = [h200(fabric="1 0 0 0"), h200(fabric="1 0 0 0")]
     machine.environment["FAKE_CODE"] = "802"
 
@@ -560,15 +411,6 @@ def corrected_errors_of_a_disk_elsewhere(machine: BuiltMachine) -> None:
     )
 
 
-@twin
-def switch_messages_that_healthy_boards_have(machine: BuiltMachine) -> None:
-    machine.kernel_log(
-        "nvidia-nvswitch0: SXid (PCI:0000:a3:00.0): 22013, Non-fatal, Link 31 Minion Link DLREQ "
-        "interrupt",
-        "nvidia-nvswitch0: open (major=510)",
-    )
-
-
 # ------------------------------------------------------------------------------ J, K and others
 
 
@@ -576,17 +418,6 @@ def switch_messages_that_healthy_boards_have(machine: BuiltMachine) -> None:
 def all_cards_at_pci_stub(machine: BuiltMachine) -> None:
     only_card(machine, "0x1e84", bound="pci-stub")
     machine.proc("cmdline", "root=/dev/sda1 pci-stub.ids=10de:1e84\n")
-
-
-@case("DRV023", saw="/etc/modprobe.d/vfio.conf", fix="run gpucheck there")
-def all_cards_lent_by_modprobe_d(machine: BuiltMachine) -> None:
-    only_card(machine, "0x2684", bound="vfio-pci")
-    distribution(machine, "Proxmox Virtual Environment 8")
-    machine.write(
-        "/etc/modprobe.d/vfio.conf",
-        "options vfio-pci ids=10de:2684,10de:22ba disable_vga=1\nsoftdep nvidia pre: vfio-pci\n",
-    )
-    machine.write("/etc/modprobe.d/blacklist.conf", "blacklist nvidia\nblacklist nouveau\n")
 
 
 @twin
@@ -601,21 +432,6 @@ def one_of_two_is_lent_to_a_guest(machine: BuiltMachine) -> None:
 
 
 @twin
-def a_laptop_on_battery(machine: BuiltMachine) -> None:
-    one_card(machine, geforce_laptop(power_limit_milliwatts=35000), "0x28e0")
-    on_metal(machine, chassis="10")
-    without_toolkit(machine)
-
-
-@case("DRV009", saw="999", fix="uvm_disable_hmm=1")
-def alma_9_6_with_an_unknown_error(machine: BuiltMachine) -> None:
-    distribution(machine, "AlmaLinux 9.6 (Sage Margay)")
-    machine.proc("sys/kernel/osrelease", "5.14.0-570.22.1.el9_6.x86_64\n")
-    machine.sys("module/nvidia_uvm/parameters/uvm_disable_hmm", "N\n")
-    machine.environment["FAKE_CODE"] = "999"
-
-
-@twin
 def a_colab_like_machine(machine: BuiltMachine) -> None:
     driver_from(machine, "/usr/lib64-nvidia", gpus=1)
     machine.write("/.dockerenv")
@@ -625,20 +441,6 @@ def a_colab_like_machine(machine: BuiltMachine) -> None:
         "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
         "COLAB_GPU": "1",
     }
-
-
-@twin
-def a_gh200_whose_memory_is_a_numa_node(machine: BuiltMachine) -> None:
-    gpus_at(
-        machine,
-        h200(
-            name="NVIDIA GH200 480GB", numa_node=1, c2c=1, nvlinks_to_switches=0, fabric="0 0 0 0"
-        ),
-        1,
-        "2342",
-    )
-    machine.device("nvidia1", there=False)
-    machine.environment["FAKE_COUNT"] = "1"
 
 
 @twin
@@ -663,37 +465,6 @@ def a_spark_whose_gpu_has_no_memory_of_its_own(machine: BuiltMachine) -> None:
     gpus_at(machine, h200(name="NVIDIA GB10", compute_capability="12 1", **missing), 1, "2e12")
     machine.device("nvidia1", there=False)
     machine.environment["FAKE_COUNT"] = "1"
-
-
-@twin
-def a_proxmox_container_with_the_host_s_version(machine: BuiltMachine) -> None:
-    machine.proc("1/environ", "container=lxc\0")
-    distribution(machine, DEBIAN)
-
-
-@twin
-def arch_with_its_own_toolkit(machine: BuiltMachine) -> None:
-    distribution(machine, ARCH)
-    one_card(machine, geforce("RTX 4090", "8 9", "0x2684"), "0x2684")
-    without_toolkit(machine)
-    machine.toolkit("/opt/cuda", "13.0.88")
-    machine.environment |= {
-        "CUDA_HOME": "/opt/cuda",
-        "CUDA_PATH": "/opt/cuda",
-        "PATH": "/opt/venv/bin:/opt/cuda/bin:/usr/bin:/bin",
-    }
-
-
-@twin
-def a_hybrid_laptop_whose_card_sleeps(machine: BuiltMachine) -> None:
-    one_card(machine, geforce_laptop(), "0x28e0")
-    on_metal(machine, chassis="10")
-    without_toolkit(machine)
-    machine.sys(f"bus/pci/devices/{CARD}/power_state", "D0\n")
-    machine.write(
-        "/etc/modprobe.d/nvidia.conf", 'options nvidia "NVreg_DynamicPowerManagement=0x02"\n'
-    )
-    machine.kernel_log(f"nvidia {CARD}: PCI PM: Suspend power state: D3hot")
 
 
 @twin

@@ -607,3 +607,13 @@ def test_a_healthy_machine_fits_on_a_screen(gpus: int):
     assert len(lines) <= 24
     assert max(map(cells, lines)) <= 80
     assert not [line for line in lines if line.startswith(("✗", "!"))]
+
+
+def test_many_questions_with_one_reason_are_counted_and_named_with_v():
+    codes = [f"GPU0{n}" for n in range(10, 15)]
+    rules = [answers(code, NotChecked(why="no NVML")) for code in codes]
+
+    text, verbose = (text_of(examine(machine(), rules=rules), verbose=v) for v in (False, True))
+
+    assert "? No answer: 5 checks of GPU (-v names them): no NVML\n" in text
+    assert "? No answer: GPU010, GPU011, GPU012, GPU013, GPU014: no NVML\n" in verbose

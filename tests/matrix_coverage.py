@@ -31,7 +31,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(config, "workeroutput"):
         config.workeroutput["codes_in_matrix"] = sorted(taken_through)
     elif exitstatus == 0 and _is_whole(config) and (missing := _missing()):
-        print("\nno test takes a remedy of these through the matrix:", *missing)  # noqa: T201
+        print("\nno test takes a remedy of these through the matrix:", *missing)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

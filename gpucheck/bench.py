@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -9,6 +10,7 @@ import msgspec
 
 from gpucheck import console
 from gpucheck.bench_evidence import has_last_words, why_busy
+from gpucheck.probes.apart import ACCESS_SECONDS, WRITE_SECONDS, within
 from gpucheck.report import Report, examine
 from gpucheck.smoke import lacks_torch
 from gpucheck.snapshot import Bench, Figure, Snapshot, Unknown, replace, value
@@ -42,6 +44,10 @@ def measure(
     from gpucheck.forked_collector import ForkedCollector
     from gpucheck.scope import Scope
 
+    # Asked for first: no time is lost on a file that cannot be used, and it forks.
+    earlier: tuple[_Run, ...] = ()
+    if baseline is not None:
+        earlier = within(ACCESS_SECONDS, str(baseline), partial(_runs, baseline))
     with ExitStack() as stack:
         progress = _Progress()
         try:
@@ -63,9 +69,10 @@ def measure(
     _refuse_where_nothing_was_measured(machine, bench)
     key = _key(machine, bench)
     if baseline is not None:
-        bench = replace(bench, baseline=_baseline(_runs(baseline), key))
+        bench = replace(bench, baseline=_baseline(earlier, key))
         if save_baseline:
-            _save(baseline, _Run(key=key, figures=value(bench.figures) or ()))
+            run_now = _Run(key=key, figures=value(bench.figures) or ())
+            within(WRITE_SECONDS, str(baseline), partial(_save, baseline, run_now))
     judged_by = ("PRF",) if plan.device == "cpu" else ("PRF", "LNK", "GPU001", "GPU010", "GPU012")
     return examine(replace(machine, bench=bench), select=judged_by)
 

@@ -89,13 +89,16 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def program() -> str:
-    """Return how gpucheck is called here: its name where it is on PATH, else as it was called."""
-    if shutil.which("gpucheck"):
-        return "gpucheck"
-    called = sys.argv[0]
-    if os.path.basename(called) == "__main__.py":  # noqa: PTH119 - pathlib is no faster here
+    """Return how gpucheck is called here: its name where PATH led to it, else as it was called.
+
+    The words alone say that: an element of PATH may be on a file system that never answers.
+    """
+    folder, _, name = sys.argv[0].rpartition("/")
+    if name == "__main__.py":
         return f"{sys.executable} -m gpucheck"
-    return called if os.path.basename(called) == "gpucheck" else "gpucheck"  # noqa: PTH119
+    if name != "gpucheck" or folder in os.environ.get("PATH", "").split(":"):
+        return "gpucheck"
+    return sys.argv[0]
 
 
 def live() -> "Console":

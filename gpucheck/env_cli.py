@@ -265,14 +265,10 @@ def _wish(
 
 def _require_answers(request: "InstallRequest") -> None:
     """Leave with one line where a file system of the user's does not answer."""
-    from gpucheck.shellenv.answering import NoAnswerError, require
+    from gpucheck.shellenv.answering import require
     from gpucheck.shellenv.install import touched_paths
 
-    try:
-        require(touched_paths(request, os.environ))
-    except NoAnswerError as error:
-        console.complain(f"gpucheck: {error}")
-        raise typer.Exit(1) from None
+    require(touched_paths(request, os.environ))
 
 
 def _machine(python: str | None, cuda: str | None) -> "Snapshot":

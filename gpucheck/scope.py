@@ -34,7 +34,11 @@ class Scope:
         if self.deep and self.quick:
             raise UsageError("--deep and --quick contradict each other")
         if self.python is not None:
-            _refuse_what_cannot_run(self.python)
+            from gpucheck.probes.apart import ACCESS_SECONDS, within
+
+            python = self.python
+            whom = f"--python {python}"
+            within(ACCESS_SECONDS, whom, lambda: _refuse_what_cannot_run(python))
 
     @property
     def seconds(self) -> float:

@@ -129,7 +129,14 @@ def _with_data(plan: Plan) -> Plan:
     """Return *plan* with the folder of its data as a whole path; UsageError where it has none."""
     if plan.data in (None, "download", "synthetic"):
         return plan
+    from gpucheck.probes.apart import ACCESS_SECONDS, within
+
     folder = Path(str(plan.data)).absolute()
+    within(ACCESS_SECONDS, f"--data {plan.data}", lambda: _refuse_without_data(folder, plan))
+    return dataclasses.replace(plan, data=str(folder))
+
+
+def _refuse_without_data(folder: Path, plan: Plan) -> None:
     if mnist.find(folder) is None:
         problem = "no MNIST there" if folder.is_dir() else "no such directory"
         raise UsageError(
@@ -137,7 +144,6 @@ def _with_data(plan: Plan) -> Plan:
             "three files, gzipped or not, in it, in its raw/, or in its MNIST/raw/. "
             "--data synthetic needs no files"
         )
-    return dataclasses.replace(plan, data=str(folder))
 
 
 def _refuse_what_is_missing(plan: Plan, machine: Snapshot, training: Training) -> None:

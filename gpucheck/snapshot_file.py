@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from gpucheck.probes.apart import within
+from gpucheck.probes.apart import ACCESS_SECONDS, WRITE_SECONDS, within
 from gpucheck.snapshot import SCHEMA, Snapshot
 from gpucheck.usage_error import UsageError
 
@@ -25,8 +25,6 @@ FILE_SECONDS = 0.8
 #: What comes through a pipe may come from another machine, which takes its time to look.
 PIPE_SECONDS = 60.0
 #: Where a shell puts the pipes that it hands over: `--from <(ssh node gpucheck snapshot)`.
-ACCESS_SECONDS = 1.0  # for a file system to open a file at all
-WRITE_SECONDS = 5.0
 _PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 

@@ -120,3 +120,22 @@ def test_what_is_awaited_is_seen_from_the_process_that_waits():
     os.wait()
 
     assert board.read() == "cuInit, host"
+
+
+@pytest.mark.parametrize(
+    ("called", "path", "said"),
+    [
+        ("/opt/venv/bin/gpucheck", "/usr/bin:/opt/venv/bin", "gpucheck"),
+        ("/opt/venv/bin/gpucheck", "/usr/bin", "/opt/venv/bin/gpucheck"),
+        (".venv/bin/gpucheck", "/usr/bin", ".venv/bin/gpucheck"),
+        ("/opt/gpucheck/__main__.py", "/usr/bin", f"{sys.executable} -m gpucheck"),
+        ("-c", "/usr/bin", "gpucheck"),
+    ],
+)
+def test_commands_name_gpucheck_as_it_was_called(
+    monkeypatch: pytest.MonkeyPatch, called: str, path: str, said: str
+):
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setenv("PATH", path)
+
+    assert console.program() == said

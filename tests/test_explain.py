@@ -1,5 +1,6 @@
 """`gpucheck explain` knows codes, families, Xids and pasted errors, or says that it does not."""
 
+import os
 import random
 import subprocess
 import sys
@@ -7,12 +8,13 @@ import time
 
 import pytest
 
+from gpucheck.cli.explain import pasted
 from gpucheck.explain import explanation, rule_list
 from gpucheck.explain.pasted import pages
 from gpucheck.families import FAMILIES
 from gpucheck.knowledge import cuda_errors, xid
 from gpucheck.rules import RULES
-from gpucheck.usage_error import UsageError
+from gpucheck.usage_error import NoAnswerError, UsageError
 
 
 def flat(text: str) -> str:
@@ -324,3 +326,21 @@ def test_without_assertions_it_says_the_same():
 )
 def test_people_write_codes_in_many_ways(said: str, page: str):
     assert pages(said)[0].name == page
+
+
+def test_a_pipe_that_says_nothing_is_given_up_on():
+    reading, writing = os.pipe()
+
+    with pytest.raises(NoAnswerError, match=r"stdin did not answer in 0.1 s"):
+        pasted(reading, patience_seconds=0.1)
+    os.close(writing)
+    os.close(reading)
+
+
+def test_what_came_through_an_endless_pipe_is_explained():
+    reading, writing = os.pipe()
+    os.write(writing, b"NVRM: Xid (PCI:0000:17:00): 79, GPU has fallen off the bus.\n")
+
+    assert "Xid (PCI:0000:17:00): 79" in pasted(reading, patience_seconds=0.1)
+    os.close(writing)
+    os.close(reading)

@@ -6,78 +6,100 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from fakes import cuda
 from fakes.nvml import FakeNvml, h200
+from marked import MARK, left_after, marked, new_mark
+from soak import rounds
+
+from gpucheck import snapshot_file
+from machines import HEALTHY
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-ROUNDS = 100 if os.environ.get("GPUCHECK_SOAK") else 4
-MARK = "GPUCHECK_TEST_MARK"
+AT_ONCE = 10
+_RUN = ["fleet", "run", "--remote-command", f"{sys.executable} -m gpucheck"]
+
+#: Commands, and within how many seconds the signal comes. {} is a folder.
+COMMANDS: dict[str, tuple[list[str], float]] = {
+    "doctor": (["doctor"], 1.2),
+    "doctor --quick": (["doctor", "--quick"], 1.2),
+    "doctor --deep": (["doctor", "--deep"], 1.8),
+    "doctor --from -": (["doctor", "--from", "-"], 0.6),
+    "snapshot": (["snapshot", "-o", "{}/written.json", "--force"], 1.2),
+    "explain -": (["explain", "-"], 0.6),
+    "env": (["env", "--shell", "bash"], 1.2),
+    "env install": (["env", "install", "--yes", "--shell", "bash"], 1.5),
+    "smoke": (["smoke", "--device", "cpu", "--data", "synthetic"], 3.0),
+    "bench": (["bench", "--device", "cpu", "--quick"], 3.0),
+    "fleet judge": (["fleet", "judge", "{}/nodes.jsonl", "--processes", "2"], 1.2),
+    "fleet run": (
+        [*_RUN, "--engine", "local", "--nodes", "n1,n2", "--out", "{}/out"],
+        1.8,
+    ),
+}
 
 
 @pytest.fixture(scope="module")
-def hanging_cuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a libcuda whose cuInit never answers (under FAKE_CUDA=cuInit=hang)."""
-    folder = tmp_path_factory.mktemp("cuda")
-    cuda.build(folder / "libcuda.so.1")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home, 1,500 snapshots, a libcuda whose cuInit never answers, and an NVML that hangs."""
+    folder = tmp_path_factory.mktemp("signals")
+    line = snapshot_file.as_json(HEALTHY).replace("\n", "")
+    (folder / "nodes.jsonl").write_text(f"{line}\n" * 1500)
+    (folder / "lib").mkdir()
+    cuda.build(folder / "lib/libcuda.so.1")
     return folder
 
 
-def marked(mark: str) -> set[int]:
-    """The processes whose environment holds *mark*, zombies left out."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
-                    found.add(int(entry.name))
-            except OSError:
-                continue
-    return found
+@pytest.fixture(scope="module")
+def hanging(folder: Path) -> Mapping[str, str]:
+    """An environment in which NVML and cuInit never answer: every child is at work for long."""
+    fake = FakeNvml(folder, gpus=[h200().hangs("nvmlDeviceGetName")])
+    environment = {**os.environ, **fake.environment(), "HOME": str(folder)}
+    environment["LD_LIBRARY_PATH"] += f":{folder}/lib"
+    return {**environment, "FAKE_CUDA": "cuInit=hang"}
 
 
-def gone_within(mark: str, seconds: float) -> set[int]:
-    """Wait for all marked processes to go, and return those that are still there."""
-    until = time.monotonic() + seconds
-    while (left := marked(mark)) and time.monotonic() < until:
-        time.sleep(0.02)
-    return left
-
-
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize(
-    "arguments", [["doctor"], ["doctor", "--quick"], ["snapshot"]], ids=" ".join
-)
-def test_nothing_is_left_after_a_signal_at_any_moment(
-    number: signal.Signals, arguments: list[str], tmp_path: Path, hanging_cuda: Path
-):
-    """NVML and cuInit never answer here: every child is at work when the signal comes."""
-    fake = FakeNvml(tmp_path, gpus=[h200().hangs("nvmlDeviceGetName")])
-    chance = random.Random(f"{number}{arguments}")
-    for turn in range(ROUNDS):
-        mark = f"{os.getpid()}-{number}-{turn}-{'-'.join(arguments)}"
-        environment = {**os.environ, **fake.environment(), MARK: mark}
-        environment["LD_LIBRARY_PATH"] += f":{hanging_cuda}"
-        environment["FAKE_CUDA"] = "cuInit=hang"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gpucheck", *arguments],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(chance.uniform(0.0, 1.2))
+def left_by(command: str, seed: int, folder: Path, environment: Mapping[str, str]) -> str:
+    """Start *command*, end it by some signal at some moment, and say what is left of it."""
+    chance = random.Random(seed)
+    words, seconds = COMMANDS[command]
+    number, moment, mark = chance.choice(SIGNALS), chance.uniform(0.0, seconds), new_mark()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpucheck", *(word.replace("{}", str(folder)) for word in words)],
+        env={**environment, MARK: mark},
+        stdin=subprocess.PIPE,  # stays open: who reads it waits
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with process:
+        time.sleep(moment)
         os.kill(process.pid, number)
         process.wait(timeout=10)
+        left = left_after(mark, 1.0)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+    return f"{command}, {number.name} after {moment:.2f} s: {left}" if left else ""
 
-        assert gone_within(mark, 1.0) == set()
+
+@pytest.mark.timeout(7200)
+def test_nothing_is_left_after_a_signal_at_any_moment(folder: Path, hanging: Mapping[str, str]):
+    count = rounds(204, 1008)
+    names = [name for name in COMMANDS for _ in range(count // len(COMMANDS))]
+    random.Random(0).shuffle(names)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        left = pool.map(lambda job: left_by(job[1], job[0], folder, hanging), enumerate(names))
+        assert [each for each in left if each] == []
 
 
 def test_nothing_is_left_after_a_quick_doctor_that_ends_well(tmp_path: Path):
     fake = FakeNvml(tmp_path, gpus=[h200()])
-    mark = f"{os.getpid()}-quick"
+    mark = new_mark()
 
     subprocess.run(
         [sys.executable, "-m", "gpucheck", "doctor", "--quick"],
@@ -85,13 +107,13 @@ def test_nothing_is_left_after_a_quick_doctor_that_ends_well(tmp_path: Path):
         capture_output=True,
     )
 
-    assert marked(mark) == set()
+    assert marked(mark) == {}
 
 
 def test_a_stopped_examination_leaves_nothing(tmp_path: Path):
     """The process that reads files is stopped (SIGSTOP): SIGTERM alone would not end it."""
     fake = FakeNvml(tmp_path, gpus=[h200().hangs("nvmlDeviceGetName")])
-    mark = f"{os.getpid()}-stopped"
+    mark = new_mark()
     process = subprocess.Popen(
         [sys.executable, "-m", "gpucheck", "doctor", "--timeout", "20"],
         env={**os.environ, **fake.environment(), MARK: mark},
@@ -99,10 +121,10 @@ def test_a_stopped_examination_leaves_nothing(tmp_path: Path):
         stderr=subprocess.DEVNULL,
     )
     time.sleep(0.8)
-    for pid in marked(mark) - {process.pid}:
+    for pid in set(marked(mark)) - {process.pid}:
         os.kill(pid, signal.SIGSTOP)
 
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=10)
 
-    assert gone_within(mark, 1.0) == set()
+    assert left_after(mark, 1.0) == {}

@@ -1,7 +1,9 @@
 """The command `gpucheck explain`."""
 
 import os
+import select
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -9,7 +11,10 @@ import typer
 from gpucheck import console
 from gpucheck.cli.options import complete_codes
 from gpucheck.cli_help import Command, of_one_command
-from gpucheck.usage_error import UsageError
+from gpucheck.usage_error import NoAnswerError, UsageError
+
+LIMIT_BYTES = 1 << 25
+PATIENCE_SECONDS = 60.0
 
 EPILOG = """\
 Examples:
@@ -57,14 +62,30 @@ def explain(
     elif not what and (sys.stdin is None or sys.stdin.isatty()):
         text = USAGE
     else:
-        pasted = _pasted() if what in (None, [], ["-"]) else " ".join(what or ())
-        text = explanation(pasted, width=style.width, as_root=os.geteuid() == 0)
+        said = pasted() if what in (None, [], ["-"]) else " ".join(what or ())
+        text = explanation(said, width=style.width, as_root=os.geteuid() == 0)
     console.write(style.finish(text))
 
 
 app = of_one_command(explain, EPILOG, PastedText)
 
 
-def _pasted() -> str:
-    """Return what stdin holds, whatever bytes they are; of an endless one, the start."""
-    return sys.stdin.buffer.read(1 << 25).decode("utf-8", "replace") if sys.stdin else ""
+def pasted(descriptor: int = 0, *, patience_seconds: float = PATIENCE_SECONDS) -> str:
+    """Return what stdin holds, whatever bytes they are; of an endless one, the start.
+
+    A pipe (`dmesg -w |`) is read for *patience_seconds*, and what came by then is explained; a
+    person at a terminal has all the time. NoAnswerError: nothing came at all.
+    """
+    until = None if os.isatty(descriptor) else time.monotonic() + patience_seconds
+    received = bytearray()
+    while len(received) < LIMIT_BYTES:
+        left = None if until is None else max(0.0, until - time.monotonic())
+        if not select.select([descriptor], [], [], left)[0]:
+            if not received:
+                raise NoAnswerError(f"stdin did not answer in {patience_seconds:g} s")
+            break
+        chunk = os.read(descriptor, 1 << 16)
+        if not chunk:
+            break
+        received += chunk
+    return bytes(received).decode("utf-8", "replace")

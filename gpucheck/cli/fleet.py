@@ -274,22 +274,31 @@ def _nodes(text: str | None) -> tuple[str, ...]:
         return ()
     try:
         if text.startswith("@"):
-            lines = Path(text[1:]).read_text(encoding="utf-8").split()
+            lines = _text(Path(text[1:]), text[1:]).split()
             return tuple(dict.fromkeys(name for line in lines for name in expanded(line)))
         return expanded(text)
-    except OSError as error:
-        raise UsageError(f"{text[1:]}: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _text(path: Path, whom: str) -> str:
+    from gpucheck.probes.apart import ACCESS_SECONDS, within
+
+    def read() -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{whom}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{whom}: is no text in UTF-8") from None
+
+    return within(ACCESS_SECONDS, whom, read)
 
 
 def _racks(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"--racks {path}: {error.strerror}") from None
+    lines = _text(path, f"--racks {path}").splitlines()
     racks: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         words = line.split("#", 1)[0].split()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from gpucheck.probes.apart import ACCESS_SECONDS, WRITE_SECONDS, within
 from gpucheck.usage_error import UsageError
 
 KEPT_RUNS = 10
@@ -18,8 +19,12 @@ class _Run(msgspec.Struct, frozen=True):
 def read(folder: Path) -> tuple[frozenset[str], ...]:
     """Return the flagged nodes of earlier runs, newest first; a folder that is not there has none.
 
-    UsageError: a file of the folder cannot be read.
+    UsageError: a file of the folder cannot be read. NoAnswerError: its file system is silent.
     """
+    return within(ACCESS_SECONDS, f"--history {folder}", lambda: _read(folder))
+
+
+def _read(folder: Path) -> tuple[frozenset[str], ...]:
     runs = []
     for path in sorted(folder.glob("run-*.json"), reverse=True)[: KEPT_RUNS - 1]:
         try:
@@ -31,6 +36,10 @@ def read(folder: Path) -> tuple[frozenset[str], ...]:
 
 def add(folder: Path, flagged: Sequence[str]) -> None:
     """Add this run to *folder*. UsageError: it cannot be written."""
+    within(WRITE_SECONDS, f"--history {folder}", lambda: _add(folder, flagged))
+
+
+def _add(folder: Path, flagged: Sequence[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         name = time.strftime("run-%Y%m%dT%H%M%S", time.gmtime())

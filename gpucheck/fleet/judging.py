@@ -1,5 +1,6 @@
 """Judges the snapshots of many machines, on every core, keeping some kilobytes of each."""
 
+import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +11,7 @@ import msgspec
 from gpucheck import site_rules, snapshot_file
 from gpucheck.fleet.facts import NodeFinding, NodeResult, facts_of, measures_of, peers_of
 from gpucheck.fleet.reading import Answer
+from gpucheck.probes.child import die_with
 from gpucheck.render.sanitize import clean
 from gpucheck.report import Finding, examine
 from gpucheck.snapshot import Snapshot
@@ -43,11 +45,19 @@ def judge_all(
         for batch in batches:
             yield from judge_batch(batch)
         return
-    with ProcessPoolExecutor(count, initializer=site_rules.use, initargs=(rules,)) as pool:
+    # Forks, which the kernel ends with us: the pool's own processes would wait on for ever.
+    fork = multiprocessing.get_context("fork")
+    ours = (os.getpid(), rules)
+    with ProcessPoolExecutor(count, mp_context=fork, initializer=_begin, initargs=ours) as pool:
         waiting = [pool.submit(judge_batch, batch) for batch in islice(batches, 2 * count)]
         while waiting:
             yield from waiting.pop(0).result()
             waiting += [pool.submit(judge_batch, batch) for batch in islice(batches, 1)]
+
+
+def _begin(parent: int, rules: Sequence[str]) -> None:
+    die_with(parent)
+    site_rules.use(rules)
 
 
 def _batches(answers: Iterable[Answer]) -> Iterator[Sequence[Answer]]:

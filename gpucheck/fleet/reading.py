@@ -2,13 +2,15 @@
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.probes.apart import stream
 from gpucheck.usage_error import UsageError
 
 LINE_LIMIT_BYTES = 64 << 20
+FILE_SECONDS = 5.0  # for one file, or one line of a file of many
 _SUFFIXES = (".json", ".json.gz")
 _LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 #: What `fleet run` writes for a node that gave no snapshot: one line, why.
@@ -29,7 +31,13 @@ def answers(sources: Iterable[str]) -> Iterator[Answer]:
 
     A line of JSON lines is a snapshot; its node is the `node` that stands next to it in
     `{"node": …, "snapshot": …}`, else its number. UsageError: a source that is not there.
+    NoAnswerError: one that does not answer, in a process of its own, which unpacks as well.
     """
+    names = tuple(sources)
+    return stream(FILE_SECONDS, ", ".join(names), lambda: _answers(names))
+
+
+def _answers(sources: Sequence[str]) -> Iterator[Answer]:
     for source in sources:
         path = Path(source)
         if path.is_dir():

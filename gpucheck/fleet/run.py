@@ -10,11 +10,13 @@ import re
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gpucheck.fleet.engines.interface import Engine, Output, Task
 from gpucheck.fleet.jobs import JOBS
 from gpucheck.fleet.reading import FAILURE_SUFFIX
+from gpucheck.probes.apart import ACCESS_SECONDS, within
 from gpucheck.usage_error import UsageError
 
 FAN_OUT = 64
@@ -49,10 +51,10 @@ def gather(
 ) -> Generator[Answered, None, None]:
     """Run *wanted*, and yield each node as it answers or fails; its file is in *folder* by then.
 
-    UsageError: the folder cannot be written, or holds the answers of another job. Leaving the
-    iteration ends what still runs.
+    UsageError: the folder cannot be written, or holds the answers of another job. NoAnswerError:
+    its file system does not answer. Leaving the iteration ends what still runs.
     """
-    _claim(folder, job)
+    within(ACCESS_SECONDS, f"--out {folder}", partial(_claim, folder, job))
     left = [one for one in wanted if not (folder / f"{_file(one.node)}.json").exists()]
     away = engine.out_of_reach([one.node for one in left])
     for node, why in away.items():

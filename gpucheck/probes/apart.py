@@ -14,14 +14,18 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
 from gpucheck.probes.child import die_with, disown_all, kill_all
 from gpucheck.usage_error import NoAnswerError, UsageError
 
 MEMORY_LIMIT_BYTES = 4 << 30
+#: For a file system to say what is at a path, where somebody waits for the answer.
+ACCESS_SECONDS = 1.0
+WRITE_SECONDS = 5.0
 _GRACE_SECONDS = 0.1
+_LAST_SECONDS = 0.02  # for the kernel to take down what was killed; the stuck take no signal
 _SIZE = struct.Struct("=Q")
 T = TypeVar("T")
 
@@ -45,17 +49,49 @@ def within(seconds: float, whom: str, work: Callable[[], T]) -> T:
 
     process = ProbeProcess[tuple[Any, Exception | None]]("file", attempt)
     try:
-        result, error = process.facts(0, time.monotonic() + seconds)
-    except ProbeError as problem:
-        if "in time" in str(problem):
-            raise NoAnswerError(f"{whom} did not answer in {seconds:g} s") from None
-        raise NoAnswerError(f"{whom}: {problem}") from None
+        result, error = _or_no_answer(process.next_facts, seconds, whom)
     finally:
         process.end()
     if error is not None:
         raise error
     given: T = result
     return given
+
+
+def stream(seconds: float, whom: str, work: Callable[[], Iterable[T]]) -> Iterator[T]:
+    """Yield what *work* yields in a process of its own, each within *seconds* of asking for it.
+
+    It raises what `within` raises, and keeps nothing that it has yielded.
+    """
+
+    def attempt() -> Iterator[tuple[T | None, Exception | None, bool]]:
+        try:
+            for item in work():
+                yield item, None, False
+            yield None, None, True
+        except (UsageError, NoAnswerError) as error:
+            yield None, error, True
+
+    process = ProbeProcess[tuple[Any, Exception | None, bool]]("file", attempt)
+    try:
+        while True:
+            item, error, is_over = _or_no_answer(process.next_facts, seconds, whom)
+            if error is not None:
+                raise error
+            if is_over:
+                return
+            yield item
+    finally:
+        process.end()
+
+
+def _or_no_answer(facts: Callable[[float], T], seconds: float, whom: str) -> T:
+    try:
+        return facts(time.monotonic() + seconds)
+    except ProbeError as problem:
+        if "in time" in str(problem):
+            raise NoAnswerError(f"{whom} did not answer in {seconds:g} s") from None
+        raise NoAnswerError(f"{whom}: {problem}") from None
 
 
 class ProbeProcess(Generic[T]):
@@ -100,14 +136,25 @@ class ProbeProcess(Generic[T]):
             raise ProbeError(self._why)
         return self._given[number]
 
-    def end(self) -> str:
-        """Say how the process ended; end it where it has not, and leave it where it is stuck."""
+    def next_facts(self, until: float) -> T:
+        """Wait for the next facts, for one thread that needs none of them twice."""
+        facts = self.facts(0, until)
+        self._given.clear()
+        return facts
+
+    def end(self, *, is_late: bool = False) -> str:
+        """Say how the process ended; end it where it has not, and leave it where it is stuck.
+
+        One that *is_late* had its time, and gets none to end by itself.
+        """
         if not self._pid:
             return "did not start"
         pid, self._pid = self._pid, 0
         os.close(self._pipe)
-        until = time.monotonic() + _GRACE_SECONDS
-        killed = False
+        killed = is_late
+        if is_late:
+            os.kill(pid, signal.SIGKILL)
+        until = time.monotonic() + (_LAST_SECONDS if is_late else _GRACE_SECONDS)
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -130,7 +177,7 @@ class ProbeProcess(Generic[T]):
             left = until - time.monotonic()
             if left <= 0 or not select.select([self._pipe], [], [], left)[0]:
                 self._why = f"the {self.name} probe did not end in time"
-                self.end()
+                self.end(is_late=True)
                 return
             chunk = os.read(self._pipe, 1 << 20)
             if not chunk:

@@ -11,12 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gpucheck.probes.apart import ProbeError, ProbeProcess
+from gpucheck.usage_error import NoAnswerError
 
 PATIENCE_SECONDS = 5.0
-
-
-class NoAnswerError(Exception):
-    """A file system did not answer in time; the message says which path is on it."""
 
 
 def require(paths: Sequence[Path]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gpucheck import derived
 from gpucheck.snapshot import Snapshot, Toolkit, Torch, Unknown
-from gpucheck.usage_error import UsageError
+from gpucheck.usage_error import NoAnswerError, UsageError
 from gpucheck.versions import version_tuple
 
 
@@ -45,11 +45,13 @@ class Choice:
 def choices(machine: Snapshot) -> tuple[Choice, ...]:
     """Return the toolkits of *machine*, the one to take by default first.
 
-    Raises UsageError where nobody could look for toolkits.
+    Raises NoAnswerError where nobody could look for toolkits.
     """
     installed = machine.toolkits.installed
     if isinstance(installed, Unknown):
-        raise UsageError(f"which CUDA toolkits are here could not be determined: {installed.why}")
+        raise NoAnswerError(
+            f"which CUDA toolkits are here could not be determined: {installed.why}"
+        )
     return tuple(_choice(toolkit, machine) for toolkit in derived.toolkits_by_preference(machine))
 
 

@@ -8,10 +8,13 @@ from typing import Generic, TypeVar
 from gpucheck import __version__
 from gpucheck.snapshot import (
     Driver,
+    Environment,
     Fact,
+    Host,
     Libraries,
     PyTorch,
     Snapshot,
+    StartupFiles,
     Toolkits,
     replace,
     unknown_section,
@@ -31,11 +34,15 @@ def collect(
     The files are read in a process of its own: one that is stuck in a dead file system could not
     exit. ExaminationError: it broke off. The caller must have no threads (it forks).
     """
+    return _forked(lambda: _looked(variables, python, cuda), python)
+
+
+def _forked(look: Callable[[], Snapshot], python: str | None = None) -> Snapshot:
     from gpucheck.forked_collector import ForkedCollector
     from gpucheck.scope import Scope
 
     scope = Scope(python=python, timeout_seconds=DEADLINE_SECONDS + 2.0)
-    with ForkedCollector(scope, look=lambda: _looked(variables, python, cuda)) as forked_collector:
+    with ForkedCollector(scope, look=look) as forked_collector:
         return forked_collector.facts()
 
 
@@ -64,21 +71,35 @@ def _looked(variables: Mapping[str, str], python: str | None, cuda: str | None) 
 
 def with_environment(machine: Snapshot, variables: Mapping[str, str]) -> Snapshot:
     """Return *machine* as a shell with these *variables* sees it, its start-up files included."""
-    from pathlib import Path
-
-    from gpucheck.probes import environment, host, startup_files
-
-    seen = collect(variables)
-    home = variables.get("HOME")
+    seen = _forked(lambda: _seen_by_a_shell(variables))
     return replace(
         machine,
-        host=host.probe(),
-        environment=environment.probe(variables),
-        startup_files=startup_files.probe(Path(home) if home else None),
+        host=seen.host,
+        environment=seen.environment,
+        startup_files=seen.startup_files,
         driver=replace(seen.driver, cuda_init=None),
         toolkits=seen.toolkits,
         libraries=seen.libraries,
         pytorch=seen.pytorch,
+    )
+
+
+def _seen_by_a_shell(variables: Mapping[str, str]) -> Snapshot:
+    from pathlib import Path
+
+    from gpucheck.probes import environment, host, startup_files
+
+    home = variables.get("HOME")
+    host_look = _ProbeThread(Host, host.probe)
+    environment_look = _ProbeThread(Environment, lambda: environment.probe(variables))
+    startup_look = _ProbeThread(
+        StartupFiles, lambda: startup_files.probe(Path(home) if home else None)
+    )
+    return replace(
+        _looked(variables, None, None),
+        host=host_look.facts(),
+        environment=environment_look.facts(),
+        startup_files=startup_look.facts(),
     )
 
 

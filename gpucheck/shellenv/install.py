@@ -3,14 +3,15 @@
 import difflib
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from gpucheck import console, startup_lines
 from gpucheck.probes import startup_files
+from gpucheck.probes.apart import ACCESS_SECONDS, within
 from gpucheck.probes.files import read_bytes
 from gpucheck.render.sanitize import clean
 from gpucheck.shellenv import atomic_write, records, shells, startup_file
@@ -173,7 +174,7 @@ def _read_along(
     content: bytes, shell: Shell, home: str | None
 ) -> Iterator[tuple[Path, startup_file.OldExport]]:
     for name in startup_file.sources(content, shell.value, home):
-        text = read_bytes(name)
+        text = within(ACCESS_SECONDS, name, partial(read_bytes, name))
         if isinstance(text, bytes):
             for old in startup_file.old_exports(text, shell.value):
                 yield Path(name), old
@@ -444,7 +445,7 @@ def look_at_new_shells(
             say(f"  ? {start.kind}: {clean(seen.why)}\n")
             continue
         home = seen.variables.get("CUDA_HOME")
-        nvcc = shutil.which("nvcc", path=seen.variables.get("PATH", ""))
+        nvcc = shells.which(("nvcc",), seen.variables.get("PATH", ""))
         is_right = home == needed.cuda_home and _is_in(nvcc, needed)
         sign = "✓" if is_right else "✗" if start.reads_file else "-"
         note = "" if start.reads_file else f" ({shell.value} does not read the file then)"

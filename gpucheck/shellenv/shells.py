@@ -5,11 +5,12 @@ import pwd
 import secrets
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpucheck.probes import calling_shell
+from gpucheck.probes.apart import ACCESS_SECONDS, within
 from gpucheck.probes.files import read_text
 from gpucheck.shellenv.snippet import Shell
 from gpucheck.usage_error import UsageError
@@ -86,8 +87,7 @@ def _zdotdir(variables: Mapping[str, str], home: Path) -> Path | None:
         return Path(variables["ZDOTDIR"])
     files = (home / ".zshenv", Path("/etc/zsh/zshenv"), Path("/etc/zshenv"))
     texts = [read_text(file) for file in files]
-    zsh = shutil.which("zsh")
-    if zsh is None or not any(isinstance(text, str) and "ZDOTDIR" in text for text in texts):
+    if not any(isinstance(text, str) and "ZDOTDIR" in text for text in texts):
         return None
     seen = look(
         Shell.ZSH, Start(kind="not interactive", arguments=()), variables, ZSH_SECONDS, "ZDOTDIR"
@@ -156,6 +156,19 @@ _CARRIED = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "XDG_CONFIG_HOME", "ZDO
 _PLAIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def which(programs: Sequence[str], path: str) -> str | None:
+    """Return the first of *programs* that *path* leads to; it forks.
+
+    NoAnswerError: an element of *path* is on a file system that does not answer.
+    """
+
+    def found() -> str | None:
+        names = (shutil.which(name, path=path) for name in programs)
+        return next(filter(None, names), None)
+
+    return within(ACCESS_SECONDS, "PATH", found)
+
+
 def look(
     shell: Shell,
     start: Start,
@@ -170,8 +183,7 @@ def look(
     from gpucheck.probes import child
 
     path = f"{_PLAIN_PATH}:{variables.get('PATH', '')}"
-    found_programs = (shutil.which(name, path=path) for name in shell.row.programs)
-    program = next(filter(None, found_programs), None)
+    program = which(shell.row.programs, path)
     show = shutil.which("env", path=_PLAIN_PATH)
     if program is None or show is None:
         return Seen(start=start, variables=None, why=f"{shell.value} is not installed")

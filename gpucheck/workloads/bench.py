@@ -8,7 +8,6 @@ work, host copies one at a time.
 
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ from statistics import median
 from gpucheck.payload.assignment import GpuChoiceError, chosen_gpus
 from gpucheck.probes.child import Child
 from gpucheck.probes.messages import BenchDevice, BenchReady, GpuReading, Measured
-from gpucheck.probes.pytorch import choose_python
 from gpucheck.snapshot import NOT_SUPPORTED, Bench, BenchGpu, Figure, Reading, Unknown, replace
 from gpucheck.versions import version_tuple
 from gpucheck.workloads import launch, watch
@@ -125,8 +123,7 @@ class BenchRun:
         self.plan = plan
         self._sizes = ON_CPU if plan.device == "cpu" else QUICK if plan.quick else FULL
         self._variables = variables
-        choice = choose_python(python, variables)
-        self._python = sys.executable if choice is None else choice[0]
+        self._python = launch.python_for(python, variables)
         self._progress = progress
         self._watch = watch.Watch()
         self._watcher: Child | None = None

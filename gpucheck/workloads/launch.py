@@ -2,14 +2,19 @@
 
 import dataclasses
 import json
+import os
 import re
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpucheck.payload.assignment import Assignment
+from gpucheck.probes.apart import ACCESS_SECONDS, within
+from gpucheck.probes.pytorch import choose_python
 from gpucheck.workloads.plan import DEFAULT_GPUS, Plan, PlanError
 
+_ENVIRONMENTS = ("VIRTUAL_ENV", "CONDA_PREFIX")
 _SLURM_FIRST_PORT = 20_000  # torchrun's own default is 29500; Slurm gives none
 
 
@@ -25,6 +30,23 @@ class Place:
     joined: bool = False
     agent_store: bool = False
     rendezvous_id: str = ""
+
+
+def python_for(python: str | None, variables: Mapping[str, str]) -> str:
+    """Return the Python to work with. The caller must have no threads (it forks).
+
+    NoAnswerError: the file system that it is on does not answer; starting it would hang us too.
+    """
+
+    def chosen() -> str:
+        choice = choose_python(python, variables)
+        path = sys.executable if choice is None else choice[0]
+        os.path.exists(path)  # noqa: PTH110 - for its wait alone: a link may lead elsewhere
+        return path
+
+    named = (f"--python {python}" if python else None, *map(variables.get, _ENVIRONMENTS))
+    whom = next(filter(None, named), "PATH")
+    return within(ACCESS_SECONDS, whom, chosen)
 
 
 def place_in_job(variables: Mapping[str, str]) -> Place | None:

@@ -23,7 +23,6 @@ from gpucheck.probes.messages import (
     RankSigns,
     messages_in,
 )
-from gpucheck.probes.pytorch import choose_python
 from gpucheck.snapshot import KernelLog, Training, TrainingFailure
 from gpucheck.workloads import diagnose, launch, watch
 from gpucheck.workloads.gather import Gathered, new_xids
@@ -35,6 +34,7 @@ from gpucheck.workloads.training_process import TrainingProcess
 _WHOLE_RUN_SECONDS = 7 * 24 * 3600.0  # silence is what ends a child, not length
 _LIMIT_BYTES = 1 << 30  # a line for each batch of however many epochs
 _ENDING_SECONDS = 5.0  # for the driver to take a killed process's GPU memory back
+_GRACE_SECONDS = 0.5  # where it held none
 _GATHER_SECONDS = 2.0  # after a first failure, for others to show that they failed earlier
 _LINGER_SECONDS = 10.0  # for rank 0 to give its verdict before torchrun ends all for our status
 
@@ -64,8 +64,7 @@ class Smoke:
 
             plan = with_changes(plan, cache=str(user_cache_path("gpucheck", appauthor=False)))
         self.plan = plan
-        choice = choose_python(python, self._variables)
-        self._python = sys.executable if choice is None else choice[0]
+        self._python = launch.python_for(python, self._variables)
         self._listener = listener
         self._events: queue.SimpleQueue[tuple[TrainingProcess, Message | MessageError | Ended]]
         self._events = queue.SimpleQueue()
@@ -262,7 +261,8 @@ class Smoke:
         return diagnose.hang_of(process, ended, seconds=seconds, state=state, culprit=culprit)
 
     def _wait_for(self, process: TrainingProcess) -> Ended:
-        until = time.monotonic() + _ENDING_SECONDS
+        held = _ENDING_SECONDS if self.plan.device == "cuda" else _GRACE_SECONDS
+        until = time.monotonic() + held
         while process.ended is None and time.monotonic() < until:
             try:
                 other, said = self._events.get(timeout=0.1)

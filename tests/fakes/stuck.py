@@ -5,6 +5,7 @@ does not answer is waited for even after SIGKILL. Needs root and /dev/fuse.
 """
 
 import ctypes
+import errno
 import os
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FUSE_INIT = 26
+FUSE_ACCESS = 34
 MNT_DETACH = 2
 
 
@@ -26,7 +28,10 @@ def why_not() -> str | None:
 
 @contextmanager
 def stuck_file_system(place: Path) -> Iterator[Path]:
-    """Mount one at *place*; on the way out whoever hangs there is let go with an error."""
+    """Mount one at *place*; on the way out whoever hangs there is let go with an error.
+
+    A process may make it its current directory: that is all that works.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
@@ -46,7 +51,7 @@ def stuck_file_system(place: Path) -> Iterator[Path]:
 
 
 def _serve(device: int) -> None:
-    """Shake hands, then read every request and answer none."""
+    """Shake hands, then read every request and answer none but whether one may come in."""
     while True:
         try:
             request = os.read(device, 1 << 20)
@@ -56,6 +61,8 @@ def _serve(device: int) -> None:
         if opcode == FUSE_INIT:
             body = struct.pack("<IIIIHHIIHHIII20x", 7, 31, 0, 0, 1, 1, 4096, 1, 1, 0, 0, 0, 0)
             os.write(device, struct.pack("<IiQ", 16 + len(body), 0, unique) + body)
+        elif opcode == FUSE_ACCESS:
+            os.write(device, struct.pack("<IiQ", 16, -errno.ENOSYS, unique))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import pytest
 
-from gpucheck.probes.apart import ProbeError, ProbeProcess
+from gpucheck.probes.apart import ProbeError, ProbeProcess, stream
 from gpucheck.probes.child import Child
+from gpucheck.usage_error import NoAnswerError, UsageError
 
 T = TypeVar("T")
 
@@ -98,3 +99,42 @@ def test_it_ends_none_of_its_parents_children():
         assert probe_of(lambda: 1).facts(0, soon()) == 1
 
         assert child.end().why is None
+
+
+def test_a_stream_comes_piece_by_piece_to_its_end():
+    assert list(stream(5, "files", lambda: range(3))) == [0, 1, 2]
+    assert list(stream(5, "files", lambda: ())) == []
+
+
+def test_a_stream_passes_on_what_it_met_after_what_it_gave():
+    def pieces() -> Iterator[int]:
+        yield 1
+        raise UsageError("b.json: no such file")
+
+    given = stream(5, "files", pieces)
+
+    assert next(given) == 1
+    with pytest.raises(UsageError, match="no such file"):
+        next(given)
+
+
+def test_each_piece_of_a_stream_has_its_own_deadline():
+    def pieces() -> Iterator[int]:
+        yield 1
+        time.sleep(30)
+
+    given = stream(0.2, "/mnt/dead", pieces)
+
+    assert next(given) == 1
+    with pytest.raises(NoAnswerError, match=r"/mnt/dead did not answer in 0.2 s"):
+        next(given)
+
+
+def test_a_stream_that_is_left_leaves_no_process():
+    given = stream(5, "files", lambda: iter(os.getpid, None))
+    worker = next(given)
+
+    given.close()  # type: ignore[attr-defined]
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)

@@ -400,7 +400,7 @@ def test_a_toolkit_on_a_dead_file_system_holds_nobody_up(here: Machine, tmp_path
         printed = here.env("--shell", "bash", CUDA_HOME=f"{dead}/cuda-12.4")
 
     assert time.monotonic() - began < 25
-    assert printed.returncode == 2
+    assert printed.returncode == 1
     assert "no answer in 6 s" in printed.stderr
     assert not printed.stdout
 

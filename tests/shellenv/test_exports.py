@@ -5,7 +5,7 @@ import pytest
 
 from gpucheck.shellenv.exports import Exports, LibraryPath, choices, choose, exports, listing
 from gpucheck.snapshot import Snapshot, Toolkit, Torch, Unknown
-from gpucheck.usage_error import UsageError
+from gpucheck.usage_error import NoAnswerError, UsageError
 from machines import CUDA_12, CUDA_13, machine
 
 NO_TORCH = {"torch": None, "elsewhere": ()}
@@ -100,7 +100,7 @@ def test_a_toolkit_that_is_not_here_is_refused_with_those_that_are(wanted: str):
 def test_no_toolkit_and_an_unknown_one_are_refused():
     with pytest.raises(UsageError, match="no CUDA toolkit was found"):
         exports(machine(toolkits={"installed": ()}))
-    with pytest.raises(UsageError, match="permission denied"):
+    with pytest.raises(NoAnswerError, match="permission denied"):
         exports(machine(toolkits={"installed": Unknown("permission denied")}))
 
 

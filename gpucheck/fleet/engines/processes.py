@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpucheck.fleet.engines.interface import Engine, Output, Task
+from gpucheck.probes.child import die_with
 from gpucheck.usage_error import UsageError
 
 ANSWER_LIMIT_BYTES = 64 << 20
-GRACE_SECONDS = 5.0  # srun needs some to give an allocation back
+GRACE_SECONDS = 0.5  # for a process to end by SIGTERM, and then by SIGKILL
 STRAGGLING_SECONDS = 0.5  # for what a process left in its pipes, once it has ended
 _KEPT_ERROR_BYTES = 64 << 10
 _LOOK_SECONDS = 0.2
@@ -27,6 +28,9 @@ _SHOWN_CHARACTERS = 300
 
 class ProcessEngine(Engine):
     """An engine whose way to a node is a command of this machine."""
+
+    #: How long a command that is late may take to end by itself.
+    grace_seconds = GRACE_SECONDS
 
     @abstractmethod
     def command(self, task: Task, timeout_seconds: float) -> tuple[str, ...]:
@@ -75,7 +79,7 @@ class ProcessEngine(Engine):
         command = self.command(task, timeout_seconds)
         tries = 0
         while True:
-            ended = run_process(command, began + timeout_seconds, stop)
+            ended = run_process(command, began + timeout_seconds, stop, self.grace_seconds)
             tries += 1
             pause = self.pause_before_retry(ended, tries)
             if pause is None or time.monotonic() + pause > began + timeout_seconds:
@@ -140,11 +144,21 @@ class _Written:
         return Ended(output=bytes(self.output), errors=errors, status=status, failure=failure)
 
 
-def run_process(command: Sequence[str], until: float, stop: threading.Event) -> Ended:
-    """Run *command* until it ends, *stop* is set or the monotonic clock shows *until*."""
+def run_process(
+    command: Sequence[str],
+    until: float,
+    stop: threading.Event,
+    grace_seconds: float = GRACE_SECONDS,
+) -> Ended:
+    """Run *command* until it ends, *stop* is set or the monotonic clock shows *until*.
+
+    It is ended with this process, and left behind where the kernel does not let it go.
+    """
+    parent = os.getpid()
     try:
         process = subprocess.Popen(
             command,
+            preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - a few calls of C's
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -153,19 +167,17 @@ def run_process(command: Sequence[str], until: float, stop: threading.Event) -> 
     except OSError as error:
         return Ended(failure=f"could not start {command[0]}: {error.strerror}")
     written = _Written()
-    with process, selectors.DefaultSelector() as selector:
-        assert process.stdout is not None  # noqa: S101 - for the type: they are pipes
-        assert process.stderr is not None  # noqa: S101
+    assert process.stdout is not None  # noqa: S101 - for the type: they are pipes
+    assert process.stderr is not None  # noqa: S101
+    with process.stdout, process.stderr, selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, written.output)
         selector.register(process.stderr, selectors.EVENT_READ, written.errors)
         failure = _read_until_end(process, selector, written, until, stop)
         if failure:
-            _end(process, selector, written)
-        elif selector.get_map():
-            process.stdout.close()
-            process.stderr.close()
-        status = process.wait()
-    return written.ended(status=status, failure=failure)
+            _end(process, selector, written, grace_seconds)
+    if process.poll() is None:
+        process.returncode = -signal.SIGKILL  # left behind: Python would wait for it at its end
+    return written.ended(status=process.returncode, failure=failure)
 
 
 def _read_until_end(
@@ -206,13 +218,16 @@ def _take(selector: selectors.BaseSelector, seconds: float) -> None:
 
 
 def _end(
-    process: "subprocess.Popen[bytes]", selector: selectors.BaseSelector, written: _Written
+    process: "subprocess.Popen[bytes]",
+    selector: selectors.BaseSelector,
+    written: _Written,
+    grace_seconds: float,
 ) -> None:
     """End the process and its children, first gently; keep its last words."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, GRACE_SECONDS)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
-        until = time.monotonic() + GRACE_SECONDS
+        until = time.monotonic() + seconds
         while process.poll() is None and time.monotonic() < until:
             _take(selector, 0.05)
             del written.output[ANSWER_LIMIT_BYTES:]

@@ -32,6 +32,8 @@ class NodeState:
 class Slurm(ProcessEngine):
     """One `srun` for each node: a step inside a job, else an allocation of its own."""
 
+    grace_seconds = 5.0  # to give an allocation back
+
     def __init__(self, gpus: int | None = None) -> None:
         self._gpus = gpus
         self._states: dict[str, NodeState] = {}

@@ -15,8 +15,8 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 HAS_GPU = $(shell { [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || grep -qs 0x10de /sys/bus/pci/devices/*/vendor; } && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help install doctor smoke test check lint types shells shellcheck generated current bench \
-	pictures soak format clean
+.PHONY: help install doctor smoke test check lint types shells engines shellcheck generated current \
+	bench pictures soak format clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -72,18 +72,30 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	@$(BIN)/mypy
 
-# The tests of `gpucheck env` start real shells. Installing them is asked for by name.
-shells: ## install the shells that the tests of `gpucheck env` start (Debian and Ubuntu, as root)
-	@absent=; for each in zsh fish tcsh ksh mksh strace tmux; do \
-		command -v $$each >/dev/null || absent="$$absent $$each"; \
+# What only tests start is asked for by name. $(call apt,PROGRAM=PACKAGE ...) installs those packages
+# whose program is not here, without their recommendations; a test of what is absent is skipped.
+define apt
+	@absent=; for each in $(1); do \
+		PATH=$$PATH:/usr/sbin command -v $${each%%=*} >/dev/null || absent="$$absent $${each#*=}"; \
 	done; \
 	[ -n "$$absent" ] || exit 0; \
 	[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { \
 		echo "make: these are not here, and their tests are skipped:$$absent" >&2; exit 0; }; \
 	echo "Installing for the tests:$$absent ..." >&2; \
 	export DEBIAN_FRONTEND=noninteractive; \
-	{ apt-get install -qq $$absent || { timeout 120 apt-get update -qq && apt-get install -qq $$absent; }; } \
+	install="apt-get install -qq --no-install-recommends"; \
+	{ $$install $$absent || { timeout 120 apt-get update -qq && $$install $$absent; }; } \
 		</dev/null >/dev/null 2>&1 || echo "make: could not be installed; their tests are skipped" >&2
+endef
+
+shells: ## install the shells that the tests of `gpucheck env` start (Debian and Ubuntu, as root)
+	$(call apt,zsh=zsh fish=fish tcsh=tcsh ksh=ksh mksh=mksh strace=strace tmux=tmux)
+
+# sshd that root starts by hand wants the directory that its service would make.
+engines: ## install Slurm, sshd and Open MPI for the tests of `gpucheck fleet` (likewise)
+	$(call apt,munged=munge slurmctld=slurmctld slurmd=slurmd srun=slurm-client \
+		sshd=openssh-server ssh=openssh-client mpirun=openmpi-bin)
+	@[ "$$(id -u)" != 0 ] || mkdir -p /run/sshd
 
 shellcheck: $(VENV)/installed-dev
 	@$(BIN)/python -m tools.shell_templates

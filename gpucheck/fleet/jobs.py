@@ -13,24 +13,30 @@ class Job:
     help: str
 
 
+#: Named, since mpirun gives each rank a terminal to write to, where a snapshot is refused.
+_STDOUT = "-"
+
 JOBS = {
     "doctor": Job(
-        words=("snapshot",), takes_gpus=False, timeout_seconds=120, help="what is wrong there"
+        words=("snapshot", "--output", _STDOUT),
+        takes_gpus=False,
+        timeout_seconds=120,
+        help="what is wrong there",
     ),
     "quick": Job(
-        words=("snapshot", "--quick"),
+        words=("snapshot", "--output", _STDOUT, "--quick"),
         takes_gpus=False,
         timeout_seconds=60,
         help="the same from files and NVML alone",
     ),
     "bench": Job(
-        words=("bench", "--snapshot", "-"),
+        words=("bench", "--snapshot", _STDOUT),
         takes_gpus=True,
         timeout_seconds=600,
         help="how fast each GPU computes and copies",
     ),
     "smoke": Job(
-        words=("smoke", "--snapshot", "-"),
+        words=("smoke", "--snapshot", _STDOUT),
         takes_gpus=True,
         timeout_seconds=900,
         help="whether each GPU trains",

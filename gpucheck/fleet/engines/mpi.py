@@ -16,12 +16,14 @@ from gpucheck.usage_error import UsageError
 
 #: Files with the hosts of a job, a line for each slot: of PBS, and of LSF.
 NODE_FILES = ("PBS_NODEFILE", "LSB_DJOB_HOSTFILE")
-_FRAME = re.compile(r"^[\s-]*$")
+_FRAME = "-" * 60  # around a message of Open MPI's own
 _DIED = re.compile(r"process rank \d+ .*exited on signal \d+.*")
 
 
 class OpenMpi(ProcessEngine):
     """One `mpirun` for each node."""
+
+    grace_seconds = 5.0  # to end what it started on the node
 
     def __init__(self) -> None:
         if shutil.which("mpirun") is None:
@@ -51,9 +53,11 @@ class OpenMpi(ProcessEngine):
         )
 
     def reason(self, errors: str) -> str:
-        """Return the signal that ended the rank, else the first line: what follows is advice."""
-        lines = [line.strip() for line in errors.splitlines() if not _FRAME.match(line)]
-        for line in lines:
-            if found := _DIED.search(line):
-                return found.group()
-        return lines[0] if lines else ""
+        """Return the signal that ended the rank, else what was said before Open MPI's advice."""
+        if died := _DIED.search(errors):
+            return died.group()
+        said, _, advice = errors.partition(_FRAME)
+        if said.strip():
+            return super().reason(said)
+        first_sentence = re.split(r"[.:]\s", advice.strip(" -\n"), maxsplit=1)[0]
+        return " ".join(first_sentence.split())

@@ -174,7 +174,7 @@ def run_process(
         selector.register(process.stderr, selectors.EVENT_READ, written.errors)
         failure = _read_until_end(process, selector, written, until, stop)
         if failure:
-            _end(process, selector, written, grace_seconds)
+            _end(process, selector, grace_seconds)
     if process.poll() is None:
         process.returncode = -signal.SIGKILL  # left behind: Python would wait for it at its end
     return written.ended(status=process.returncode, failure=failure)
@@ -211,26 +211,23 @@ def _take(selector: selectors.BaseSelector, seconds: float) -> None:
         return
     for key, _ in selector.select(seconds):
         chunk = os.read(key.fd, 1 << 16)
-        if chunk:
-            key.data.extend(chunk)
-        else:
+        if not chunk:
             selector.unregister(key.fileobj)
+        elif key.data is not None:
+            key.data.extend(chunk)
 
 
 def _end(
-    process: "subprocess.Popen[bytes]",
-    selector: selectors.BaseSelector,
-    written: _Written,
-    grace_seconds: float,
+    process: "subprocess.Popen[bytes]", selector: selectors.BaseSelector, grace_seconds: float
 ) -> None:
-    """End the process and its children, first gently; keep its last words."""
+    """End the process and its children, first gently, and read over what they say to that."""
+    for key in tuple(selector.get_map().values()):
+        selector.modify(key.fileobj, selectors.EVENT_READ)  # read, and not kept
     for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, GRACE_SECONDS)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
         until = time.monotonic() + seconds
         while process.poll() is None and time.monotonic() < until:
             _take(selector, 0.05)
-            del written.output[ANSWER_LIMIT_BYTES:]
         if process.poll() is not None:
-            break
-    _take(selector, 0.0)
+            return

@@ -88,11 +88,13 @@ class Slurm(ProcessEngine):
         lines += [f"#SBATCH {word}" for word in gpus]
         if tasks[0].takes_gpus:
             lines.append("#SBATCH --exclusive")
-        step = shlex.join(("srun", *_STEP, *gpus))
+        # Slurm's own %N of --output is the host's name, which need not be the node's.
+        to_file = f'exec "$@" > {folder}/"$SLURMD_NODENAME".json'
         lines += [
+            f"# Then: gpucheck fleet judge {folder} --asked {shlex.quote(nodes)}",
+            "# The folder has to be one that all nodes share.",
             f"mkdir -p {folder}",
-            f"{step} --output={folder}/%N.json {shlex.join(tasks[0].words)}",
-            f"gpucheck fleet judge {folder} --asked {shlex.quote(nodes)}",
+            shlex.join(("srun", *_STEP, *gpus, "sh", "-c", to_file, "sh", *tasks[0].words)),
         ]
         return "".join(f"{line}\n" for line in lines)
 

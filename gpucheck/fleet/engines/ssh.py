@@ -14,7 +14,8 @@ _SSH_FAILED = 255
 #: A server, most often a jump host, that has as many logins under way as its MaxStartups allows
 #: closes the next ones at random before they begin (sshd_config(5)): nothing has run yet.
 _TURNED_AWAY = re.compile(
-    r"kex_exchange_identification|banner exchange|Exceeded MaxStartups|Connection reset by"
+    r"kex_exchange_identification: (?!.*timed out)|Exceeded MaxStartups"
+    r"|Connection (?:reset|closed) by \S+ port \d+"
 )
 
 

@@ -5,6 +5,7 @@
 # Drains the node when gpucheck finds an error. Never undrains a node, and never drains one because
 # gpucheck itself failed (status 2 or 3). A node that is drained already keeps its reason.
 set -u
+PATH=$PATH:/opt/gpucheck/bin # slurmd hands over no PATH: where gpucheck and scontrol are
 node=${SLURMD_NODENAME:-$(hostname -s)}
 line=$(timeout 10 gpucheck doctor --quick --format oneline 2>/dev/null)
 status=$?

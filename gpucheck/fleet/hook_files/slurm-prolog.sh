@@ -4,6 +4,7 @@
 # recovery), GPU004 (uncorrected ECC errors), DRV006 and DRV009 (the driver does not work).
 # Calls no Slurm command, writes to the system's log alone, and takes less than 20 s.
 set -u
+PATH=$PATH:/opt/gpucheck/bin # slurmd hands over no PATH: where gpucheck is
 codes=GPU001,GPU003,GPU004,DRV006,DRV009
 line=$(unset CUDA_VISIBLE_DEVICES
     timeout 20 gpucheck doctor --quick --select "$codes" --format oneline 2>/dev/null)

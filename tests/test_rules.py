@@ -94,7 +94,7 @@ def built_from_facts(source: str) -> list[int]:
         for call in ast.walk(module)
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Name)
-        and call.func.id == "command"
+        and call.func.id in ("command", "_change")
         and not (call.args and is_constant(call.args[0], module))
     ]
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from gpucheck.rule import Command, command
@@ -43,6 +44,8 @@ _KEYRING = (
 _DEBIANS_OWN = {11: 470, 12: 535, 13: 550}
 REBOOT = command("reboot", root=True)
 LOAD_MODULE = command("modprobe nvidia", root=True, lasts="reboot")
+#: As root, and for good.
+_change = partial(command, root=True, lasts="permanent")
 #: apt has its list of sources in the one file or in the other
 _NON_FREE = (
     r"sed -i -E 's/^(deb .*|Components:.*)\bmain\b.*/\1main contrib non-free non-free-firmware/'"
@@ -81,40 +84,22 @@ def install_driver(machine: Snapshot, least_branch: int = 0) -> Steps:
     """
     kind = family(machine)
     if kind == "ubuntu":
-        return command("ubuntu-drivers install", root=True, lasts="permanent"), REBOOT
+        return _change("ubuntu-drivers install"), REBOOT
     if kind == "debian" and least_branch > _DEBIANS_OWN.get(_major(machine), least_branch):
         return _from_nvidia_for_debian(machine)
     if kind == "debian":
-        return (
-            *non_free(machine),
-            command("apt install nvidia-driver", root=True, lasts="permanent"),
-            REBOOT,
-        )
+        return *non_free(machine), _change("apt install nvidia-driver"), REBOOT
     if kind == "fedora":
-        return command(
-            "dnf install akmod-nvidia xorg-x11-drv-nvidia-cuda", root=True, lasts="permanent"
-        ), REBOOT
+        return _change("dnf install akmod-nvidia xorg-x11-drv-nvidia-cuda"), REBOOT
     if kind == "rhel" and (major := _major(machine)) >= 8:
         cpu = "sbsa" if machine.host.machine == "aarch64" else "x86_64"
-        add = command(
-            "dnf config-manager --add-repo {repository}",
-            root=True,
-            lasts="permanent",
-            repository=_REPOSITORY.format(major, cpu),
+        add = _change(
+            "dnf config-manager --add-repo {repository}", repository=_REPOSITORY.format(major, cpu)
         )
-        stream = (
-            (command("dnf module enable nvidia-driver:open-dkms", root=True, lasts="permanent"),)
-            if major < 10
-            else ()
-        )
-        return (
-            add,
-            *stream,
-            command("dnf install nvidia-open", root=True, lasts="permanent"),
-            REBOOT,
-        )
+        stream = (_change("dnf module enable nvidia-driver:open-dkms"),) if major < 10 else ()
+        return add, *stream, _change("dnf install nvidia-open"), REBOOT
     if kind == "arch":
-        return command("pacman -S nvidia-open", root=True, lasts="permanent"), REBOOT
+        return _change("pacman -S nvidia-open"), REBOOT
     return ()
 
 
@@ -125,14 +110,9 @@ def _from_nvidia_for_debian(machine: Snapshot) -> Steps:
     address = _KEYRING.format(_major(machine), cpu)
     return (
         command("wget {address}", needs="wget", address=address),
-        command(
-            "dpkg -i {package}",
-            root=True,
-            lasts="permanent",
-            package=address.rpartition("/")[2],
-        ),
+        _change("dpkg -i {package}", package=address.rpartition("/")[2]),
         command("apt update", root=True),
-        command("apt install nvidia-open", root=True, lasts="permanent"),
+        _change("apt install nvidia-open"),
         REBOOT,
     )
 
@@ -142,9 +122,7 @@ def non_free(machine: Snapshot) -> Steps:
     if family(machine) != "debian":
         return ()
     is_old = 0 < _major(machine) < 12
-    return command(_OLD_NON_FREE if is_old else _NON_FREE, root=True, lasts="permanent"), command(
-        "apt update", root=True
-    )
+    return _change(_OLD_NON_FREE if is_old else _NON_FREE), command("apt update", root=True)
 
 
 def where_drivers_are(machine: Snapshot) -> str:
@@ -165,14 +143,14 @@ def install_headers(machine: Snapshot) -> Steps:
         return ()
     if kind in ("ubuntu", "debian"):
         headers = "apt install linux-headers-{release}"
-        return (command(headers, root=True, lasts="permanent", release=release),)
+        return (_change(headers, release=release),)
     if kind in ("fedora", "rhel"):
         headers = "dnf install kernel-devel-{release}"
-        return (command(headers, root=True, lasts="permanent", release=release),)
+        return (_change(headers, release=release),)
     if kind == "suse":
-        return (command("zypper install kernel-default-devel", root=True, lasts="permanent"),)
+        return (_change("zypper install kernel-default-devel"),)
     if kind == "arch":
-        return (command("pacman -S linux-headers", root=True, lasts="permanent"),)
+        return (_change("pacman -S linux-headers"),)
     return ()
 
 
@@ -180,8 +158,8 @@ def dkms_build(machine: Snapshot) -> Steps:
     """Return the commands by which DKMS builds the module for the running kernel and loads it."""
     release = value(machine.host.kernel_release)
     if release is None:
-        return command("dkms autoinstall", root=True, lasts="permanent"), LOAD_MODULE
-    build = command("dkms autoinstall -k {release}", root=True, lasts="permanent", release=release)
+        return _change("dkms autoinstall"), LOAD_MODULE
+    build = _change("dkms autoinstall -k {release}", release=release)
     return build, LOAD_MODULE
 
 
@@ -190,10 +168,8 @@ def build_module(machine: Snapshot) -> Steps:
     if family(machine) == "fedora":
         release = value(machine.host.kernel_release)
         if release is None:
-            return command("akmods --force", root=True, lasts="permanent"), LOAD_MODULE
-        build = command(
-            "akmods --force --kernels {release}", root=True, lasts="permanent", release=release
-        )
+            return _change("akmods --force"), LOAD_MODULE
+        build = _change("akmods --force --kernels {release}", release=release)
         return build, LOAD_MODULE
     return install_driver(machine)
 
@@ -204,16 +180,9 @@ def install_gcc(machine: Snapshot, major: str) -> Steps:
         return ()
     program = f"/usr/bin/gcc-{major}"
     return (
-        command("apt install {package}", root=True, lasts="permanent", package=f"gcc-{major}"),
-        command(
-            "update-alternatives --install /usr/bin/cc cc {program} 100",
-            root=True,
-            lasts="permanent",
-            program=program,
-        ),
-        command(
-            "update-alternatives --set cc {program}", root=True, lasts="permanent", program=program
-        ),
+        _change("apt install {package}", package=f"gcc-{major}"),
+        _change("update-alternatives --install /usr/bin/cc cc {program} 100", program=program),
+        _change("update-alternatives --set cc {program}", program=program),
     )
 
 
@@ -225,24 +194,16 @@ def open_module(machine: Snapshot, branch: int) -> Steps:
     kind = family(machine)
     if kind == "ubuntu":
         package = f"nvidia-driver-{branch}-open"
-        return command(
-            "apt install {package}", root=True, lasts="permanent", package=package
-        ), REBOOT
+        return _change("apt install {package}", package=package), REBOOT
     if kind == "debian":
-        return (
-            *non_free(machine),
-            command("apt install nvidia-open-kernel-dkms", root=True, lasts="permanent"),
-            REBOOT,
-        )
+        return *non_free(machine), _change("apt install nvidia-open-kernel-dkms"), REBOOT
     if kind == "rhel" and _major(machine) in (8, 9):
         switch = "dnf module switch-to nvidia-driver:open-dkms --allowerasing"
-        return command(switch, root=True, lasts="permanent"), REBOOT
+        return _change(switch), REBOOT
     if kind in ("rhel", "fedora"):
-        return command(
-            "dnf install --allowerasing nvidia-open", root=True, lasts="permanent"
-        ), REBOOT
+        return _change("dnf install --allowerasing nvidia-open"), REBOOT
     if kind == "arch":
-        return command("pacman -S nvidia-open", root=True, lasts="permanent"), REBOOT
+        return _change("pacman -S nvidia-open"), REBOOT
     return ()
 
 
@@ -250,19 +211,17 @@ def older_driver(machine: Snapshot, branch: int) -> Steps:
     """Return the commands that install a driver *branch* with the closed module."""
     kind = family(machine)
     if kind == "ubuntu":
-        return command(
-            "apt install {package}", root=True, lasts="permanent", package=f"nvidia-driver-{branch}"
-        ), REBOOT
+        return _change("apt install {package}", package=f"nvidia-driver-{branch}"), REBOOT
     if kind == "debian" and branch == _DEBIANS_OWN.get(_major(machine)):
         return install_driver(machine)
     if kind == "debian" and branch == 470 and _major(machine) == 12:
         package = "nvidia-tesla-470-driver"
-        install = command("apt install {package}", root=True, lasts="permanent", package=package)
+        install = _change("apt install {package}", package=package)
         return *non_free(machine), install, REBOOT
     if kind == "rhel" and _major(machine) in (8, 9):
         stream = f"nvidia-driver:{branch}-dkms"
         switch = "dnf module switch-to {stream} --allowerasing"
-        return command(switch, root=True, lasts="permanent", stream=stream), REBOOT
+        return _change(switch, stream=stream), REBOOT
     return ()
 
 
@@ -272,21 +231,13 @@ def firmware(machine: Snapshot, version: str) -> Steps:
     branch = version.partition(".")[0]
     if kind == "ubuntu":
         package = f"nvidia-firmware-{branch}-{version}"
-        return command(
-            "apt install --reinstall {package}", root=True, lasts="permanent", package=package
-        ), REBOOT
+        return _change("apt install --reinstall {package}", package=package), REBOOT
     if kind == "debian":
-        return (
-            *non_free(machine),
-            command("apt install --reinstall firmware-nvidia-gsp", root=True, lasts="permanent"),
-            REBOOT,
-        )
+        return *non_free(machine), _change("apt install --reinstall firmware-nvidia-gsp"), REBOOT
     if kind in ("rhel", "fedora"):
-        return command(
-            "dnf reinstall {package}", root=True, lasts="permanent", package="nvidia-kmod-common"
-        ), REBOOT
+        return _change("dnf reinstall {package}", package="nvidia-kmod-common"), REBOOT
     if kind == "arch":
-        return command("pacman -S nvidia-utils", root=True, lasts="permanent"), REBOOT
+        return _change("pacman -S nvidia-utils"), REBOOT
     return ()
 
 
@@ -294,12 +245,12 @@ def renew_ram_disk(machine: Snapshot) -> Steps:
     """Return the command that rebuilds the initramfs."""
     kind = family(machine)
     if kind in ("ubuntu", "debian"):
-        return (command("update-initramfs -u", root=True, lasts="permanent"),)
+        return (_change("update-initramfs -u"),)
     if kind == "arch":
-        return (command("mkinitcpio -P", root=True, lasts="permanent"),)
+        return (_change("mkinitcpio -P"),)
     if kind == "nixos":
-        return (command("nixos-rebuild boot", root=True, lasts="permanent"),)
-    return (command("dracut --force", root=True, lasts="permanent"),)
+        return (_change("nixos-rebuild boot"),)
+    return (_change("dracut --force"),)
 
 
 def kernel_parameter(machine: Snapshot, parameter: str) -> Steps:
@@ -307,29 +258,18 @@ def kernel_parameter(machine: Snapshot, parameter: str) -> Steps:
     kind = family(machine)
     if kind in ("fedora", "rhel"):
         grubby = "grubby --update-kernel=ALL --args={parameter}"
-        return command(grubby, root=True, lasts="permanent", parameter=parameter), REBOOT
+        return _change(grubby, parameter=parameter), REBOOT
     if not re.fullmatch(r"[\w.=,:-]+", parameter):
         return ()
-    edit = command(
-        "sed -i {program} /etc/default/grub",
-        root=True,
-        lasts="permanent",
-        program=rf's/^GRUB_CMDLINE_LINUX="/&{parameter} /',
+    edit = _change(
+        "sed -i {program} /etc/default/grub", program=rf's/^GRUB_CMDLINE_LINUX="/&{parameter} /'
     )
     if kind in ("ubuntu", "debian"):
-        return edit, command("update-grub", root=True, lasts="permanent"), REBOOT
+        return edit, _change("update-grub"), REBOOT
     if kind == "arch":
-        return (
-            edit,
-            command("grub-mkconfig -o /boot/grub/grub.cfg", root=True, lasts="permanent"),
-            REBOOT,
-        )
+        return edit, _change("grub-mkconfig -o /boot/grub/grub.cfg"), REBOOT
     if kind == "suse":
-        return (
-            edit,
-            command("grub2-mkconfig -o /boot/grub2/grub.cfg", root=True, lasts="permanent"),
-            REBOOT,
-        )
+        return edit, _change("grub2-mkconfig -o /boot/grub2/grub.cfg"), REBOOT
     return ()
 
 
@@ -339,7 +279,7 @@ def without_kernel_parameter(machine: Snapshot, parameters: Sequence[str]) -> St
     if kind in ("fedora", "rhel"):
         grubby = "grubby --update-kernel=ALL --remove-args={parameters}"
         text = " ".join(parameters)
-        return command(grubby, root=True, lasts="permanent", parameters=text), REBOOT
+        return _change(grubby, parameters=text), REBOOT
     update = {
         "ubuntu": "update-grub",
         "debian": "update-grub",
@@ -349,9 +289,7 @@ def without_kernel_parameter(machine: Snapshot, parameters: Sequence[str]) -> St
     if update is None or not all(re.fullmatch(r"[\w.=,:-]+", each) for each in parameters):
         return ()
     programs = [word for each in parameters for word in ("-e", f"s/ *{re.escape(each)}//g")]
-    edit = command(
-        "sed -i {programs} /etc/default/grub", root=True, lasts="permanent", programs=programs
-    )
+    edit = _change("sed -i {programs} /etc/default/grub", programs=programs)
     return edit, Command(update, root=True, lasts="permanent"), REBOOT
 
 
@@ -363,16 +301,9 @@ def fabric_manager(machine: Snapshot, version: object) -> Steps:
     kind = family(machine)
     if kind in ("ubuntu", "debian"):
         package = f"nvidia-fabricmanager-{branch}={version}-*"
-        return (command("apt install {package}", root=True, lasts="permanent", package=package),)
+        return (_change("apt install {package}", package=package),)
     if kind in ("rhel", "fedora"):
-        return (
-            command(
-                "dnf install {package}",
-                root=True,
-                lasts="permanent",
-                package=f"nvidia-fabric-manager-{version}",
-            ),
-        )
+        return (_change("dnf install {package}", package=f"nvidia-fabric-manager-{version}"),)
     return ()
 
 
@@ -380,9 +311,9 @@ def subnet_manager(machine: Snapshot) -> Steps:
     """Return the command that installs the subnet manager of NVLink 5, of NVIDIA's repository."""
     kind = family(machine)
     if kind in ("ubuntu", "debian"):
-        return (command("apt install nvlsm", root=True, lasts="permanent"),)
+        return (_change("apt install nvlsm"),)
     if kind in ("rhel", "fedora"):
-        return (command("dnf install nvlsm", root=True, lasts="permanent"),)
+        return (_change("dnf install nvlsm"),)
     return ()
 
 
@@ -411,20 +342,16 @@ def owner_of_file(machine: Snapshot, path: str) -> Steps:
 def remove_driver(machine: Snapshot, path: str) -> Steps:
     """Return the commands that remove a Linux driver's libraries, of which one is *path*."""
     kind = family(machine)
-    cache = command("ldconfig", root=True, lasts="permanent")
+    cache = _change("ldconfig")
     if kind == "ubuntu":
-        return command(
-            "apt-get purge 'libnvidia-compute-*' 'nvidia-driver-*'", root=True, lasts="permanent"
-        ), cache
+        return _change("apt-get purge 'libnvidia-compute-*' 'nvidia-driver-*'"), cache
     if kind == "debian":
-        return command(
-            "apt-get purge libcuda1 'nvidia-driver*'", root=True, lasts="permanent"
-        ), cache
+        return _change("apt-get purge libcuda1 'nvidia-driver*'"), cache
     return owner_of_file(machine, path)
 
 
 def remove_package(machine: Snapshot, package: str) -> Steps:
     """Return the command that takes *package* out of a Debian system or image."""
     if family(machine) in ("ubuntu", "debian") and package:
-        return (command("apt-get purge {package}", root=True, lasts="permanent", package=package),)
+        return (_change("apt-get purge {package}", package=package),)
     return ()

@@ -221,18 +221,16 @@ def library(soname: str, path: str, version: str, **changes: Any) -> Library:
 
 _CU13 = f"{SITE}/nvidia/cu13/lib"
 _CUDNN = f"{SITE}/nvidia/cudnn/lib"
-CUDNN_PARTS = tuple(
-    f"libcudnn_{part}.so.9"
-    for part in (
-        "adv",
-        "cnn",
-        "engines_precompiled",
-        "engines_runtime_compiled",
-        "graph",
-        "heuristic",
-        "ops",
-    )
+CUDNN_PART_NAMES = (
+    "adv",
+    "cnn",
+    "engines_precompiled",
+    "engines_runtime_compiled",
+    "graph",
+    "heuristic",
+    "ops",
 )
+CUDNN_PARTS = tuple(f"libcudnn_{part}.so.9" for part in CUDNN_PART_NAMES)
 
 HEALTHY = Snapshot(
     gpucheck="0.1.0",

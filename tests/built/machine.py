@@ -24,12 +24,14 @@ from elf_files import elf
 from fakes import cuda
 from fakes.nvml import FakeGpu, FakeNvml, h200
 
+from machines import BUS_IDS
+from machines import CUDNN_PART_NAMES as CUDNN_PARTS
+
 DRIVER = "580.159.04"
 KERNEL = os.uname().release
 MULTIARCH = f"/usr/lib/{os.uname().machine}-linux-gnu"
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 SITE = f"/opt/venv/lib/{PYTHON}/site-packages"
-BUS_IDS = ("0000:00:06.0", "0000:00:07.0")
 TOOLKIT = "/usr/local/cuda-13.0"
 TARGETS = f"{TOOLKIT}/targets/x86_64-linux/lib"
 
@@ -48,15 +50,6 @@ WHEELS = (
     ("nvidia-cusparselt-cu13", "0.8.0", "cusparselt", ("libcusparseLt.so.0",)),
     ("nvidia-nccl-cu13", "2.28.9", "nccl", ("libnccl.so.2",)),
     ("nvidia-nvshmem-cu13", "3.4.5", "nvshmem", ("libnvshmem_host.so.3",)),
-)
-CUDNN_PARTS = (
-    "adv",
-    "cnn",
-    "engines_precompiled",
-    "engines_runtime_compiled",
-    "graph",
-    "heuristic",
-    "ops",
 )
 #: what depends on what among NVIDIA's libraries; these carry RUNPATH $ORIGIN
 NEEDS = {

@@ -18,6 +18,7 @@ from gpucheck.snapshot import (
     Unknown,
 )
 from machines import HEALTHY, SITE, is_applicable, machine, passes, symptoms, with_variables
+from torches import OLD_DRIVER
 
 NO_TORCH: dict[str, Any] = {"torch": None, "distributions": ()}
 JAX = Framework(
@@ -167,12 +168,6 @@ def test_a_cpu_only_onnxruntime_is_nobodys_fault():
     assert passes(unfit_framework, with_frameworks(plain))
 
 
-OLD_DRIVER: dict[str, Any] = {
-    "driver": {"module_version": "550.54.14", "cuda_init": None},
-    "nvml": {"driver_version": "550.54.14", "cuda_version": "12.4"},
-}
-
-
 def test_a_build_for_a_newer_major_than_the_drivers_is_an_error():
     new = changed(JAX, distribution="jax-cuda13-plugin", cuda="13")
 
@@ -180,7 +175,7 @@ def test_a_build_for_a_newer_major_than_the_drivers_is_an_error():
 
     assert symptom.severity is Severity.ERROR
     assert symptom.saw == (
-        "jax-cuda13-plugin 0.6.1 is built for CUDA 13; driver 550.54.14 runs up to CUDA 12.4"
+        "jax-cuda13-plugin 0.6.1 is built for CUDA 13; driver 550.54.15 runs up to CUDA 12.4"
     )
     assert symptom.remedy.alternatives[0].text.startswith("Install driver 580")
 

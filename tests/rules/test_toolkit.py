@@ -1,16 +1,12 @@
 """The rules about CUDA toolkits that are installed."""
 
-from typing import Any
-
-import msgspec
-
 import machines
 from gpucheck.report import examine
 from gpucheck.rule import Severity
 from gpucheck.rules import toolkit as rules
 from gpucheck.rules import toolkit_builds
 from gpucheck.rules.torch_build import driver_too_old
-from gpucheck.snapshot import HomeVariable, Unknown
+from gpucheck.snapshot import Unknown
 from machines import (
     CUDA_12,
     CUDA_13,
@@ -23,30 +19,8 @@ from machines import (
     symptoms,
     with_variables,
 )
-
-change = msgspec.structs.replace
-NO_GPU = {"host": {"pci_gpus": ()}, "nvml": {"count": 0, "gpus": ()}, "driver": {"cuda_init": None}}
-DISTRIBUTION = change(
-    CUDA_12,
-    home="/usr/lib/nvidia-cuda-toolkit",
-    names=("/usr/lib/nvidia-cuda-toolkit",),
-    origin="distribution",
-)
-OLD_DRIVER: dict[str, dict[str, Any]] = {
-    "driver": {"module_version": "550.54.15", "cuda_init": None},
-    "nvml": {"cuda_version": "12.4", "driver_version": "550.54.15"},
-}
-
-
-def home(path: str, version: str = "13.0") -> HomeVariable:
-    return HomeVariable(
-        value=path, resolved=path, has_nvcc=True, has_cudart=True, toolkit_version=version
-    )
-
-
-def toolkits(*installed, **changes):
-    return {"installed": installed, **changes}
-
+from toolkit_machines import DISTRIBUTION, home, toolkits
+from torches import NO_GPU, OLD_DRIVER, change
 
 # ------------------------------------------------------------------------------------- CUD001
 

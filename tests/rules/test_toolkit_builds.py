@@ -1,11 +1,9 @@
 """The rules about what comes of building with a toolkit."""
 
-import msgspec
-
 import machines
 from gpucheck.rule import Severity
 from gpucheck.rules import toolkit_builds as rules
-from gpucheck.snapshot import HomeVariable, HostCompiler, Unknown
+from gpucheck.snapshot import HostCompiler, Unknown
 from machines import (
     CUDA_12,
     CUDA_13,
@@ -18,30 +16,8 @@ from machines import (
     symptoms,
 )
 from seen_facts import seen
-
-change = msgspec.structs.replace
-NO_GPU = {"host": {"pci_gpus": ()}, "nvml": {"count": 0, "gpus": ()}, "driver": {"cuda_init": None}}
-DISTRIBUTION = change(
-    CUDA_12,
-    home="/usr/lib/nvidia-cuda-toolkit",
-    names=("/usr/lib/nvidia-cuda-toolkit",),
-    origin="distribution",
-)
-OLD_DRIVER = {
-    "driver": {"module_version": "550.54.15", "cuda_init": None},
-    "nvml": {"cuda_version": "12.4", "driver_version": "550.54.15"},
-}
-
-
-def home(path: str, version: str = "13.0") -> HomeVariable:
-    return HomeVariable(
-        value=path, resolved=path, has_nvcc=True, has_cudart=True, toolkit_version=version
-    )
-
-
-def toolkits(*installed, **changes):
-    return {"installed": installed, **changes}
-
+from toolkit_machines import home, toolkits
+from torches import change
 
 # ------------------------------------------------------------------------------------- CUD003
 

@@ -207,9 +207,7 @@ def collect(
     cudnn = look(
         "cudnn",
         Cudnn,
-        lambda: _cudnn(
-            pytorch.facts(early), libraries.facts(early), toolkits.facts(early), variables, left()
-        ),
+        lambda: _cudnn(pytorch, libraries, toolkits, variables, early),
     )
     environment = look("environment", Environment, lambda: _environment(variables))
 
@@ -310,8 +308,11 @@ def _python_environment(
     from gpucheck.probes.apart import ProbeError, ProbeProcess
 
     until = time.monotonic() + deadline_seconds
+    importing = threading.Thread(target=_import_loader, daemon=True)  # while that Python answers
+    importing.start()
     facts = _pytorch(python, variables, deadline_seconds)
     yield facts
+    importing.join()  # there is a fork to come
     process = ProbeProcess[Packages]("packages", lambda: iter((_packages(facts, variables),)))
     yield _libraries(facts, variables)
     try:
@@ -320,6 +321,10 @@ def _python_environment(
         yield unknown_section(Packages, str(error))
     finally:
         process.end()
+
+
+def _import_loader() -> None:
+    from gpucheck.probes import loader, packages  # noqa: F401
 
 
 def _libraries(pytorch: PyTorch, variables: dict[str, str]) -> Libraries:
@@ -335,15 +340,16 @@ def _packages(pytorch: PyTorch, variables: dict[str, str]) -> Packages:
 
 
 def _cudnn(
-    pytorch: PyTorch,
-    libraries: Libraries,
-    toolkits: Toolkits,
+    pytorch: "_Apart[PyTorch]",
+    libraries: "_Apart[Libraries]",
+    toolkits: _ProbeThread[Toolkits],
     variables: dict[str, str],
-    deadline_seconds: float,
+    until: float,
 ) -> Cudnn:
     from gpucheck.probes import cudnn
 
-    return cudnn.probe(pytorch, libraries, toolkits, variables, deadline_seconds=deadline_seconds)
+    facts = pytorch.facts(until), libraries.facts(until), toolkits.facts(until)
+    return cudnn.probe(*facts, variables, deadline_seconds=max(0.1, until - time.monotonic()))
 
 
 def _nvml(

@@ -30,6 +30,28 @@ _STILL_THERE = "broke off"
 _SIZE = struct.Struct("=Q")
 
 
+#: What a collector that has sent all may take until the kernel has taken its children down.
+_REAPING_SECONDS = 0.5
+
+_begun: "list[ForkedCollector]" = []
+
+
+def begin(scope: Scope) -> "ForkedCollector":
+    """Start an examination that `end_all` ends; the one of this *scope* that runs is taken."""
+    for collector in _begun:
+        if collector.scope == scope:
+            return collector
+    collector = ForkedCollector(scope)
+    _begun.append(collector)
+    return collector
+
+
+def end_all() -> None:
+    """End what `begin` began: after the report is out, for that waits for the last child to go."""
+    while _begun:
+        _begun.pop().end()
+
+
 class CollectionError(Exception):
     """The examination as a whole broke off, and nothing is known of the machine."""
 
@@ -50,6 +72,7 @@ class ForkedCollector:
                 from gpucheck.probes import plugins
 
                 plugins.loaded()
+        self.scope = scope
         self.ends_at = time.monotonic() + scope.seconds
         self._until = self.ends_at + SENDING_SECONDS
         self._board = Board()
@@ -68,7 +91,10 @@ class ForkedCollector:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the collector and all that it started, however the block was left."""
+        self.end()
+
+    def end(self) -> None:
+        """End the collector and all that it started."""
         if self._is_over:
             return
         self._is_over = True
@@ -148,7 +174,7 @@ def _examine(
 ) -> NoReturn:
     """Be the process that looks; it never returns into its parent's code."""
     try:
-        from gpucheck.probes.child import die_with
+        from gpucheck.probes.child import die_with, reap_left
 
         die_with(parent)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -177,6 +203,7 @@ def _examine(
             data = _packed(collect(scope, children=children, board=board))
         with os.fdopen(sending, "wb") as pipe:
             pipe.write(_SIZE.pack(len(data)) + data)
+        reap_left(_REAPING_SECONDS)
     except BaseException:  # noqa: BLE001 - a fork must never run on as its parent
         _leave()
     os._exit(0)

@@ -14,10 +14,18 @@ def warm_up(form: "Format") -> None:
     """
     import msgspec
 
+    from gpucheck.knowledge import cudnn, gpus, kernel_module, torch_cuda
     from gpucheck.render import Look, render
+    from gpucheck.render.sanitize import clean
     from gpucheck.report import examine
+    from gpucheck.requirements import satisfies
     from gpucheck.snapshot import Snapshot
 
     empty = Snapshot()
     msgspec.msgpack.decode(msgspec.msgpack.encode(empty), type=Snapshot)
     render(examine(empty), form, Look())
+    # What an empty machine has no use for, and nearly every other one has.
+    for knowledge in (cudnn, gpus, kernel_module, torch_cuda):
+        knowledge.table()
+    satisfies("1.0", ">=1")
+    clean("…")

@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 
 
 def examination(scope: Scope, meanwhile: Callable[[], object] = lambda: None) -> "Snapshot":
-    """Return the facts of this machine; *meanwhile* is done while another process looks."""
-    from gpucheck.forked_collector import ForkedCollector
+    """Return the facts of this machine; *meanwhile* is done while another process looks.
 
-    with ForkedCollector(scope) as collector:
-        meanwhile()
-        with console.waiting(
-            collector.pending, ends_at=collector.ends_at, after_seconds=0.0 if scope.deep else 2.0
-        ):
-            machine = collector.facts()
+    Whoever calls this ends with `forked_collector.end_all`, as `__main__` does.
+    """
+    from gpucheck import forked_collector
+
+    collector = forked_collector.begin(scope)
+    meanwhile()
+    with console.waiting(
+        collector.pending, ends_at=collector.ends_at, after_seconds=0.0 if scope.deep else 2.0
+    ):
+        machine = collector.facts()
     refuse_what_is_no_python(scope.python, machine)
     _refuse_a_wrong_ignore_list(machine)
     return machine

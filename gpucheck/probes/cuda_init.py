@@ -55,7 +55,7 @@ def finish(child: Child) -> "CudaInit | Unknown":
         try:
             for message in messages_in(child.lines()):
                 if isinstance(message, Done):
-                    # All is said. Its exit may take the driver a while where persistence is off.
+                    child.leave()
                     return judge(answers)
                 answers.append(message)
         except MessageError as error:

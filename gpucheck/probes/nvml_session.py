@@ -138,6 +138,7 @@ class NvmlSession:
                         self.ended_at = message.at
                         if self.sampling is not None and self.sampling.begin(child):
                             self._sample(child)
+                        child.leave()
                         return None
                     if isinstance(message, NvmlAnswer):
                         self.take(message)
@@ -160,7 +161,6 @@ class NvmlSession:
                 return
             if isinstance(message, NvmlAnswer):
                 self.take(message)
-        child.leave()
 
     def _command(self, only: list[int] | None, *, parallel: bool) -> list[str]:
         return nvml_child.nvml_command(

@@ -1,7 +1,8 @@
 """A fake libcuda.so.1 for tests: built with gcc, and told by the environment what to answer.
 
 `FAKE_CODE=803` is what cuInit returns; `FAKE_CUDA=cuInit=hang` (or crash, exit, flood) is what it
-does instead (`sleep` answers after FAKE_SECONDS); `FAKE_COUNT=2` is the number of devices.
+does instead (`sleep` answers after FAKE_SECONDS); `FAKE_COUNT=2` is the number of devices. Each
+cuInit appends a byte to the file that FAKE_CALLS names.
 """
 
 import os
@@ -9,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 SOURCE = r"""
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,7 +31,12 @@ static void act(const char *call) {
 static int number(const char *name, int usual) {
     return getenv(name) ? atoi(getenv(name)) : usual;
 }
-int cuInit(unsigned flags) { act("cuInit"); return number("FAKE_CODE", 0); }
+int cuInit(unsigned flags) {
+    const char *calls = getenv("FAKE_CALLS");
+    if (calls) write(open(calls, O_WRONLY | O_APPEND | O_CREAT, 0600), "i", 1);
+    act("cuInit");
+    return number("FAKE_CODE", 0);
+}
 int cuDriverGetVersion(int *version) {
     act("cuDriverGetVersion");
     *version = number("FAKE_VERSION", 13000);

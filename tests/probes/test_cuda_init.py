@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucheck.probes import cuda_init
-from gpucheck.probes.child import Child
+from gpucheck.probes.child import Child, reap_left
 from gpucheck.probes.messages import Answered, Calling, LoadError, MappedFrom, Message
 from gpucheck.snapshot import CudaInit, Driver, Unknown
 
@@ -129,11 +129,14 @@ def test_a_child_that_does_not_start_is_unknown(monkeypatch: pytest.MonkeyPatch)
 def test_no_child_is_left_behind(driver: Path):
     child = cuda_init.start(20.0)
 
-    cuda_init.finish(child)
+    pid = child.pid
 
-    assert child.pid is not None
+    cuda_init.finish(child)
+    reap_left(5.0)
+
+    assert pid is not None
     with pytest.raises(ChildProcessError):
-        os.waitpid(child.pid, os.WNOHANG)
+        os.waitpid(pid, os.WNOHANG)
 
 
 MESSAGES = st.one_of(

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpucheck import console
+from gpucheck.cli.fleet_pairs import DeviceOption, in_rounds, meet
 from gpucheck.cli.options import RulesOption
 from gpucheck.cli_help import JUDGE, PRINT, Command, Group
 from gpucheck.fleet.engines import ENGINES
 from gpucheck.fleet.form import FleetFormat
 from gpucheck.fleet.jobs import JOBS
+from gpucheck.fleet.pairs import ALLREDUCE
 from gpucheck.render.sanitize import clean
 from gpucheck.usage_error import UsageError
 
@@ -163,16 +165,21 @@ def judge(
 ) -> None:
     """Judge the snapshots of many machines by the same rules, and compare them."""
     from gpucheck.fleet.judging import judge_all
+    from gpucheck.fleet.pairs.encounters import read_all
+    from gpucheck.fleet.pairs.judging import results_of
     from gpucheck.fleet.reading import answers
     from gpucheck.fleet.rules import Fleet
 
     results = tuple(judge_all(answers(sources), processes=processes, rules=rules or ()))
-    if not results:
+    encounters = read_all(sources)
+    if not results and not encounters:
         raise UsageError(f"{', '.join(sources)}: holds no snapshot")
+    places = _racks(racks)
     fleet = Fleet(
-        results=results,
+        results=(*results, *results_of(encounters, places)),
         asked=_nodes(asked),
-        racks=_racks(racks),
+        racks=places,
+        encounters=encounters,
         history=_history(history),
     )
     _print(fleet, form, history, allow_missing=allow_missing)
@@ -188,6 +195,8 @@ def run(
     timeout: TimeoutOption = None,
     fan_out: Annotated[int, typer.Option(min=1, max=1024, help="Nodes asked at a time.")] = 64,
     gpus: GpusOption = None,
+    device: DeviceOption = "cuda",
+    racks: RacksOption = None,
     allow_missing: AllowMissing = False,
     form: FormatOption = FleetFormat.TEXT,
 ) -> None:
@@ -197,17 +206,33 @@ def run(
     """
     from gpucheck.fleet.engines.interface import Settings
     from gpucheck.fleet.judging import judge_all
+    from gpucheck.fleet.pairs.running import Rounds
     from gpucheck.fleet.reading import answers
     from gpucheck.fleet.rules import Fleet
     from gpucheck.fleet.run import gather
 
     chosen, tasks = _tasks(engine, Settings(gpus=gpus), nodes, remote_command, what)
     seconds = timeout or JOBS[what].timeout_seconds
+    names, places = tuple(task.node for task in tasks), _racks(racks)
+    if what == ALLREDUCE:
+        rounds = Rounds(
+            engine=chosen,
+            nodes=names,
+            program=tuple(shlex.split(remote_command)),
+            folder=out,
+            device=device,
+            is_here=engine == "local",
+            timeout_seconds=seconds,
+            fan_out=fan_out,
+            racks=places,
+        )
+        _print(in_rounds(rounds), form, None, allow_missing=allow_missing)
+    if device != "cuda":
+        raise UsageError(f"--device {device}: for {ALLREDUCE} alone")
     for answered in gather(chosen, tasks, out, job=what, timeout_seconds=seconds, fan_out=fan_out):
         if answered.why:
             console.complain(f"{answered.node}: {answered.why}")
-    names = tuple(task.node for task in tasks)
-    fleet = Fleet(results=tuple(judge_all(answers([str(out)]))), asked=names)
+    fleet = Fleet(results=tuple(judge_all(answers([str(out)]))), asked=names, racks=places)
     _print(fleet, form, None, allow_missing=allow_missing)
 
 
@@ -224,6 +249,8 @@ def plan(
     """Print what `fleet run` would start: commands, a script or a manifest. Starts nothing."""
     from gpucheck.fleet.engines.interface import Settings
 
+    if what == ALLREDUCE:
+        raise UsageError(f"plan {what}: who meets whom depends on what comes of it; see fleet run")
     chosen, tasks = _tasks(engine, Settings(gpus=gpus), nodes, remote_command, what)
     away = chosen.out_of_reach([task.node for task in tasks])
     reachable = [task for task in tasks if task.node not in away]
@@ -255,6 +282,9 @@ def hook(
     from gpucheck.fleet import hooks
 
     console.write(hooks.hook(name))
+
+
+app.command(cls=Command, hidden=True)(meet)
 
 
 def _tasks(

@@ -76,7 +76,9 @@ code{font:13px ui-monospace,monospace;overflow-wrap:anywhere}
 
 
 def _html(report: FleetReport) -> Iterator[str]:
-    kind = {"healthy": "healthy", "degraded": "warning"}.get(report.verdict, "error")
+    kind = {"healthy": "healthy", "degraded": "warning", "rehearsal": "info"}.get(
+        report.verdict, "error"
+    )
     yield "<!doctype html>"
     yield '<html lang="en"><head><meta charset="utf-8"><title>gpucheck fleet</title>'
     yield f"<style>{_STYLE}</style></head><body>"

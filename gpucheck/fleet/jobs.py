@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from gpucheck.fleet.pairs import ALLREDUCE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -40,5 +42,12 @@ JOBS = {
         takes_gpus=True,
         timeout_seconds=900,
         help="whether each GPU trains",
+    ),
+    # No snapshot comes of this one: see fleet/pairs.
+    ALLREDUCE: Job(
+        words=("fleet", "meet"),
+        takes_gpus=True,
+        timeout_seconds=300,
+        help="whether nodes add up numbers right and as fast as others, two by two",
     ),
 }

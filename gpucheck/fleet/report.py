@@ -12,6 +12,7 @@ from gpucheck.fleet.nodes import folded
 from gpucheck.fleet.rules import FLEET_RULES, Fleet, FleetFinding, flagged
 
 SCHEMA = "gpucheck.fleet/1"
+Verdict = Literal["healthy", "degraded", "broken", "incomplete", "rehearsal"]
 WIDESPREAD = 0.2  # of the examined nodes, from which on a finding is the whole fleet's
 _NUMBERS = re.compile(r"[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]|\d+(?:[.,]\d+)*")
 _RANKS = {"error": 0, "warning": 1, "info": 2}
@@ -33,7 +34,7 @@ class FoldedFinding(msgspec.Struct, frozen=True, kw_only=True):
 class FleetReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     """The verdict on a fleet. Findings: the most severe first, of those the rarest."""
 
-    verdict: Literal["healthy", "degraded", "broken", "incomplete"]
+    verdict: Verdict
     exit_code: int
     nodes: int  # asked for
     examined: int
@@ -107,10 +108,13 @@ def _folded(finding: FleetFinding, examined: int) -> FoldedFinding:
 
 def _verdict(
     findings: Sequence[FoldedFinding], names: dict[str, list[str]], *, missing: bool
-) -> Literal["healthy", "degraded", "broken", "incomplete"]:
-    if names.get("broken"):
+) -> Verdict:
+    compared = any(each.severity == "error" and each.code != "FLT003" for each in findings)
+    if names.get("broken") or compared:
         return "broken"
     if missing or names.get("incomplete"):
         return "incomplete"
     serious = any(each.severity == "warning" for each in findings)
-    return "degraded" if serious or names.get("degraded") else "healthy"
+    if serious or names.get("degraded"):
+        return "degraded"
+    return "rehearsal" if names.get("rehearsal") else "healthy"

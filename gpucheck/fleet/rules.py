@@ -10,6 +10,8 @@ import msgspec
 
 from gpucheck.fleet.facts import NodeFinding, NodeResult
 from gpucheck.fleet.judging import UNREADABLE
+from gpucheck.fleet.pairs.encounters import Encounter
+from gpucheck.fleet.pairs.judging import Meetings
 from gpucheck.rule import Rule, Severity
 from gpucheck.rules import fleet as about
 from gpucheck.wording import count, listed
@@ -43,6 +45,7 @@ class Fleet:
     results: Sequence[NodeResult]
     asked: Sequence[str] = ()  # nodes that should have answered
     racks: dict[str, str] = field(default_factory=dict)  # node → rack or switch
+    encounters: Sequence[Encounter] = ()  # all-reduces of two nodes
     history: Sequence[frozenset[str]] = ()  # flagged nodes of earlier runs, newest first
 
 
@@ -250,12 +253,46 @@ def lemon(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
         yield f"flagged in {number} of the last {len(runs)} runs", sorted(nodes)
 
 
+# ----------------------------------------------------------------------------------------- pairs
+
+
+@fleet_rule(
+    about.failing_node,
+    "Run `gpucheck doctor --deep` and `gpucheck bench` on the node, and examine its adapters.",
+)
+def failing_node(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
+    """This node went wrong with several partners, who are well with others."""
+    for blame in Meetings(fleet.encounters, fleet.racks).verdict().nodes:
+        yield blame.saw, blame.nodes
+
+
+@fleet_rule(
+    about.failing_path,
+    "Examine what is between the two: links, switches, routes, firewalls.",
+)
+def failing_path(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
+    """Two nodes went wrong with each other, and both are well with others."""
+    meetings = Meetings(fleet.encounters, fleet.racks)
+    verdict = meetings.verdict()
+    for blame in verdict.paths:
+        yield f"between {' and '.join(blame.nodes)}: {blame.saw}", blame.nodes
+    if verdict.untold and not meetings.are_well:
+        nodes = sorted({node for blame in verdict.untold for node in blame.nodes})
+        yield f"no two nodes are well together; {verdict.untold[0].saw}", nodes
+        return
+    for blame in verdict.untold:
+        where = f"between {' and '.join(blame.nodes)}, or in one of them"
+        yield f"{where} (no other well node was left to tell): {blame.saw}", blame.nodes
+
+
 FLEET_RULES: tuple[FleetRule, ...] = (
     differs,
     mixed,
     not_examined,
     straggler,
     slow_place,
+    failing_node,
+    failing_path,
     lemon,
 )
 

@@ -54,22 +54,30 @@ def gather(
     UsageError: the folder cannot be written, or holds the answers of another job. NoAnswerError:
     its file system does not answer. Leaving the iteration ends what still runs.
     """
-    within(ACCESS_SECONDS, f"--out {folder}", partial(_claim, folder, job))
+    claim(folder, job)
     left = [one for one in wanted if not (folder / f"{_file(one.node)}.json").exists()]
     away = engine.out_of_reach([one.node for one in left])
     for node, why in away.items():
-        yield _keep(Output(node=node, why=why), folder)
+        yield keep_output(Output(node=node, why=why), folder)
     asked = [one for one in left if one.node not in away]
     if not asked:
         return
     outputs = engine.run(asked, timeout_seconds=timeout_seconds, fan_out=fan_out)
     with closing(outputs):
         for output in outputs:
-            yield _keep(output, folder)
+            yield keep_output(output, folder)
+
+
+def claim(folder: Path, job: str) -> None:
+    """Make *folder*, and note in it what is asked for: answers to two questions do not mix.
+
+    UsageError: it cannot be written, or holds the answers of another job. NoAnswerError: its file
+    system does not answer.
+    """
+    within(ACCESS_SECONDS, f"--out {folder}", partial(_claim, folder, job))
 
 
 def _claim(folder: Path, job: str) -> None:
-    """Make *folder*, and note in it what is asked for: answers to two questions do not mix."""
     note = folder / JOB_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,16 +91,22 @@ def _claim(folder: Path, job: str) -> None:
         raise UsageError(f"--out {folder}: {error.strerror}") from None
 
 
-def _keep(output: Output, folder: Path) -> Answered:
+def keep_output(output: Output, folder: Path) -> Answered:
+    """Keep a snapshot, or the reason that there is none, in the node's file of *folder*."""
     name = _file(output.node)
     snapshot, why = snapshot_in(output.content)
     if snapshot:
         _write(folder / f"{name}.json", snapshot)
-        (folder / f"{name}{FAILURE_SUFFIX}").unlink(missing_ok=True)
+        forget_failure(output.node, folder)
         return Answered(node=output.node, why="", seconds=output.seconds)
     why = " ".join((output.why or why).split())
     _write(folder / f"{name}{FAILURE_SUFFIX}", f"{why}\n".encode("utf-8", "replace"))
     return Answered(node=output.node, why=why, seconds=output.seconds)
+
+
+def forget_failure(node: str, folder: Path) -> None:
+    """Remove the reason of a node that has answered since."""
+    (folder / f"{_file(node)}{FAILURE_SUFFIX}").unlink(missing_ok=True)
 
 
 def snapshot_in(output: bytes) -> tuple[bytes, str]:

@@ -17,6 +17,7 @@ from typing import Any, Callable
 
 from . import channel
 from .cuda_device import bus_id
+from .exact_sums import numbers, wrong_sums
 
 DEVICE = "cuda"
 BATCH_SECONDS = 0.02  # shorter ones measure the launch
@@ -255,13 +256,9 @@ def all_reduce(gpus: list[int], size: int, rounds: int) -> dict[str, Any]:
     count = size // 4
     devices = [place(gpu) for gpu in gpus]
 
-    def numbers(rank: int, device: Any) -> Any:
-        places = torch.arange(count, device=device, dtype=torch.int32)
-        return places.mul_(7).add_(13 * rank).remainder_(1000).float()
-
     if DEVICE == "cuda":
         from torch.cuda import nccl
-    given = [numbers(rank, device) for rank, device in enumerate(devices)]
+    given = [numbers(torch, rank, count, device) for rank, device in enumerate(devices)]
     sums = [torch.empty_like(each) for each in given]
 
     def once() -> None:
@@ -286,11 +283,8 @@ def all_reduce(gpus: list[int], size: int, rounds: int) -> dict[str, Any]:
         synchronize()
         durations.append((time.perf_counter() - began) / max(1, rounds // 4))
     errors = []
-    for gpu, device, found in zip(gpus, devices, sums):
-        expected = torch.zeros_like(found)
-        for rank in range(len(gpus)):
-            expected += numbers(rank, device)
-        wrong = int((found != expected).sum())
+    for gpu, found in zip(gpus, sums):
+        wrong = wrong_sums(torch, found, len(gpus))
         if wrong:
             errors.append(f"{wrong:,} of {count:,} sums on GPU {gpu} are wrong")
     durations.sort()

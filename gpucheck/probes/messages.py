@@ -439,6 +439,32 @@ class Measured(Message, frozen=True, kw_only=True, tag="measured"):
     device: BenchDevice | None = None  # answers "describe"
 
 
+# ------------------------------------------------------------------------------------------ pair
+
+
+class PairStep(Message, frozen=True, kw_only=True, tag="pair step"):
+    """What a process of a meeting of two nodes does now."""
+
+    step: Literal["meet", "add"]
+
+
+class PairMet(Message, frozen=True, kw_only=True, tag="pair met"):
+    """The sums are there: the rate is bus bandwidth in 10^9 bytes a second."""
+
+    rank: int
+    world: int
+    rate: float
+    wrong: int
+    count: int
+
+
+class PairFailed(Message, frozen=True, kw_only=True, tag="pair failed"):
+    """The process failed in a step."""
+
+    step: Literal["torch", "meet", "add"]
+    error: str
+
+
 def types() -> tuple[type[Message], ...]:
     """Return every type of message."""
 

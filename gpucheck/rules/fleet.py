@@ -16,10 +16,10 @@ def _compared() -> Answers:
 def differs(machine: Snapshot) -> Answers:
     """At least four of five true peers agree on this fact, and these nodes have another value.
 
-    Peers are machines with the same GPU models, number of GPUs, CPU architecture and number of RDMA
-    devices. No list of right values is needed: the majority is the norm. A node that was missed by
-    an update, that was repaired with another board, or that somebody set by hand shows up here
-    before it slows down or breaks a job that spans many nodes.
+    Peers are machines with the same GPU models, number of GPUs, product and number of RDMA devices.
+    No list of right values is needed: the majority is the norm. A node that was missed by an
+    update, that was repaired with another board, or that somebody set by hand shows up here before
+    it slows down or breaks a job that spans many nodes.
     """
     yield from _compared()
 
@@ -71,5 +71,27 @@ def lemon(machine: Snapshot) -> Answers:
 
     A few such nodes cause a large part of a cluster's failed jobs; each single time the fault
     seemed to be gone after a reset.
+    """
+    yield from _compared()
+
+
+@rule("FLT020", Severity.ERROR, "A node fails or slows what it computes with others")
+def failing_node(machine: Snapshot) -> Answers:
+    """This node went wrong with several partners, who are well with others.
+
+    `gpucheck fleet run allreduce` lets each node add up numbers with one other, in two rounds with
+    different partners, and has those that went wrong meet a node that was well. What a node does
+    with everybody is its own: a GPU, an adapter, a cable, its software. The sums are exact, so that
+    wrong bytes show whatever the speed. A job over many nodes stops at, or waits for, such a node.
+    """
+    yield from _compared()
+
+
+@rule("FLT021", Severity.ERROR, "A path between two nodes fails or is slow")
+def failing_path(machine: Snapshot) -> Answers:
+    """Two nodes went wrong with each other, and both are well with others.
+
+    What is between them is at fault: a switch, a link between switches, a routing table, a firewall
+    rule. Where no other well node was left to meet, it is said that the path or one of the two is.
     """
     yield from _compared()

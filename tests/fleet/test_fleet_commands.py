@@ -90,6 +90,9 @@ def test_a_wrong_call_is_one_line_and_2(tmp_path: Path):
         ["judge", str(tmp_path), "--asked", "gpu[3-1]"],
         ["run", "--out", str(tmp_path)],
         ["hook", "cron"],
+        ["plan", "allreduce", "--nodes", "a,b"],
+        ["run", "doctor", "--device", "cpu", "--nodes", "a", "--out", str(tmp_path / "o")],
+        ["run", "allreduce", "--device", "tpu", "--nodes", "a", "--out", str(tmp_path / "o")],
     ):
         done = fleet(*arguments)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), (arguments, done.stderr)

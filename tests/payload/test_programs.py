@@ -29,7 +29,7 @@ PROGRAMS = sorted(
     )
 )
 #: No program waits for another's word or needs a GPU to say that it has none.
-ARGUMENTS = {"open_cudnn": ("/nowhere/libcudnn.so.9",)}
+ARGUMENTS = {"open_cudnn": ("/nowhere/libcudnn.so.9",), "pair": ("{}",)}
 
 
 def imports(path: Path) -> Iterator[str]:

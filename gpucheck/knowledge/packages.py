@@ -47,6 +47,17 @@ class Opens(msgspec.Struct, frozen=True, kw_only=True):
     fits: dict[str, str] = {}  # a library that may be here, and the version of the package for it
 
 
+class Wheel(msgspec.Struct, frozen=True, kw_only=True):
+    """A wheel of NVIDIA's that brings libraries; its name ends in -cu11 or -cu12, and from CUDA 13
+    on in nothing, unless it is *always_suffixed*."""
+
+    libraries: tuple[str, ...]
+    name: str
+    source: tuple[str, ...]
+    confidence: Confidence
+    always_suffixed: bool = False
+
+
 class OnTorchIndex(msgspec.Struct, frozen=True, kw_only=True):
     """Packages of which PyTorch's wheel index has a build for each CUDA."""
 
@@ -81,6 +92,7 @@ class Table(msgspec.Struct, frozen=True):
     sources: dict[str, str]
     sonames: tuple[Sonames, ...]
     opens: tuple[Opens, ...]
+    wheels: tuple[Wheel, ...]
     on_torch_index: tuple[OnTorchIndex, ...]
     known_families: tuple[str, ...]
     optional_files: tuple[Optional, ...]
@@ -117,6 +129,29 @@ def optional_files(distribution: str) -> tuple[str, ...]:
     """Return patterns of the files of *distribution* that work or do not, and nobody minds."""
     rows = (row for row in table().optional_files if distribution in row.distributions)
     return tuple(pattern for row in rows for pattern in row.files)
+
+
+def wheels_with(sonames: Iterable[str]) -> tuple[str, ...]:
+    """Return NVIDIA's wheels that bring *sonames*; () where one of them is in none, or the CUDA
+    major does not show in the names."""
+    names = list(sonames)
+    cuda = cuda_major_of(names) or _cuda_of_others(names)
+    found: dict[str, None] = {}
+    for soname in names:
+        stem, number = split_soname(soname)
+        row = next((row for row in table().wheels if stem.split("_")[0] in row.libraries), None)
+        if row is None or cuda is None:
+            return ()
+        name = row.name if cuda >= 13 and not row.always_suffixed else f"{row.name}-cu{cuda}"
+        found[f"{name}=={number}.*" if stem.startswith("libcudnn") else name] = None
+    return tuple(found)
+
+
+def _cuda_of_others(sonames: Iterable[str]) -> int | None:
+    """Return the one CUDA major that has all of *sonames* among its libraries."""
+    asked = set(sonames)
+    majors = [row.cuda for row in table().sonames if asked <= set(row.names)]
+    return majors[0] if len(majors) == 1 else None
 
 
 def is_on_torch_index(distribution: str) -> bool:

@@ -359,7 +359,8 @@ class _Look:
         for variants in self._variants(self._roots(asking)):
             if _matching(variants, optional) and any(map(_lacks, map(self._rehearsal, variants))):
                 continue
-            best = min(variants, key=lambda path: len(_lacks(self._rehearsal(path))))
+            # Of equals the last is the one for the newest CUDA.
+            best = min(variants[::-1], key=lambda path: len(_lacks(self._rehearsal(path))))
             rehearsal = self._rehearsal(best)
             for name, thing in rehearsal.answers.items():
                 if CUDA_LIBRARY.match(name):

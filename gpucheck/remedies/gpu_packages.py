@@ -83,7 +83,7 @@ def _bring_libraries(
     if row is not None and row.brings:
         return install(
             machine,
-            [f"{row.brings.format(name=package.name)}=={package.version}"],
+            [_bringing(machine, row, package)],
             text=f"Install the libraries that {package.name} is made for",
         )
     names = listed(sorted({each.soname for each in lacking}))
@@ -173,12 +173,10 @@ def make_findable(
         text = f"Install the release of {package.name} for the library that is here{advice}"
         ways.append(install(machine, [f"{package.name}=={fitting}"], text=text))
     elif row is not None and row.brings and nowhere:
-        requirement = f"{row.brings.format(name=package.name)}=={package.version}"
         text = f"Install the libraries that {package.name} is made for{advice}"
-        ways.append(install(machine, [requirement], text=text))
+        ways.append(install(machine, [_bringing(machine, row, package)], text=text))
     elif nowhere:
-        names = listed([each.soname for each in nowhere])
-        ways.append(Remedy(f"Install what brings {names} where the loader looks{advice}"))
+        ways.append(_bring_wheels(machine, package, nowhere, advice))
     if hidden:
         folders = dict.fromkeys(each.elsewhere[0].rpartition("/")[0] for each in hidden)
         step = command(
@@ -191,6 +189,38 @@ def make_findable(
     if len(ways) == 1:
         return ways[0]
     return Remedy(f"Bring {package.name} and its libraries together", alternatives=tuple(ways))
+
+
+def _bringing(machine: Snapshot, row: table.Opens, package: GpuPackage) -> str:
+    """Return the requirement by which a package's authors bring its libraries."""
+    majors = [major for major in (13, 12) if derived.runs_cuda(machine, f"{major}.0")]
+    name = row.brings.format(name=package.name, cuda=(*majors, 12)[0])
+    return f"{name}=={package.version}"
+
+
+def _bring_wheels(
+    machine: Snapshot, package: GpuPackage, nowhere: Sequence[PackageLibrary], advice: str
+) -> Remedy:
+    """Return how NVIDIA's wheels bring libraries, and how the loader finds them in there."""
+    sonames = [each.soname for each in nowhere]
+    wheels = table.wheels_with(sonames)
+    text = f"Install what brings {listed(sonames)} where the loader looks{advice}"
+    python = machine.pytorch.python
+    if not wheels or not isinstance(python, Python):
+        return Remedy(text)
+    look = command(
+        "export LD_LIBRARY_PATH=$({python} -c {program})${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}",
+        python=python.path,
+        program='import glob, sysconfig; print(":".join(sorted(glob.glob('
+        'sysconfig.get_path("purelib") + "/nvidia/*/lib"))))',
+        lasts="shell",
+    )
+    bring = install(machine, wheels, text="")
+    return Remedy(
+        f"Install the wheels that bring {listed(sonames)}, and name their folders for the program "
+        f"that uses {package.name}{advice}",
+        (*bring.steps, look) if bring.steps else (),
+    )
 
 
 def _fitting_version(row: table.Opens | None, nowhere: Sequence[PackageLibrary]) -> str:

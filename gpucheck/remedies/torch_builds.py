@@ -74,9 +74,17 @@ def pinned(name: str, release: str, variant: str) -> str:
         row = torch_cuda.release_of(release)
         version = row.torchvision if row is not None else ""
     elif name == "torchaudio":
-        version = torch_cuda.torchaudio_for(release) or ""
+        version = torch_cuda.torchaudio_for(release) or _newest_torchaudio(release, variant)
     # The local version makes pip take another build of the release that is here already.
     return f"{name}=={version}+{variant}" if version else name
+
+
+def _newest_torchaudio(release: str, variant: str) -> str:
+    """Return the last torchaudio, which serves later torches too, where it has *variant*."""
+    newest = torch_cuda.table().newest_torchaudio
+    cuda = torch_cuda.cuda_of_variant(variant)
+    is_later = version_tuple(release) > version_tuple(newest)
+    return newest if is_later and cuda and torch_cuda.variant_of(newest, cuda) else ""
 
 
 def fitting(machine: Snapshot) -> Build | None:
@@ -123,6 +131,7 @@ def _nearest(
     minors = sorted({version_tuple(row.torch)[:2] for row in torch_cuda.table().variant})
     wanted = version_tuple(version)[:2] if version else ()
     cuda = value(here.cuda) if here is not None else None
+    here_too = companions(machine)
     found: list[tuple[tuple[int, ...], torch_cuda.Variant, str]] = []
     for row in rows:
         minor = version_tuple(row.torch)[:2]
@@ -131,7 +140,10 @@ def _nearest(
             continue
         distance = abs(minors.index(minor) - minors.index(wanted)) if wanted in minors else 0
         is_same_cuda = row.cuda == cuda and minor == wanted
-        rank = (-distance, *minor, int(is_same_cuda), *version_tuple(row.cuda))
+        is_whole = "torchaudio" not in here_too or "==" in pinned(
+            "torchaudio", release, row.variant
+        )
+        rank = (-distance, *minor, int(is_whole), int(is_same_cuda), *version_tuple(row.cuda))
         found.append((rank, row, release))
     if not found:
         return None

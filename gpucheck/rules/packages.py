@@ -32,12 +32,12 @@ _TORCH_IS_WRONG = ("TOR010", "TOR002", "TOR003", "LIB002")
 @rule(
     "PKG001",
     Severity.ERROR,
-    "A package was built for another CUDA than this environment has",
+    "A package needs a CUDA library that nothing here provides",
     caused_by=_TORCH_IS_WRONG,
     when=has_gpu,
 )
 def built_for_another_cuda(machine: Snapshot) -> Answers:
-    """The package is linked to a CUDA library that nothing here provides: its import fails.
+    """Compiled code of the package is linked to a CUDA library that is not here: it will not load.
 
     "libcudart.so.13: cannot open shared object file" does not mean that CUDA has to be installed.
     Each CUDA major has library names of its own, wheels of torch bring those of one major, and

@@ -22,7 +22,16 @@ from gpucheck.snapshot import (
     TorchMismatch,
     Unknown,
 )
-from machines import HEALTHY, SITE, is_applicable, machine, not_checked, passes, symptoms
+from machines import (
+    HEALTHY,
+    SITE,
+    commands,
+    is_applicable,
+    machine,
+    not_checked,
+    passes,
+    symptoms,
+)
 from seen_facts import seen
 
 CUDART = f"{SITE}/nvidia/cu13/lib/libcudart.so.13"
@@ -226,6 +235,37 @@ def test_a_package_that_wants_another_major_of_cudnn():
         f"only {CUDNN_9} is here"
     )
     assert "ctranslate2==4.5.0" in symptom.remedy.steps[-1].text
+
+
+def test_a_library_that_is_nowhere_comes_by_its_wheel_and_is_named_to_the_loader():
+    wanted = library("libcublas.so.12", is_opened=True)
+
+    [symptom] = symptoms(not_on_its_path, ctranslate2(wanted, version="4.8.5"))
+
+    bring, look = commands(symptom)
+    assert bring.endswith("-m pip install nvidia-cublas-cu12")
+    assert look.startswith("export LD_LIBRARY_PATH=$(/opt/venv/bin/python3 -c 'import glob")
+
+
+def test_numba_cuda_names_the_extra_for_the_drivers_cuda():
+    lacks = library("libnvvm.so", is_opened=True)
+    found = package(lacks, name="numba-cuda", version="0.30.4", uses_torch=False)
+
+    [symptom] = symptoms(not_on_its_path, with_packages(found))
+
+    assert commands(symptom)[-1].endswith("'numba-cuda[cu13]==0.30.4'")
+
+
+def test_a_package_whose_name_says_its_cuda_is_replaced_by_its_twin():
+    lacking = library("libcublas.so.11", other_majors=("/site/libcublas.so.12",))
+    found = package(lacking, name="cupy-cuda11x", version="13.3.0", uses_torch=False)
+
+    [symptom] = symptoms(built_for_another_cuda, with_packages(found))
+
+    assert [text.rpartition("pip ")[2] for text in commands(symptom)] == [
+        "uninstall -y cupy-cuda11x",
+        "install cupy-cuda12x",
+    ]
 
 
 def test_a_library_off_the_path_of_a_package_that_looks_there_alone():

@@ -4,9 +4,10 @@ import pytest
 
 from gpucheck.rule import Severity
 from gpucheck.rules import torch_build as rules
-from gpucheck.snapshot import CudaInit, Unknown
+from gpucheck.snapshot import CudaInit, Distribution, Unknown
 from machines import (
     HEALTHY,
+    SITE,
     advice,
     commands,
     gpu,
@@ -111,6 +112,23 @@ def test_a_cpu_only_build_beside_a_gpu_is_an_error_with_the_right_index():
             "--index-url https://download.pytorch.org/whl/cu130"
         ),
     )
+
+
+def test_a_torch_later_than_the_last_torchaudio_is_of_a_cuda_that_torchaudio_has():
+    bad = machine(
+        pytorch={
+            **torch(**{**CPU, "version": "2.13.0+cpu"}),
+            "distributions": (
+                Distribution(name="torch", version="2.13.0+cpu", location=SITE),
+                Distribution(name="torchaudio", version="2.11.0", location=SITE),
+            ),
+        }
+    )
+
+    [found] = symptoms(rules.cpu_build, bad)
+
+    [text] = commands(found)
+    assert "torch==2.13.0+cu130 torchaudio==2.11.0+cu130 " in text
 
 
 def test_a_cpu_only_build_without_a_gpu_is_only_mentioned():

@@ -12,9 +12,10 @@ NO_ANSWER = 1
 WRONG_CALL = 2
 OUR_FAULT = 3
 _WAY_OUT_SECONDS = 0.5
-#: Calls with nothing to parse, and whether they are quick: their examination begins before the
-#: command line is even imported, which takes as long as a sixth of cuInit.
-PLAIN_CALLS = {("doctor",): False, ("doctor", "--quick"): True}
+#: Options without a value that change how a report is printed, and not what is examined. A doctor
+#: with these alone begins to examine before the command line is even imported, which takes as long
+#: as a sixth of cuInit; any other word waits until it is understood.
+PRINTING = frozenset(("--json", "--quiet", "-q", "--strict", "--verbose", "-v"))
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
@@ -71,12 +72,12 @@ def _run() -> int:
             "Python's -OO (PYTHONOPTIMIZE=2) removes the texts that gpucheck prints; run it "
             "without: env -u PYTHONOPTIMIZE gpucheck ..."
         )
-    quick = PLAIN_CALLS.get(tuple(sys.argv[1:]))
-    if quick is not None:
+    command, *options = sys.argv[1:] or [""]
+    if command == "doctor" and PRINTING.issuperset(set(options) - {"--quick"}):
         from gpucheck import forked_collector
         from gpucheck.scope import Scope
 
-        forked_collector.begin(Scope(quick=quick))
+        forked_collector.begin(Scope(quick="--quick" in options))
     import typer.main
 
     from gpucheck.cli import app, completion

@@ -1,4 +1,4 @@
-"""A call with nothing to parse is examined early and once, with what it needs later at hand."""
+"""A call with little to parse is examined early and once, with what it needs later at hand."""
 
 import os
 import shutil
@@ -22,12 +22,13 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("arguments", "calls"),
     [
         (("doctor",), 1),
+        (("doctor", "--json", "--strict"), 1),
         (("doctor", "--timeout", "20"), 1),
         (("doctor", "--quick"), 0),
         (("doctor", "--help"), 0),
         (("doctor", "--from", str(RECORDED / "no-gpu.json")), 0),
     ],
-    ids=["plain", "with an option", "quick", "help", "stored"],
+    ids=["plain", "as JSON", "with an option", "quick", "help", "stored"],
 )
 def test_cuda_is_asked_once_where_it_is_asked(
     tmp_path: Path, driver: Path, arguments: tuple[str, ...], calls: int

@@ -72,8 +72,8 @@ def _run() -> int:
             "Python's -OO (PYTHONOPTIMIZE=2) removes the texts that gpucheck prints; run it "
             "without: env -u PYTHONOPTIMIZE gpucheck ..."
         )
-    command, *options = sys.argv[1:] or [""]
-    if command == "doctor" and PRINTING.issuperset(set(options) - {"--quick"}):
+    word, *options = sys.argv[1:] or [""]
+    if word == "doctor" and PRINTING.issuperset(set(options) - {"--quick"}):
         from gpucheck import forked_collector
         from gpucheck.scope import Scope
 

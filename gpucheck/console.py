@@ -5,6 +5,7 @@ would steer a terminal. A character that a stream cannot show is written as its 
 """
 
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -95,10 +96,10 @@ def program() -> str:
     """
     folder, _, name = sys.argv[0].rpartition("/")
     if name == "__main__.py":
-        return f"{sys.executable} -m gpucheck"
+        return f"{shlex.quote(sys.executable)} -m gpucheck"
     if name != "gpucheck" or folder in os.environ.get("PATH", "").split(":"):
         return "gpucheck"
-    return sys.argv[0]
+    return shlex.quote(sys.argv[0])
 
 
 def live() -> "Console":

@@ -76,11 +76,29 @@ def command(
     def quoted(blank: "re.Match[str]") -> str:
         word = words[blank[1]]
         if isinstance(word, (str, int)):
-            return shlex.quote(str(word))
-        return " ".join(shlex.quote(each) for each in word)
+            return _quoted(str(word))
+        return " ".join(map(_quoted, word))
 
     text = _BLANK.sub(quoted, template) if words else template
     return Command(text, root=root, lasts=lasts, on=on, needs=needs)
+
+
+def _quoted(word: str) -> str:
+    """Return *word* as a shell takes it, in letters that a terminal can show.
+
+    A control sequence would be taken out of the line later, with the quotes in its way. What bash
+    and zsh read as $'…' holds no quote of its own: for any other shell it is one word, too.
+    """
+    if word.isprintable():
+        return shlex.quote(word)
+    return f"$'{''.join(map(_ansi_c, word))}'"
+
+
+def _ansi_c(letter: str) -> str:
+    if letter.isprintable() and letter not in "\\'":
+        return letter
+    how = "surrogateescape" if "\udc80" <= letter <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", how))
 
 
 class Remedy(msgspec.Struct, frozen=True):

@@ -1286,7 +1286,13 @@ Section = TypeVar("Section", bound=Fact)
 
 def unknown_section(section: type[Section], why: str) -> Section:
     """Return a *section* none of whose facts is known, each for the reason *why*."""
-    return section(**{name: Unknown(why) for name in section.__struct_fields__})
+    facts = {
+        field.name: unknown_section(type(field.default), why)
+        if isinstance(field.default, Fact)
+        else Unknown(why)
+        for field in msgspec.structs.fields(section)
+    }
+    return section(**facts)
 
 
 def replace(section: Section, **changes: Any) -> Section:  # noqa: ANN401 - any field's type

@@ -129,6 +129,7 @@ def test_what_is_awaited_is_seen_from_the_process_that_waits():
         ("/opt/venv/bin/gpucheck", "/usr/bin", "/opt/venv/bin/gpucheck"),
         (".venv/bin/gpucheck", "/usr/bin", ".venv/bin/gpucheck"),
         ("/opt/gpucheck/__main__.py", "/usr/bin", f"{sys.executable} -m gpucheck"),
+        ("/opt/my venv/bin/gpucheck", "/usr/bin", "'/opt/my venv/bin/gpucheck'"),
         ("-c", "/usr/bin", "gpucheck"),
     ],
 )

@@ -1,5 +1,6 @@
 """However gpucheck is ended, and whenever: what it started is gone a second later."""
 
+import contextlib
 import os
 import random
 import signal
@@ -82,7 +83,8 @@ def left_by(command: str, seed: int, folder: Path, environment: Mapping[str, str
         process.wait(timeout=10)
         left = left_after(mark, 1.0)
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     return f"{command}, {number.name} after {moment:.2f} s: {left}" if left else ""
 
 

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucheck import snapshot_file
-from gpucheck.snapshot import Snapshot
+from gpucheck.snapshot import Fact, Snapshot, unknown_section
 from gpucheck.usage_error import UsageError
 from machines import HEALTHY
 
+SECTIONS = [each for each in msgspec.structs.fields(Snapshot) if isinstance(each.default, Fact)]
 GOOD = snapshot_file.as_json(HEALTHY).encode()
 
 
@@ -223,3 +224,10 @@ def test_text_that_is_no_unicode_is_written_all_the_same():
 def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="cannot be written: is a directory"):
         snapshot_file.save("{}", tmp_path)
+
+
+@pytest.mark.parametrize("field", SECTIONS, ids=lambda field: field.name)
+def test_a_section_of_which_nothing_is_known_is_stored_and_read(field: msgspec.structs.FieldInfo):
+    machine = Snapshot(**{field.name: unknown_section(type(field.default), "no answer")})
+
+    assert snapshot_file.parse(snapshot_file.as_json(machine).encode(), "x") == machine

@@ -26,8 +26,8 @@ def provide(
     cuda = value(torch.cuda) if torch is not None else None
     if not package.uses_torch or torch is None or not cuda:
         return _bring_libraries(machine, package, lacking, built_for)
-    major = version_tuple(cuda)[0]
-    if built_for is None or major == built_for:
+    major = next(iter(version_tuple(cuda)), None)
+    if built_for is None or major in (None, built_for):
         names = listed(sorted({each.soname for each in lacking}))
         return Remedy(f"Install the wheel that brings {names}, or another build of {package.name}")
     ways = (_other_package(machine, package, cuda), *_other_torch(machine, built_for))
@@ -255,8 +255,9 @@ def _for_this_cuda(machine: Snapshot, names: Iterable[str]) -> str | None:
     by_major = {int(found[1]): name for name in names if (found := re.search(r"-cuda(\d\d)", name))}
     torch = value(machine.pytorch.torch)
     cuda = value(torch.cuda) if torch is not None else None
-    if cuda and (major := version_tuple(cuda)[0]) in by_major:
-        return by_major[major]
+    for major in version_tuple(cuda or "")[:1]:
+        if major in by_major:
+            return by_major[major]
     running = [m for m in by_major if derived.runs_cuda(machine, f"{m}.0")]
     return by_major[max(running)] if running else None
 

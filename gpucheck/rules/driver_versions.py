@@ -428,7 +428,7 @@ def _said(machine: Snapshot) -> Symptom | None:
 
 def _next_branch(machine: Snapshot) -> int:
     version, _ = driver_in_question(machine)
-    return version_tuple(version)[0] + 1 if version else 0
+    return next(iter(version_tuple(version or "")), -1) + 1
 
 
 def _by_age(machine: Snapshot) -> Remedy:

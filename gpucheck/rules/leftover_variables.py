@@ -127,6 +127,8 @@ def selected_file_is_missing(machine: Snapshot) -> Answers:
     """
     selected = yield from known(machine.environment.selected_files)
     for each in selected or ():
+        if each.variable not in _SELECTING:
+            continue  # of a newer gpucheck's snapshot
         does, readers, severity = _SELECTING[each.variable]
         if isinstance(each.exists, Unknown):
             yield NotChecked.because(each.exists, each.variable)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from matrix_coverage import taken_through
+from payloads import live
 from remedy_matrix import complaints
 
 from gpucheck.rule import Rule, Symptom
@@ -12,7 +13,9 @@ from gpucheck.snapshot import Snapshot
 
 
 @pytest.fixture(autouse=True)
-def remedies_that_can_be_obeyed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def remedies_that_can_be_obeyed(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[None]:
     judged: list[tuple[Rule, Snapshot]] = []
     judge = Rule.__call__
 
@@ -26,5 +29,10 @@ def remedies_that_can_be_obeyed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         patched.setattr(Rule, "__call__", recording)
         yield
     wrong = [text for rule, machine in judged[:4] for text in complaints(rule, machine)]
+    wrong += [
+        f"{rule.code}: {text}"
+        for rule, machine in judged[:4]
+        for text in live(rule, machine, request.node.nodeid)
+    ]
     taken_through.update(rule.code for rule, _ in judged[:4])
     assert not wrong, "\n".join(wrong)

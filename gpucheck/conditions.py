@@ -115,6 +115,20 @@ def module_loaded(machine: Snapshot) -> Obstacle | None:
     return NotApplicable(why="the kernel module is not loaded") if version is None else None
 
 
+def was_burned(machine: Snapshot) -> Obstacle | None:
+    """`gpucheck burn` was run, if only to try it on the CPU."""
+    return (
+        NotApplicable(why="no burn was run: gpucheck burn does") if machine.burn is None else None
+    )
+
+
+def was_burned_on_gpus(machine: Snapshot) -> Obstacle | None:
+    """`gpucheck burn` was run, and not on the CPU."""
+    if machine.burn is not None and machine.burn.device == "cpu":
+        return NotApplicable(why="a rehearsal on the CPU")
+    return was_burned(machine)
+
+
 def was_measured(machine: Snapshot) -> Obstacle | None:
     """`gpucheck bench` measured the GPUs; what it measured on the CPU is no performance."""
     if machine.bench is None:

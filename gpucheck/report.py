@@ -19,6 +19,7 @@ ESSENTIAL: Mapping[str, str] = {
     "GPU001": "which GPUs the driver shows",
     "GPU022": "whether all expected GPUs are here",
     "TOR001": "which torch programs get",
+    "BRN001": "whether all that was to be burned in was, to the end",
 }
 
 
@@ -96,7 +97,7 @@ class Report:
             return "incomplete"
         if Severity.WARNING in severities:
             return "degraded"
-        workloads = (self.machine.training, self.machine.bench)
+        workloads = (self.machine.training, self.machine.bench, self.machine.burn)
         is_rehearsal = any(one is not None and one.device == "cpu" for one in workloads)
         return "rehearsal" if is_rehearsal else "healthy"
 

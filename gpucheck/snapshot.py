@@ -1211,6 +1211,121 @@ class Bench(Fact, frozen=True, kw_only=True):
     elapsed_seconds: float = 0.0
 
 
+class WrongWord(Fact, frozen=True, kw_only=True):
+    """64 bits that came out different, in hex."""
+
+    place: str  # "row 5, column 77"
+    expected: str
+    found: str
+
+
+class BurnFault(Fact, frozen=True, kw_only=True):
+    """Something that came out wrong during a burn, and what was found out about it."""
+
+    phase: str
+    kind: str  # "bf16" …: a product; "memory", "h2d", "d2h", "peer", "all-reduce"
+    size: str = ""  # "8192 x 8192 x 65536"
+    gpus: tuple[int, ...] = ()  # NVML's indexes: one; or source and target
+    seconds: float = 0.0  # since the burn began
+    count: int = 0  # words that differ; 0: a second look found them right
+    words: tuple[WrongWord, ...] = ()  # the first of them
+    bits: tuple[int, ...] = ()  # that differ in these words
+    second_look: Maybe[bool] = NOT_EXAMINED  # the same was read again
+    inputs: Maybe[str] = None  # what in the factors had changed; None: they were intact
+    reference: Maybe[str] = None  # what in the reference had changed; None: nothing
+    repeated: Maybe[int] = NOT_EXAMINED  # how often the same was wrong again
+    repeats: Maybe[int] = NOT_EXAMINED  # of how many repetitions
+
+
+class BurnWork(Fact, frozen=True, kw_only=True):
+    """Work of one kind that was done, every result of it compared."""
+
+    phase: str
+    kind: str
+    size: str = ""
+    count: int = 0
+    amount: float = 0.0  # operations, or bytes that were written or read
+    seconds: float = 0.0  # that it took
+    first_rate: Maybe[float] = None  # 10^12 a second in the first minute; None: too short to say
+    last_rate: Maybe[float] = None
+
+
+class BurnPoint(Fact, frozen=True, kw_only=True):
+    """How a GPU was in some seconds of a burn."""
+
+    seconds: float  # since the burn began, at their end
+    temperature_celsius: Maybe[float] = None  # highest
+    power_watts: Maybe[float] = None  # mean
+    clock_sm_mhz: Maybe[float] = None  # median
+    clocks_event_reasons: Maybe[int] = None  # mask of those seen twice or more
+    pcie_width: Maybe[int] = None
+    pcie_generation: Maybe[int] = None
+    teraflops: Maybe[float] = None  # of bf16 products, where there were any
+    wrong: int = 0  # results until then
+
+
+class BurnCounters(Fact, frozen=True, kw_only=True):
+    """By how much a GPU's counters grew during a burn."""
+
+    corrected_ecc: Reading[int] = NOT_EXAMINED
+    uncorrected_ecc: Reading[int] = NOT_EXAMINED
+    remapped_rows: Reading[int] = NOT_EXAMINED
+    remap_failures: Reading[int] = NOT_EXAMINED
+    remaps_pending: Reading[int] = NOT_EXAMINED
+    pcie_replays: Reading[int] = NOT_EXAMINED
+    nvlink_errors: Reading[int] = NOT_EXAMINED  # replays and recoveries of all links
+    thermal_slowdown_seconds: Reading[float] = NOT_EXAMINED  # by the hardware
+    power_brake_seconds: Reading[float] = NOT_EXAMINED
+
+
+class BurnGpu(Fact, frozen=True, kw_only=True):
+    """One GPU that was burned in."""
+
+    index: int  # NVML's; where NVML does not show it, CUDA's number
+    name: str = ""
+    uuid: Maybe[str] = NOT_EXAMINED
+    bus_id: Maybe[str] = NOT_EXAMINED
+    free_bytes: Maybe[int] = NOT_EXAMINED  # before
+    memory_bytes: Maybe[int] = NOT_EXAMINED  # under test
+    work: tuple[BurnWork, ...] = ()
+    stopped: Maybe[str] = None  # why it did not come to the end; None: it did
+    loaded_seconds: float = 0.0  # in which it had work
+    faults_left_out: int = 0  # wrong results of which no details were kept
+    counters: Known[BurnCounters] = NOT_EXAMINED
+    points: tuple[BurnPoint, ...] = ()
+
+
+class BurnInterruption(Fact, frozen=True, kw_only=True):
+    """The burn was killed, or the machine restarted, and it went on later."""
+
+    seconds: float  # since the burn began
+    phase: str
+    is_reboot: Maybe[bool] = NOT_EXAMINED
+
+
+class Burn(Fact, frozen=True, kw_only=True):
+    """What `gpucheck burn` did and found."""
+
+    device: Literal["cuda", "cpu"] = "cuda"
+    torch: Known[str] = NOT_EXAMINED
+    cuda: Maybe[str] = NOT_EXAMINED
+    phases: tuple[str, ...] = ()
+    planned_seconds: float = 0.0
+    elapsed_seconds: float = 0.0  # under load; what lies between two parts is not counted
+    turns: int = 0  # how often the phases went round
+    gpus: Known[tuple[BurnGpu, ...]] = NOT_EXAMINED
+    work: tuple[BurnWork, ...] = ()  # between GPUs
+    proof: Maybe[str] = NOT_EXAMINED  # why the reference is not proven; None: it is
+    faults: tuple[BurnFault, ...] = ()
+    faults_left_out: int = 0  # of which no details were kept
+    alarms: int = 0  # bits that were flipped on purpose
+    alarms_found: int = 0
+    interruptions: tuple[BurnInterruption, ...] = ()
+    stopped: Maybe[str] = NOT_EXAMINED  # why it ended early; None: it came to its end
+    errors: tuple[str, ...] = ()  # phases that could not be carried out, and why
+    new_xids: Known[tuple[Xid, ...]] = NOT_EXAMINED
+
+
 class Accepted(Fact, frozen=True, kw_only=True):
     """A rule or a family whose findings the machine's owner knows of and accepts."""
 
@@ -1275,6 +1390,7 @@ class Snapshot(Fact, frozen=True, kw_only=True, tag_field="schema", tag=SCHEMA):
     deep: Deep | None = None  # None: --deep was not asked for
     training: Training | None = None  # None: no smoke training was run
     bench: Bench | None = None  # None: gpucheck bench was not run
+    burn: Burn | None = None  # None: gpucheck burn was not run
     expected_gpus: int | None = None  # --expect-gpus
     ignore_list: IgnoreList = IgnoreList()
     site: Site = Site()

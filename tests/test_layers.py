@@ -30,7 +30,7 @@ LAYERS = (
     ("gpucheck.derived", "gpucheck.training_evidence"),
     ("gpucheck.startup_lines",),
     ("gpucheck.rule", "gpucheck.families"),
-    ("gpucheck.bench_evidence",),
+    ("gpucheck.bench_evidence", "gpucheck.burn_evidence"),
     ("gpucheck.conditions", "gpucheck.remedies"),
     ("gpucheck.rules", "gpucheck.site_rules"),
     ("gpucheck.report", "gpucheck.explain"),
@@ -41,7 +41,7 @@ LAYERS = (
     ("gpucheck.shellenv",),
     ("gpucheck.fleet",),
     ("gpucheck.cli_help",),
-    ("gpucheck.smoke", "gpucheck.bench", "gpucheck.env_cli"),
+    ("gpucheck.smoke", "gpucheck.bench", "gpucheck.burn", "gpucheck.env_cli"),
     ("gpucheck.cli",),
     ("gpucheck.__main__",),
 )

@@ -18,6 +18,7 @@ MODULES = {
     "env": "gpucheck.env_cli",
     "smoke": "gpucheck.cli.smoke",
     "bench": "gpucheck.cli.bench",
+    "burn": "gpucheck.cli.burn",
     "fleet": "gpucheck.cli.fleet",
     "snapshot": "gpucheck.cli.snapshot",
 }

@@ -37,6 +37,12 @@ JOBS = {
         timeout_seconds=600,
         help="how fast each GPU computes and copies",
     ),
+    "burn": Job(
+        words=("burn", "--snapshot", _STDOUT),
+        takes_gpus=True,
+        timeout_seconds=900,
+        help="whether each GPU computes right under load for two minutes",
+    ),
     "smoke": Job(
         words=("smoke", "--snapshot", _STDOUT),
         takes_gpus=True,

@@ -27,8 +27,8 @@ torch: Any = None
 _pinned: dict[int, Any] = {}  # pinning takes 0.1 s for 256 MiB: once for each size
 
 
-def main(device: str = "cuda") -> None:
-    """Import torch, and carry out orders."""
+def start(device: str) -> bool:
+    """Import torch, and say that orders are awaited; False where it cannot be imported."""
     global DEVICE, torch  # noqa: PLW0603
     DEVICE = device
     channel.reserve_stdout()
@@ -37,10 +37,17 @@ def main(device: str = "cuda") -> None:
     except Exception as error:  # noqa: BLE001 - an import of torch may raise anything
         message = f"import torch: {type(error).__name__}: {error}"
         channel.emit("failed", kind="error", gpu=None, message=message)
-        return
+        return False
     if DEVICE == "cpu":
         torch.set_num_threads(1)  # workers share the CPU
     channel.emit("bench ready", torch=str(torch.__version__), cuda=torch.version.cuda)
+    return True
+
+
+def main(device: str = "cuda") -> None:
+    """Import torch, and carry out orders."""
+    if not start(device):
+        return
     for line in sys.stdin:
         order = json.loads(line)
         number, measure = order.pop("id"), MEASURES[order.pop("measure")]

@@ -24,12 +24,29 @@ READINGS: tuple[tuple[str, str, Any], ...] = (
     ("corrected_ecc", "corrected_volatile", int),
     ("uncorrected_ecc", "uncorrected_volatile", int),
 )
+#: what changes seldom and takes longer (all links' errors 55 ms on an H200)
+COUNTERS: tuple[tuple[str, str, Any], ...] = (
+    ("pcie_replays", "pcie_replays", int),
+    ("remapped_rows", "remapped_rows", list),
+    ("slowdowns", "later_fields", list),
+    ("nvlink_errors", "nvlink_errors", list),
+)
 MEMORY_BUS: queries.Query = ("memory_bus", "nvmlDeviceGetMemoryBusWidth", ())
-TABLE = {query[0]: query for query in (*queries.GPU, MEMORY_BUS)}
+LATER_FIELDS: queries.Query = (
+    "later_fields",
+    "nvmlDeviceGetFieldValues",
+    queries.later_fields,
+)
+TABLE = {
+    query[0]: query for query in (*queries.GPU, MEMORY_BUS, LATER_FIELDS, queries.NVLINK_ERRORS)
+}
 
 
-def main(pause_seconds: str = f"{PAUSE_SECONDS}") -> None:
-    """Report all GPUs every *pause_seconds*, until nobody reads it."""
+def main(pause_seconds: str = f"{PAUSE_SECONDS}", counters_seconds: str = "inf") -> None:
+    """Report all GPUs every *pause_seconds*, until nobody reads it.
+
+    Every *counters_seconds* their counters are read, too.
+    """
     silence()
     try:
         import pynvml
@@ -54,9 +71,14 @@ def main(pause_seconds: str = f"{PAUSE_SECONDS}") -> None:
         for index, handle in enumerate(handles)
     ]
     parent = os.getppid()
+    next_counters = time.monotonic() if float(counters_seconds) < float("inf") else float("inf")
     while os.getppid() == parent:
+        table = READINGS
+        if time.monotonic() >= next_counters:
+            next_counters = time.monotonic() + float(counters_seconds)
+            table = (*READINGS, *COUNTERS)
         readings = [
-            {**identity, **{name: _ask(pynvml, key, handle, take) for name, key, take in READINGS}}
+            {**identity, **{name: _ask(pynvml, key, handle, take) for name, key, take in table}}
             for identity, handle in zip(identities, handles)
         ]
         try:

@@ -23,6 +23,7 @@ from gpucheck.probes.run_as import identity_for
 
 GRACE_SECONDS = 0.25  # how long a killed child may take to go
 OUTPUT_LIMIT_BYTES = 8 << 20
+_LONGEST_WAIT_SECONDS = 86_400.0  # epoll takes at most 24 days at a time
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
@@ -84,7 +85,10 @@ class Child:
         working_directory: str = "/",
         limit_bytes: int = OUTPUT_LIMIT_BYTES,
         takes_orders: bool = False,
+        keeps_lines: bool = True,
     ) -> None:
+        """Start it. Without *keeps_lines* what `lines()` has handed out is forgotten."""
+        self._keeps_lines = keeps_lines
         self.deadline_seconds = deadline_seconds
         self.started_at = time.monotonic()
         self._ends_at = self.started_at + deadline_seconds
@@ -162,6 +166,9 @@ class Child:
             if newline >= 0:
                 line = bytes(buffer[self._taken : newline])
                 self._taken = newline + 1
+                if not self._keeps_lines:
+                    del buffer[: self._taken]
+                    self._taken = 0
                 last = time.monotonic()
                 yield line
                 continue
@@ -237,7 +244,8 @@ class Child:
         """Read what there is, waiting at most to *until*; False when there is no more to come."""
         if not self._selector.get_map() or not self._is_undisturbed():
             return False
-        ready = self._selector.select(max(0.0, until - time.monotonic()))
+        left = min(_LONGEST_WAIT_SECONDS, until - time.monotonic())
+        ready = self._selector.select(max(0.0, left))
         if not ready and time.monotonic() >= until:
             self._late = self.deadline_seconds
             return False

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from gpucheck.payload.channel import PREFIX
+from gpucheck.snapshot import BurnFault, BurnWork
 
 _PREFIX = PREFIX.encode()
 
@@ -365,6 +366,10 @@ class GpuReading(Part, frozen=True, kw_only=True):
     pcie_width: int | None = None
     corrected_ecc: int | None = None
     uncorrected_ecc: int | None = None
+    pcie_replays: int | None = None  # from here on: where counters are asked for, now and then
+    remapped_rows: tuple[int, ...] | None = None  # corrected, uncorrected, pending, failed
+    slowdowns: tuple[tuple[int, int], ...] | None = None  # error and nanoseconds of each
+    nvlink_errors: tuple[tuple[int | tuple[int], ...], ...] | None = None  # of each link
 
 
 class GpuReadings(Message, frozen=True, kw_only=True, tag="readings"):
@@ -463,6 +468,25 @@ class PairFailed(Message, frozen=True, kw_only=True, tag="pair failed"):
 
     step: Literal["torch", "meet", "add"]
     error: str
+
+
+# ------------------------------------------------------------------------------------------ burn
+
+
+class Burned(Message, frozen=True, kw_only=True, tag="burned"):
+    """What was done and found since the last message; *is_finished*: the order is carried out."""
+
+    id: int
+    is_finished: bool
+    work: tuple[BurnWork, ...] = ()
+    faults: tuple[BurnFault, ...] = ()
+    faults_left_out: int = 0
+    alarms: int = 0
+    alarms_found: int = 0
+    error: str | None = None
+    device: BenchDevice | None = None  # these three answer "prepare"
+    arena_bytes: int | None = None
+    free_bytes: int | None = None
 
 
 def types() -> tuple[type[Message], ...]:

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gpucheck import __version__, derived
+from gpucheck.render import burn as burns
 from gpucheck.render import performance
 from gpucheck.render.remedy import Adviser
 from gpucheck.render.rows import GpuRow, PairRow, gpu_rows, pair_rows
@@ -100,6 +101,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_ms: Mapping[str, float]
     training: TrainingEntry | UnsetType = UNSET  # there where `gpucheck smoke` was run
     bench: performance.BenchEntry | UnsetType = UNSET  # there where `gpucheck bench` was run
+    burn: burns.BurnEntry | UnsetType = UNSET  # there where `gpucheck burn` was run
 
 
 def as_json(report: Report) -> str:
@@ -132,6 +134,7 @@ def document(report: Report) -> Document:
         elapsed_ms={"total": 0.0, **report.machine.elapsed_ms},
         training=UNSET if report.machine.training is None else entry(report.machine.training),
         bench=UNSET if report.machine.bench is None else performance.entry(report.machine.bench),
+        burn=UNSET if report.machine.burn is None else burns.entry(report.machine.burn),
     )
 
 

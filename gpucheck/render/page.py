@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterator, Sequence
 
+from gpucheck.render import burn_page
 from gpucheck.render.groups import Group, grouped
 from gpucheck.render.remedy import Adviser
 from gpucheck.render.rows import gpu_rows
@@ -41,7 +42,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield "<!doctype html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width,initial-scale=1">'
-    yield f"<title>gpucheck: {report.verdict}</title><style>{_STYLE}</style></head><body>"
+    yield f"<title>gpucheck: {report.verdict}</title><style>{_style(report)}</style></head><body>"
     yield (
         f'<h1>gpucheck: <span class="{report.verdict}">{report.verdict}</span> '
         f"<small>{_text(machine.taken_at)}</small></h1>"
@@ -51,6 +52,8 @@ def _lines(report: Report) -> Iterator[str]:
     adviser = Adviser(machine)
     for group in grouped(report.findings):
         yield from _article(group, adviser)
+    if machine.burn is not None:
+        yield from burn_page.section(machine.burn)
     if report.not_checked:
         yield f"<details><summary>Not checked: {len(report.not_checked)}</summary><ul>"
         for one in report.not_checked:
@@ -60,6 +63,10 @@ def _lines(report: Report) -> Iterator[str]:
     passed = ", ".join(report.passed)
     yield f"<details><summary>Passed: {len(report.passed)}</summary><p>{passed}</p></details>"
     yield "</body></html>"
+
+
+def _style(report: Report) -> str:
+    return _STYLE if report.machine.burn is None else _STYLE + burn_page.STYLE
 
 
 def _table(report: Report) -> Iterator[str]:

@@ -297,6 +297,13 @@ def performance(machine: Snapshot) -> str:
     return line(machine)
 
 
+def burn(machine: Snapshot) -> str:
+    """What the burn did, in one line."""
+    from gpucheck.render.burn import line
+
+    return line(machine)
+
+
 def site(machine: Snapshot) -> str:
     """What the site's own probes found; "" where it has none."""
     facts = value(machine.site.facts) or ()
@@ -321,6 +328,7 @@ _SUMMARIES: Mapping[str, Callable[[Snapshot], str]] = {
     "Multi-GPU": multi_gpu,
     "Training": training,
     "Performance": performance,
+    "Burn-in": burn,
     "Site": site,
 }
 

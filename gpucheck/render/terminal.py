@@ -140,6 +140,11 @@ class _Page:
             from gpucheck.render import performance
 
             yield from (f"  {text}" for text in performance.details(report.machine.bench))
+        if "BRN" in prefixes and report.machine.burn is not None:
+            from gpucheck.render import burn
+
+            for text in burn.details(report.machine.burn):
+                yield from _block(text, style, "  ", "    ")
         for group in here:
             yield from self._group(group)
         if self._verbose:

@@ -25,7 +25,7 @@ from gpucheck.workloads.bench_worker import Worker, WorkerError, environment
 MEASURES = ("gemm", "memory", "copy", "peer", "allreduce")
 METHOD = 1
 _PRODUCTS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")
-_LEAST_CAPABILITY = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9), "int8": (7, 5)}
+LEAST_CAPABILITY = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9), "int8": (7, 5)}
 #: A figure below this share of its equals is measured twice; the rules' own limits are lower.
 _LOW = {
     **dict.fromkeys(_PRODUCTS, 0.93),
@@ -261,7 +261,7 @@ class BenchRun:
         capability = version_tuple(device.compute_capability or "0.0")
         if self.plan.quick:
             return dtype == ("bf16" if capability >= (8, 0) else "fp16")
-        return dtype == "fp32" or capability >= _LEAST_CAPABILITY.get(dtype, (7, 0))
+        return dtype == "fp32" or capability >= LEAST_CAPABILITY.get(dtype, (7, 0))
 
     def _product(self, gpu: int, dtype: str) -> Job:
         sizes = self._sizes

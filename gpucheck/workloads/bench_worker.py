@@ -20,14 +20,26 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """One process of `payload/bench.py`. A GPU that hangs or dies costs its own worker alone."""
+    """One process of `payload/bench.py`, or of another *program* that takes orders.
 
-    def __init__(self, python: str, device: str, environment: Mapping[str, str]) -> None:
+    A GPU that hangs or dies costs its own worker alone.
+    """
+
+    def __init__(
+        self,
+        python: str,
+        device: str,
+        environment: Mapping[str, str],
+        *,
+        program: str = "bench",
+        deadline_seconds: float = _WHOLE_RUN_SECONDS,
+    ) -> None:
         self._child = Child(
-            payload_command(python, "bench", device),
-            deadline_seconds=_WHOLE_RUN_SECONDS,
+            payload_command(python, program, device),
+            deadline_seconds=deadline_seconds,
             environment=environment,
             takes_orders=True,
+            keeps_lines=False,
         )
         self._numbers = itertools.count()
         self._said: queue.SimpleQueue[Message | MessageError | None] = queue.SimpleQueue()
@@ -37,20 +49,47 @@ class Worker:
 
     def _listen(self) -> None:
         try:
+            self._hear()
+        finally:
+            self.error = self.error or "the process ended"
+            self._said.put(None)
+
+    def _hear(self) -> None:
+        try:
             for message in messages_in(self._child.lines()):
                 self._said.put(message)
         except MessageError as error:
             self._said.put(error)
         ended = self._child.end()
         self.stderr = ended.stderr
-        self.error = self.error or ended.why or "the process ended"
-        self._said.put(None)
+        self.error = self.error or ended.why
 
     def order(self, measure: str, **arguments: object) -> int:
         """Have something measured; return the number by which `await_` asks for the answer."""
+        return self.send(measure=measure, **arguments)
+
+    def send(self, **order: object) -> int:
+        """Send an order in the words of the worker's program; return its number."""
         number = next(self._numbers)
-        self._child.order(json.dumps({"id": number, "measure": measure, **arguments}))
+        self._child.order(json.dumps({"id": number, **order}))
         return number
+
+    def poll(self, seconds: float) -> Message | None:
+        """Return what the worker says next; None where it says nothing in *seconds*.
+
+        WorkerError: it has ended.
+        """
+        if self.error is not None and self._said.empty():
+            raise WorkerError(self.error)
+        try:
+            message = self._said.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if isinstance(message, MessageError):
+            raise message
+        if message is None:
+            raise WorkerError(self.error or "the process ended")
+        return message
 
     def await_(self, number: int, deadline_seconds: float) -> Measured:
         """Return the answer to order *number*; WorkerError where none comes, and it is ended."""
@@ -71,18 +110,11 @@ class Worker:
         raise WorkerError(self.error or "the process did not start")
 
     def _next(self, until: float, deadline_seconds: float) -> Message:
-        if self.error is not None and self._said.empty():
-            raise WorkerError(self.error)
-        try:
-            message = self._said.get(timeout=max(0.0, until - time.monotonic()))
-        except queue.Empty:
+        message = self.poll(max(0.0, until - time.monotonic()))
+        if message is None:
             self.error = f"no answer in {deadline_seconds:g} s"
             self.end()
-            raise WorkerError(self.error) from None
-        if isinstance(message, MessageError):
-            raise message
-        if message is None:
-            raise WorkerError(self.error or "the process ended")
+            raise WorkerError(self.error)
         return message
 
     def end(self) -> None:

@@ -16,13 +16,14 @@ _LIMIT_BYTES = 1 << 30
 Number = TypeVar("Number", int, float)
 
 
-def start(pause_seconds: float = PAUSE_SECONDS) -> Child:
-    """Start the child that reads the GPUs again and again."""
-    pause = f"{pause_seconds:g}"
+def start(pause_seconds: float = PAUSE_SECONDS, counters_seconds: float | None = None) -> Child:
+    """Start the child that reads the GPUs again and again, counters every *counters_seconds*."""
+    pauses = [f"{each:g}" for each in (pause_seconds, counters_seconds) if each is not None]
     return Child(
-        payload_command(sys.executable, "watch_gpus", pause, isolated=True, pynvml=True),
+        payload_command(sys.executable, "watch_gpus", *pauses, isolated=True, pynvml=True),
         deadline_seconds=_WHOLE_RUN_SECONDS,
         limit_bytes=_LIMIT_BYTES,
+        keeps_lines=False,
     )
 
 
@@ -80,6 +81,12 @@ class Watch:
         with self._lock:
             readings = [message for message in self._readings if since <= message.at <= until]
         return [gpu for message in readings for gpu in message.gpus if _is(gpu, uuid, bus_id)]
+
+    def forget(self, before: float) -> None:
+        """Let go of what was read *before* that; the newest reading stays."""
+        with self._lock:
+            kept = [message for message in self._readings[:-1] if message.at >= before]
+            self._readings = [*kept, *self._readings[-1:]]
 
     def of(
         self, uuid: str | None, bus_id: str | None, *, cuda_start: float, since: float, until: float

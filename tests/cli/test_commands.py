@@ -19,7 +19,7 @@ from machines import HEALTHY, gpu, machine
 from seen_facts import seen
 
 BARE = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-COMMANDS = ("doctor", "explain", "smoke", "bench", "snapshot", "env")
+COMMANDS = ("doctor", "explain", "smoke", "bench", "burn", "snapshot", "env")
 LOST = machine(nvml={"gpus": (gpu(0), gpu(1, state="lost", error="GPU_IS_LOST"))})
 
 

@@ -20,10 +20,10 @@ from gpucheck.workloads.watch import Watch
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
 
-def readings(fake: FakeNvml, count: int) -> list[Any]:
+def readings(fake: FakeNvml, count: int, *pauses: str) -> list[Any]:
     """The first messages that the watching child writes."""
     with subprocess.Popen(
-        payload_command(sys.executable, "watch_gpus", isolated=True, pynvml=True),
+        payload_command(sys.executable, "watch_gpus", *pauses, isolated=True, pynvml=True),
         stdout=subprocess.PIPE,
         env={**os.environ, **fake.environment()},
     ) as child:
@@ -37,13 +37,16 @@ def readings(fake: FakeNvml, count: int) -> list[Any]:
 def test_every_gpu_is_read_again_and_again(tmp_path: Path):
     fake = FakeNvml(tmp_path, gpus=[h200(temperature=41), h200(temperature=52)])
 
-    first, second = readings(fake, 2)
+    first, second = readings(fake, 2, "0.1", "3600")
 
     assert second.at > first.at
     assert [gpu.temperature_celsius for gpu in first.gpus] == [41, 52]
     for gpu in first.gpus:
         assert gpu.uuid.startswith("GPU-")
         assert all(value is not None for value in msgspec.structs.astuple(gpu))
+    for gpu in second.gpus:
+        assert gpu.temperature_celsius is not None
+        assert gpu.nvlink_errors is None, "counters are read seldom"
 
 
 @needs_gcc

@@ -111,6 +111,27 @@ AskedOption = Annotated[
         help="Nodes that should have answered: gpu[01-32], or a file with one on each line.",
     ),
 ]
+ImageOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", rich_help_panel=ENGINE, help="For kubernetes: one that holds gpucheck."
+    ),
+]
+NamespaceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", rich_help_panel=ENGINE, help="For kubernetes. Default: the context's."
+    ),
+]
+RuntimeClassOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=ENGINE,
+        help='For kubernetes: what shows GPUs to a pod that takes none; "" where every pod sees '
+        "them.",
+    ),
+]
 AllowMissing = Annotated[
     bool,
     typer.Option(
@@ -195,6 +216,9 @@ def run(
     timeout: TimeoutOption = None,
     fan_out: Annotated[int, typer.Option(min=1, max=1024, help="Nodes asked at a time.")] = 64,
     gpus: GpusOption = None,
+    image: ImageOption = "",
+    namespace: NamespaceOption = "",
+    runtime_class: RuntimeClassOption = "nvidia",
     device: DeviceOption = "cuda",
     racks: RacksOption = None,
     allow_missing: AllowMissing = False,
@@ -211,7 +235,8 @@ def run(
     from gpucheck.fleet.rules import Fleet
     from gpucheck.fleet.run import gather
 
-    chosen, tasks = _tasks(engine, Settings(gpus=gpus), nodes, remote_command, what)
+    settings = Settings(gpus=gpus, image=image, namespace=namespace, runtime_class=runtime_class)
+    chosen, tasks = _tasks(engine, settings, nodes, remote_command, what)
     seconds = timeout or JOBS[what].timeout_seconds
     names, places = tuple(task.node for task in tasks), _racks(racks)
     if what == ALLREDUCE:
@@ -245,13 +270,17 @@ def plan(
     timeout: TimeoutOption = None,
     out: OutOption = Path("answers"),
     gpus: GpusOption = None,
+    image: ImageOption = "",
+    namespace: NamespaceOption = "",
+    runtime_class: RuntimeClassOption = "nvidia",
 ) -> None:
     """Print what `fleet run` would start: commands, a script or a manifest. Starts nothing."""
     from gpucheck.fleet.engines.interface import Settings
 
     if what == ALLREDUCE:
         raise UsageError(f"plan {what}: who meets whom depends on what comes of it; see fleet run")
-    chosen, tasks = _tasks(engine, Settings(gpus=gpus), nodes, remote_command, what)
+    settings = Settings(gpus=gpus, image=image, namespace=namespace, runtime_class=runtime_class)
+    chosen, tasks = _tasks(engine, settings, nodes, remote_command, what)
     away = chosen.out_of_reach([task.node for task in tasks])
     reachable = [task for task in tasks if task.node not in away]
     seconds = timeout or JOBS[what].timeout_seconds

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from gpucheck.fleet.engines.interface import Engine, Settings
 
-ENGINES = ("local", "ssh", "slurm", "mpi")
+ENGINES = ("local", "ssh", "slurm", "mpi", "kubernetes")
 
 
 def engine(name: str, settings: Settings) -> Engine:
@@ -36,6 +36,12 @@ def _mpi(_: Settings) -> Engine:
     return OpenMpi()
 
 
+def _kubernetes(settings: Settings) -> Engine:
+    from gpucheck.fleet.engines.kubernetes_jobs import Kubernetes
+
+    return Kubernetes(settings)
+
+
 _MADE: dict[str, Callable[[Settings], Engine]] = dict(
-    zip(ENGINES, (_local, _ssh, _slurm, _mpi), strict=True)
+    zip(ENGINES, (_local, _ssh, _slurm, _mpi, _kubernetes), strict=True)
 )

@@ -8,7 +8,7 @@ from statistics import median
 
 import msgspec
 
-from gpucheck import console
+from gpucheck import console, derived
 from gpucheck.bench_evidence import has_last_words, why_busy
 from gpucheck.probes.apart import ACCESS_SECONDS, WRITE_SECONDS, within
 from gpucheck.report import Report, examine
@@ -123,7 +123,7 @@ def _key(machine: Snapshot, bench: Bench) -> str:
     """Return what has to be the same for two runs to be compared."""
     from hashlib import sha256
 
-    driver = value(machine.nvml.driver_version) or ""
+    driver = derived.driver_version(machine) or ""
     gpus = [f"{gpu.name} {value(gpu.uuid)}" for gpu in value(bench.gpus) or ()]
     limits = [str(value(gpu.power_limit_enforced_watts)) for gpu in value(machine.nvml.gpus) or ()]
     torch = ".".join((value(bench.torch) or "").split(".")[:2])

@@ -28,16 +28,14 @@ from gpucheck.versions import version_tuple
 
 def has_gpu(machine: Snapshot) -> Known[bool]:
     """Tell whether an NVIDIA GPU is here, by whoever sees one: NVML, CUDA, the bus, the board."""
-    nvml, host, init = machine.nvml.count, machine.host, machine.driver.cuda_init
-    if isinstance(nvml, int) and nvml > 0:
-        return True
-    if isinstance(init, CudaInit) and isinstance(init.device_count, int) and init.device_count > 0:
+    host = machine.host
+    if nvml_works(machine) or cuda_works(machine):
         return True
     if isinstance(host.pci_gpus, Unknown):
         return host.pci_gpus
     if host.pci_gpus or isinstance(host.tegra, str):
         return True
-    if host.is_wsl is True and not isinstance(nvml, int):
+    if host.is_wsl is True and isinstance(machine.nvml.count, Unknown):
         return Unknown("WSL shows its GPUs through the driver alone, which does not answer")
     return False
 
@@ -66,10 +64,26 @@ def nvml_works(machine: Snapshot) -> bool:
     return (value(machine.nvml.count) or 0) > 0
 
 
+def cuda_code(machine: Snapshot) -> int | None:
+    """Return what cuInit answered; None where it was not asked, or did not answer."""
+    init = value(machine.driver.cuda_init)
+    return None if init is None else value(init.code)
+
+
+def cuda_gpus(machine: Snapshot) -> int | None:
+    """Return how many GPUs CUDA shows; None where cuInit was not asked, or failed."""
+    init = value(machine.driver.cuda_init)
+    return value(init.device_count) if init is not None and init.code == 0 else None
+
+
 def cuda_works(machine: Snapshot) -> bool:
     """Whether cuInit succeeded and shows a device."""
-    init = value(machine.driver.cuda_init)
-    return init is not None and init.code == 0 and (value(init.device_count) or 0) > 0
+    return (cuda_gpus(machine) or 0) > 0
+
+
+def is_virtual(machine: Snapshot) -> bool:
+    """Return whether the board sits in a machine that this system does not see."""
+    return isinstance(machine.host.hypervisor, str) or machine.host.is_wsl is True
 
 
 def is_container(machine: Snapshot) -> bool:
@@ -115,6 +129,12 @@ def driver_copies(machine: Snapshot) -> Known[tuple[DriverLibrary, ...]]:
 def selected_libraries(libraries: Iterable[DriverLibrary]) -> tuple[DriverLibrary, ...]:
     """Return those that the loader takes."""
     return tuple(library for library in libraries if library.is_selected)
+
+
+def selected_libcuda(machine: Snapshot) -> DriverLibrary | None:
+    """Return the libcuda that the loader takes, whoever brought it; None: none is known."""
+    selected = selected_libraries(value(machine.driver.libraries) or ())
+    return next((library for library in selected if library.soname == "libcuda.so.1"), None)
 
 
 def driver_version(machine: Snapshot) -> str | None:
@@ -215,12 +235,10 @@ def newest_cuda(machine: Snapshot) -> str | None:
 
 def compat_library(machine: Snapshot) -> str | None:
     """Return the driver version of the compatibility libcuda that the loader takes, if it does."""
-    if isinstance(machine.driver.libraries, Unknown):
+    libcuda = selected_libcuda(machine)
+    if libcuda is None or not libcuda.is_compat:
         return None
-    for library in machine.driver.libraries:
-        if library.is_selected and library.is_compat and library.soname == "libcuda.so.1":
-            return library.version if isinstance(library.version, str) else ""
-    return None
+    return value(libcuda.version) or ""
 
 
 def frameworks(machine: Snapshot) -> tuple[Framework, ...]:

@@ -201,7 +201,7 @@ class Stale:
 def stale(machine: Snapshot, variable: str) -> Stale | Unknown | None:
     """Return the line that sets *variable* as this shell does not have it; None: there is none."""
     files = files_of_shell(machine)
-    if isinstance(machine.host.container, str):
+    if derived.is_container(machine):
         # Nobody logs into a container: what only a login reads, no shell here has ever read.
         files = tuple(file for file in files if not shells.is_for_logins(file.path))
     mine = [

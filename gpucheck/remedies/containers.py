@@ -1,5 +1,6 @@
 """Says how a container gets its GPUs, in the words of the runtime that started it."""
 
+from gpucheck import derived
 from gpucheck.rule import Command, Remedy, command
 from gpucheck.snapshot import Snapshot, value
 
@@ -55,11 +56,8 @@ def start_with_gpus(machine: Snapshot) -> Remedy:
 
 
 def _has_libraries_of_the_module(machine: Snapshot) -> bool:
-    module = value(machine.driver.module_version)
-    return any(
-        library.soname == "libcuda.so.1" and library.is_selected and library.version == module
-        for library in value(machine.driver.libraries) or ()
-    )
+    libcuda = derived.selected_libcuda(machine)
+    return libcuda is not None and libcuda.version == machine.driver.module_version
 
 
 def runtime_did_not_act(machine: Snapshot, asked: str) -> Remedy:

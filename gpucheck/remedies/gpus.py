@@ -2,6 +2,7 @@
 
 import re
 
+from gpucheck.derived import is_container, is_virtual
 from gpucheck.rule import Command, Place, Remedy, command
 from gpucheck.snapshot import Gpu, Snapshot, value
 
@@ -10,12 +11,7 @@ def place_of_driver(machine: Snapshot) -> Place:
     """Return where the kernel module is, and with it what resets and restarts GPUs."""
     if machine.host.is_wsl is True:
         return "windows"
-    return "host" if isinstance(machine.host.container, str) else "here"
-
-
-def is_virtual(machine: Snapshot) -> bool:
-    """Return whether the board sits in a machine that this system does not see."""
-    return isinstance(machine.host.hypervisor, str) or machine.host.is_wsl is True
+    return "host" if is_container(machine) else "here"
 
 
 #: Names of GPUs that only laptops have. "Max-Q Workstation" is a desktop's board.

@@ -1,6 +1,6 @@
 """Says what to do about a GPU that does not come up, as this kind of machine allows it."""
 
-from gpucheck.derived import is_container
+from gpucheck.derived import is_container, is_virtual
 from gpucheck.remedies import system_packages
 from gpucheck.rule import Remedy
 from gpucheck.snapshot import Snapshot, value
@@ -16,7 +16,7 @@ def _where(machine: Snapshot) -> str:
         return "In Windows, restart the machine; check the GPU in the Device Manager."
     if is_container(machine):
         return "Have the host's administrator power the host off and on; nothing in here can."
-    if isinstance(machine.host.hypervisor, str):
+    if is_virtual(machine):
         return (
             "Stop this virtual machine and start it again, so that the host resets the GPU; if it "
             "stays away, move to another host and report this one to its provider."
@@ -35,7 +35,7 @@ def _where(machine: Snapshot) -> str:
 
 def power_management(machine: Snapshot) -> Remedy:
     """Return what to do about a GPU that stays in D3cold."""
-    if isinstance(machine.host.hypervisor, str) or is_container(machine):
+    if is_virtual(machine) or is_container(machine):
         return no_response(machine)
     modules = value(machine.driver.loaded_modules) or ()
     culprit = (
@@ -53,7 +53,7 @@ def power_management(machine: Snapshot) -> Remedy:
 
 def after_failed_start(machine: Snapshot) -> Remedy:
     """Return what to do where a GPU's firmware was left half started."""
-    if isinstance(machine.host.hypervisor, str) or is_container(machine):
+    if is_virtual(machine) or is_container(machine):
         return no_response(machine)
     return Remedy(
         "Power the machine off fully, and start it: a reboot does not reset the GPU's firmware. If "

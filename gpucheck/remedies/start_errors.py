@@ -2,7 +2,7 @@
 
 import re
 
-from gpucheck.derived import cuda_works, is_container, nvml_works
+from gpucheck.derived import cuda_works, is_container, is_virtual, nvml_works
 from gpucheck.remedies import containers, system_packages
 from gpucheck.rule import Command, Remedy, command
 from gpucheck.snapshot import Fabric, Snapshot, value
@@ -147,7 +147,7 @@ def _not_ready(machine: Snapshot) -> Remedy | None:
         return None  # DRV010 knows it
     gpus = value(machine.nvml.gpus) or ()
     in_fabric = any(isinstance(gpu.fabric, Fabric) and gpu.fabric.state for gpu in gpus)
-    is_guest = isinstance(machine.host.hypervisor, str)
+    is_guest = is_virtual(machine)
     if in_fabric and (is_container(machine) or is_guest):
         place = "container" if is_container(machine) else "virtual machine"
         owner = "administrator" if is_container(machine) else "provider"

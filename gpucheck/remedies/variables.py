@@ -73,7 +73,7 @@ def _is_ray_worker(machine: Snapshot) -> bool:
 
 def _container(machine: Snapshot, variable: str) -> Iterator[Setter]:
     sources = value(machine.environment.sources) or ()
-    if isinstance(machine.host.container, str) and any(
+    if derived.is_container(machine) and any(
         source.variable == variable and source.kind == "container" for source in sources
     ):
         yield Setter(name="the container's own environment (ENV in its image, or -e at its start)")

@@ -2,6 +2,7 @@
 
 from gpucheck.conditions import all_of, gpu_to_drive, module_loaded, own_kernel_module
 from gpucheck.derived import (
+    cuda_gpus,
     cuda_works,
     hidden_gpu_nodes,
     is_container,
@@ -123,8 +124,7 @@ def device_forbidden(machine: Snapshot) -> Answers:
         if node.exists and isinstance(node.can_open, Unknown):
             yield NotChecked.because(node.can_open, node.path)
     gpu_nodes = sum(node.exists and is_gpu_path(node.path) for node in nodes) - len(hidden)
-    init = machine.driver.cuda_init
-    if cuda_works(machine) and isinstance(init, CudaInit) and init.device_count == gpu_nodes:
+    if cuda_gpus(machine) == gpu_nodes > 0:
         return  # it was seen to work
     if forbidden:
         yield _forbidden(machine, forbidden)

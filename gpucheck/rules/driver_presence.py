@@ -7,6 +7,7 @@ from gpucheck.derived import (
     has_proc_gpus,
     is_container,
     is_left_to_nouveau,
+    is_virtual,
     lent_gpus,
     nvml_works,
     own_gpus,
@@ -55,7 +56,7 @@ def no_gpu(machine: Snapshot) -> Answers:
     saw = "no device on the PCI bus is an NVIDIA GPU"
     if is_container(machine):
         fix = "Start this container on a host that has an NVIDIA GPU."
-    elif isinstance(host.hypervisor, str):
+    elif is_virtual(machine):
         saw += ": this virtual machine was given none by its host"
         fix = (
             "In the cloud, choose an instance type with a GPU; otherwise have the host pass one "

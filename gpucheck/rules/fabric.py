@@ -2,7 +2,7 @@
 
 import msgspec
 
-from gpucheck.derived import nvlinks_up
+from gpucheck.derived import cuda_code, is_container, is_virtual, nvlinks_up
 from gpucheck.knowledge import gpus as models
 from gpucheck.remedies import gpus as remedies
 from gpucheck.remedies import system_packages
@@ -19,7 +19,7 @@ from gpucheck.rule import (
     known,
     rule,
 )
-from gpucheck.snapshot import CudaInit, Fabric, FabricManager, Gpu, Snapshot, value
+from gpucheck.snapshot import Fabric, FabricManager, Gpu, Snapshot, value
 from gpucheck.versions import version_tuple
 from gpucheck.wording import listed
 
@@ -111,14 +111,12 @@ def _subject(gpus: list[Gpu]) -> str:
 
 def _is_alone(machine: Snapshot, gpus: tuple[Gpu, ...], gpu: Gpu) -> bool:
     """Whether one GPU of somebody's board is here and works without the fabric."""
-    init = machine.driver.cuda_init
-    waits = isinstance(init, CudaInit) and init.code == 802
     return (
         len(gpus) == 1
-        and isinstance(machine.host.hypervisor, str)
+        and is_virtual(machine)
         and isinstance(gpu.nvlinks, tuple)
         and not nvlinks_up(gpu)
-        and not waits
+        and cuda_code(machine) != 802
     )
 
 
@@ -140,7 +138,7 @@ def _unready(found: _Unready, machine: Snapshot) -> Symptom:
     saw = f"fabric registration: {found.state}"
     if machine.host.nvswitches:
         remedy = _start_fabric_manager(machine)
-    elif isinstance(machine.host.container, str) or remedies.is_virtual(machine):
+    elif is_container(machine) or is_virtual(machine):
         saw += "; no NVSwitch is visible here"
         remedy = Remedy(
             "Ask whoever runs the host, or the cloud provider, to set up the NVSwitch fabric for"

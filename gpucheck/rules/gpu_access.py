@@ -1,6 +1,6 @@
 """Rules about what keeps programs off a GPU: its mode, MIG, its license, memory that stays used."""
 
-from gpucheck.derived import mps_is_running
+from gpucheck.derived import is_container, mps_is_running
 from gpucheck.held_memory import NOBODY, SECOND_LOOK_SECONDS, held_by, other_holder
 from gpucheck.remedies import gpus as remedies
 from gpucheck.rule import (
@@ -150,7 +150,7 @@ def memory_held(gpu: Gpu, machine: Snapshot) -> Answers:
     zombies = [process for process in processes if process.is_zombie]
     if not zombies and (why := other_holder(gpu, memory)) is not None:
         yield NotChecked(why=why)
-    elif isinstance(machine.host.container, str) or machine.host.is_wsl is True:
+    elif is_container(machine) or machine.host.is_wsl is True:
         yield NotChecked(why="processes outside are not shown here", kind="by design")
     elif isinstance(machine.host.container, Unknown):
         yield NotChecked.because(machine.host.container)

@@ -1,5 +1,6 @@
 """Rules about what slows a GPU down: heat, power, and clocks that a setting holds."""
 
+from gpucheck.derived import is_virtual
 from gpucheck.knowledge import clocks_event_reasons as clocks
 from gpucheck.knowledge import gpus as models
 from gpucheck.remedies import gpus as remedies
@@ -104,7 +105,7 @@ def _slowdown(gpu: Gpu, bits: int) -> str:
 def _slowdown_remedy(bits: int, gpu: Gpu, machine: Snapshot) -> Remedy:
     if not bits & clocks.HW_POWER_BRAKE_SLOWDOWN and bits & clocks.HW_THERMAL_SLOWDOWN:
         return remedies.check_cooling(gpu, machine)
-    if remedies.is_virtual(machine):
+    if is_virtual(machine):
         text = "Ask whoever runs the host to check its power supplies, its power cap and cooling"
     elif remedies.is_laptop(gpu, machine):
         text = "Use the laptop's own power supply; charge the battery; check its fans"

@@ -1,5 +1,6 @@
 """Rules about whether each GPU answers, and what the driver itself asks for."""
 
+from gpucheck import derived
 from gpucheck.knowledge import xid as xids
 from gpucheck.remedies import gpus as remedies
 from gpucheck.rule import (
@@ -45,7 +46,7 @@ def gpu_lost(machine: Snapshot) -> Answers:
                 saw=f"{value(gpu.error) or 'NVML says GPU_IS_LOST'}{logged}",
                 remedy=remedies.power_cycle(machine, gpu),
             )
-    in_container = isinstance(machine.host.container, str)
+    in_container = derived.is_container(machine)
     if fallen and isinstance(machine.nvml.gpus, tuple) and not in_container:
         listed = {gpu.bus_id for gpu in gpus}
         # One that NVML lists and that cannot say its bus id is one of them, and reported above.

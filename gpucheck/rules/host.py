@@ -280,7 +280,7 @@ def wsl_library_is_shadowed(machine: Snapshot) -> Answers:
     is_wsl = yield from known(machine.host.is_wsl)
     if is_wsl is None:
         return
-    if not is_wsl or isinstance(machine.host.container, str):
+    if not is_wsl or is_container(machine):
         yield NotApplicable(why="not WSL" if not is_wsl else "in a container")
         return
     libraries = yield from known(machine.driver.libraries)

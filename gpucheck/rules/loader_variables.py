@@ -20,7 +20,7 @@ from gpucheck.rule import (
     rule,
 )
 from gpucheck.rules.cuda_home import good_home, named, why_no_home
-from gpucheck.snapshot import CudaInit, DriverLibrary, PathEntry, Snapshot, Unknown, value
+from gpucheck.snapshot import DriverLibrary, PathEntry, Snapshot, Unknown, value
 from gpucheck.startup_lines import faults
 from gpucheck.versions import version_tuple
 
@@ -168,16 +168,15 @@ def compat_does_not_fit(machine: Snapshot) -> Answers:
     Source: "CUDA Compatibility", NVIDIA.
     """
     libraries = yield from known(machine.driver.libraries)
-    compat = next((each for each in libraries or () if _is_selected_compat(each)), None)
-    if compat is None:
+    compat = derived.selected_libcuda(machine)
+    if compat is None or not compat.is_compat:
         if libraries is not None:
             yield NotApplicable(why="the libcuda that is loaded is no compat library")
         return
-    init = machine.driver.cuda_init
-    code = init.code if isinstance(init, CudaInit) else None
+    code = derived.cuda_code(machine)
     if code == 0:
         return  # seen to work
-    reason = _why_refused(machine, compat, code if isinstance(code, int) else None)
+    reason = _why_refused(machine, compat, code)
     if isinstance(reason, Unknown):
         yield NotChecked.because(reason, compat.path)
     elif reason is not None:
@@ -186,10 +185,6 @@ def compat_does_not_fit(machine: Snapshot) -> Answers:
             remedy=_without_compat(machine, compat),
             subject=compat.path,
         )
-
-
-def _is_selected_compat(library: DriverLibrary) -> bool:
-    return library.is_selected and library.is_compat and library.soname == "libcuda.so.1"
 
 
 def _why_refused(
@@ -239,7 +234,7 @@ def _without_compat(machine: Snapshot, compat: DriverLibrary) -> Remedy:
         entries = value(machine.environment.ld_library_path) or ()
         its = {e.text for e in entries if e.compat_libcuda is not None or e.text == folder}
         return variables.set_list(machine, "LD_LIBRARY_PATH", _texts(entries, without=its), folder)
-    is_inside = isinstance(machine.host.container, str)
+    is_inside = derived.is_container(machine)
     if "compat" not in posixpath.dirname(compat.real_path or compat.path).split("/"):
         return Remedy(
             f"Take the package cuda-compat out of the {'image' if is_inside else 'system'}: "

@@ -1,6 +1,6 @@
 """Rules about NVLinks, the NVSwitch fabric and its switches."""
 
-from gpucheck.derived import nvlinks_up
+from gpucheck.derived import is_virtual, nvlinks_up
 from gpucheck.knowledge import gpus as models
 from gpucheck.remedies import gpus as remedies
 from gpucheck.rule import (
@@ -82,7 +82,7 @@ def nvlink_down(gpu: Gpu, machine: Snapshot) -> Answers:
 
 
 def _bring_up(machine: Snapshot, *, is_bridge: bool) -> Remedy:
-    if is_bridge and not remedies.is_virtual(machine):
+    if is_bridge and not is_virtual(machine):
         return Remedy(
             "Power down and reseat the NVLink bridge and both boards; replace the bridge if the"
             " link stays down",

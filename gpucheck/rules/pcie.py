@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from gpucheck.derived import slot_of
+from gpucheck.derived import is_virtual, slot_of
 from gpucheck.knowledge import gpus as models
 from gpucheck.remedies import gpus as remedies
 from gpucheck.rule import (
@@ -76,7 +76,7 @@ def pcie_narrow(gpu: Gpu, machine: Snapshot) -> Answers:
             width * 4 <= own
             and model is not None
             and model.ecc_is_default
-            and not remedies.is_virtual(machine)
+            and not is_virtual(machine)
         )
         yield Symptom(
             severity=Severity.WARNING if is_misplaced else Severity.INFO,
@@ -140,7 +140,7 @@ def pcie_slow(gpu: Gpu, machine: Snapshot) -> Answers:
 
 
 def _speed_up(machine: Snapshot) -> Remedy:
-    if remedies.is_virtual(machine):
+    if is_virtual(machine):
         return Remedy("Ask whoever runs the host to check the PCIe generation of this GPU's slot")
     return Remedy(
         "Set the slot to Auto or the right generation in the BIOS; reseat the GPU; replace the"
@@ -188,7 +188,7 @@ def small_bar1(gpu: Gpu, machine: Snapshot) -> Answers:
         return
     if version_tuple(capability) < (8, 0):
         yield NotApplicable(why="GPUs before Ampere have no Resizable BAR")
-    elif remedies.is_virtual(machine):
+    elif is_virtual(machine):
         yield NotApplicable(why="a virtual machine")
     elif isinstance(machine.host.hypervisor, Unknown):
         yield NotChecked.because(machine.host.hypervisor)
@@ -221,7 +221,7 @@ def acs_redirect(machine: Snapshot) -> Answers:
     if len(found) < 2:
         yield NotApplicable(why="fewer than two GPUs")
         return
-    if remedies.is_virtual(machine):
+    if is_virtual(machine):
         yield NotApplicable(why="a virtual machine")
         return
     if isinstance(machine.host.hypervisor, Unknown):
@@ -326,7 +326,7 @@ def pcie_errors(machine: Snapshot) -> Answers:
 
 def _repair_link(machine: Snapshot) -> Remedy:
     text = remedies.reseat(machine)
-    if not remedies.is_virtual(machine):
+    if not is_virtual(machine):
         text += "; set a lower PCIe generation for the slot in the BIOS if it stays"
     return Remedy(text)
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from gpucheck import derived
 from gpucheck.remedies import variables
 from gpucheck.rule import (
     Answers,
@@ -17,7 +18,7 @@ from gpucheck.rule import (
     known,
     rule,
 )
-from gpucheck.snapshot import CudaInit, Gpu, Snapshot, Unknown, value
+from gpucheck.snapshot import Gpu, Snapshot, Unknown, value
 from gpucheck.wording import count, listed
 
 _NAME = "CUDA_VISIBLE_DEVICES"
@@ -136,20 +137,12 @@ def _reading(machine: Snapshot) -> Reading | Obstacle:
     gpus = machine.nvml.gpus
     if isinstance(gpus, Unknown):
         # With no NVML there is nothing to count; with no GPU at all there is nothing to hide.
-        if machine.host.pci_gpus == () and machine.host.is_wsl is not True:
+        if derived.has_gpu(machine) is False:
             return NotApplicable(why="no NVIDIA GPU here")
         return NotChecked.because(gpus, _NAME)
     if not gpus:
         return NotApplicable(why="no NVIDIA GPU here")
     return read(text, gpus)
-
-
-def _counted_by_cuda(machine: Snapshot) -> int | None:
-    """Return how many GPUs CUDA sees through the variable; None: it was not asked, or failed."""
-    init = machine.driver.cuda_init
-    if isinstance(init, CudaInit) and init.code == 0 and isinstance(init.device_count, int):
-        return init.device_count
-    return None
 
 
 def _lost_gpu(machine: Snapshot, element: str) -> tuple[str, ...]:
@@ -172,7 +165,7 @@ def every_gpu_is_hidden(machine: Snapshot) -> Answers:
     if not isinstance(reading, Reading):
         yield reading
         return
-    if reading.kept or _counted_by_cuda(machine):
+    if reading.kept or derived.cuda_gpus(machine):
         return
     if reading.unknown:
         yield NotChecked(why=reading.unknown, subject=_NAME)
@@ -219,7 +212,7 @@ def hidden_from_here_on(machine: Snapshot) -> Answers:
     if not isinstance(reading, Reading):
         yield reading
         return
-    seen = _counted_by_cuda(machine)
+    seen = derived.cuda_gpus(machine)
     wanted = [number for element in reading.elements for number in re.findall(r"[0-9]+", element)]
     joined = next((e for e, _ in reading.kept if _SEPARATED.match(e)), None)
     if joined is not None:
@@ -263,7 +256,7 @@ def hidden_from_here_on(machine: Snapshot) -> Answers:
 
 
 def _wrong_separator(machine: Snapshot, reading: Reading, wanted: list[str]) -> Symptom:
-    seen = _counted_by_cuda(machine) or len(reading.kept)
+    seen = derived.cuda_gpus(machine) or len(reading.kept)
     return Symptom(
         saw=f"{_NAME} is {reading.text!r}: CUDA reads the first number alone and sees "
         f"{count(seen, 'GPU')}",
@@ -296,7 +289,7 @@ def named_twice(machine: Snapshot) -> Answers:
         why = "which GPU an index means is up to CUDA where models differ"
         yield NotChecked(why=why, subject=_NAME)
         return
-    if _counted_by_cuda(machine):
+    if derived.cuda_gpus(machine):
         return
     found: dict[str, str] = {}
     for element, device in reading.kept:
@@ -390,7 +383,7 @@ def container_asked_for_nothing(machine: Snapshot) -> Answers:
 
 def _has_nodes(machine: Snapshot) -> bool:
     return any(
-        node.exists and node.path.removeprefix("/dev/nvidia").isdigit()
+        node.exists and derived.is_gpu_path(node.path)
         for node in value(machine.driver.device_nodes) or ()
     )
 

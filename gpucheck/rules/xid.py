@@ -5,6 +5,8 @@ Line formats and meanings: NVIDIA's Xid catalog (https://docs.nvidia.com/deploy/
 
 import msgspec
 
+from gpucheck import derived
+from gpucheck.derived import is_virtual
 from gpucheck.knowledge import xid as xids
 from gpucheck.remedies import gpus as remedies
 from gpucheck.rule import Answers, NotApplicable, Remedy, Severity, Symptom, known, rule
@@ -130,7 +132,7 @@ def _judge(case: _Case) -> _Judged:
     if pattern := _pattern(case):
         severity, note = Severity.WARNING, pattern
         remedy = Remedy("Run the vendor's field diagnostic on this GPU")
-    in_container = isinstance(case.machine.host.container, str)
+    in_container = derived.is_container(case.machine)
     if gpu is None and case.gpus and in_container and _all_bus_ids_known(case.gpus):
         severity, note = Severity.INFO, "this container does not have that GPU"
         remedy = Remedy("Report it to whoever runs the machine; this container has other GPUs")
@@ -276,7 +278,7 @@ def _remedy(case: _Case) -> Remedy:
         return remedies.reset_all(machine, meaning.what_to_do)
     if entry.number == 79:
         return remedies.power_cycle(machine, case.gpu)
-    if entry.number == 54 and remedies.is_virtual(machine):
+    if entry.number == 54 and is_virtual(machine):
         return Remedy("Ask whoever runs the host to check the power cables of this GPU")
     if meaning.action == "reset_gpu":
         return _reset(case, meaning.what_to_do)

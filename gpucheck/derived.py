@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from gpucheck.knowledge import driver_cuda, kernel_module
 from gpucheck.knowledge.shells import ShellRow, row_named
 from gpucheck.snapshot import (
-    CudaInit,
     DeviceNode,
     Distribution,
     DriverLibrary,
@@ -222,14 +221,18 @@ def is_left_to_nouveau(machine: Snapshot, gpu: PciGpu) -> bool:
 def newest_cuda(machine: Snapshot) -> str | None:
     """Return the newest CUDA whose every feature the driver here has; None: not known.
 
-    What libcuda answered comes first: with a compatibility package it is that package's word.
+    What libcuda answered comes first, then the release of a compatibility library in use, unless
+    that is older than the driver: ENV016 has it removed.
     """
-    init = machine.driver.cuda_init
-    if isinstance(init, CudaInit) and isinstance(init.driver_version, str):
+    init = value(machine.driver.cuda_init)
+    if init is not None and isinstance(init.driver_version, str):
         return init.driver_version
+    driver, compat = driver_version(machine), compat_library(machine)
+    is_older = bool(compat and driver) and version_tuple(compat) < version_tuple(driver)
+    if compat and not is_older and (newest := driver_cuda.newest_cuda_of(compat)):
+        return newest
     if isinstance(machine.nvml.cuda_version, str):
         return machine.nvml.cuda_version
-    driver = driver_version(machine)
     return None if driver is None else driver_cuda.newest_cuda_of(driver)
 
 
@@ -378,15 +381,9 @@ def bus_ids_of_working_gpus(machine: Snapshot) -> frozenset[str]:
 def runs_cuda(machine: Snapshot, cuda: str) -> bool | None:
     """Tell whether the driver here runs programs built for *cuda*; None: it is not known.
 
-    What libcuda or NVML said outranks the table; with a compatibility library in use it is that
-    library's release that counts, unless it is older than the driver.
+    What libcuda or NVML said outranks the table.
     """
     driver, newest = driver_version(machine), newest_cuda(machine)
-    compat = compat_library(machine)
-    if compat:
-        # One older than the driver takes nothing from what the driver runs: ENV016 has it removed.
-        best = driver if driver and version_tuple(compat) < version_tuple(driver) else compat
-        newest = driver_cuda.newest_cuda_of(best) or newest
     if newest is not None:
         have, wanted = version_tuple(newest)[:2], version_tuple(cuda)[:2]
         if have >= wanted:
@@ -480,10 +477,7 @@ def fits_torch(machine: Snapshot, toolkit: Toolkit) -> bool | None:
 
 def driver_runs(machine: Snapshot, toolkit: Toolkit) -> bool | None:
     """Whether the driver here runs what *toolkit* builds; None: no table knows the two."""
-    driver = driver_version(machine)
-    if driver is None or not isinstance(toolkit.version, str):
-        return None
-    return driver_cuda.driver_runs(driver, toolkit.version)
+    return runs_cuda(machine, toolkit.version) if isinstance(toolkit.version, str) else None
 
 
 def toolkits_by_preference(machine: Snapshot) -> tuple[Toolkit, ...]:

@@ -91,13 +91,11 @@ def toolkit_outruns_driver(machine: Snapshot) -> Answers:
             else NotChecked(why="the driver's CUDA version is not known")
         )
         return
-    if derived.compat_library(machine) is not None:
-        return  # the compatibility package's libcuda is what programs get
     for toolkit in installed:
         version = yield from known(toolkit.version, toolkit.home)
         if version is None:
             continue
-        if version_tuple(version)[:1] > version_tuple(newest)[:1]:
+        if derived.runs_cuda(machine, version) is False:
             yield _newer_major(machine, toolkit, version, newest)
         elif version_tuple(version)[:2] > version_tuple(newest)[:2] and toolkit is value(
             derived.toolkit_for_builds(machine)

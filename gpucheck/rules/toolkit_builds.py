@@ -91,9 +91,7 @@ def _toolkit_of_torch(machine: Snapshot, cuda: str) -> Remedy:
 
 
 def _outruns(machine: Snapshot, version: str) -> tuple[str, ...]:
-    newest = derived.newest_cuda(machine)
-    outruns = newest is not None and version_tuple(version)[:1] > version_tuple(newest)[:1]
-    return ("CUD002",) if outruns else ()
+    return ("CUD002",) if derived.runs_cuda(machine, version) is False else ()
 
 
 @rule("CUD004", Severity.WARNING, "The host compiler is newer than nvcc accepts")

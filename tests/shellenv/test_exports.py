@@ -4,9 +4,11 @@ import msgspec
 import pytest
 
 from gpucheck.shellenv.exports import Exports, LibraryPath, choices, choose, exports, listing
-from gpucheck.snapshot import Snapshot, Toolkit, Torch, Unknown
+from gpucheck.snapshot import Snapshot, Toolkit, Torch, Unknown, replace
 from gpucheck.usage_error import NoAnswerError, UsageError
-from machines import CUDA_12, CUDA_13, machine
+from machines import CUDA_12, CUDA_13, HEALTHY, machine
+from seen_facts import seen
+from torches import OLD_DRIVER
 
 NO_TORCH = {"torch": None, "elsewhere": ()}
 NOT_FOUND_BY_THE_LOADER = {"ld_so_conf": ()}
@@ -21,10 +23,8 @@ def with_both(**sections: Any) -> Snapshot:
 
 
 def test_the_newest_toolkit_that_the_driver_runs_is_the_default():
-    older = {"module_version": "550.54.14"}
-
     assert choose(with_both(pytorch=NO_TORCH)).version == "13.0"
-    assert choose(with_both(pytorch=NO_TORCH, driver=older)).version == "12.4"
+    assert choose(with_both(pytorch=NO_TORCH, **OLD_DRIVER)).version == "12.4"
 
 
 TORCH_12 = {"torch": Torch(version="2.6.0+cu124", build="cuda", cuda="12.4")}
@@ -193,15 +193,25 @@ def test_the_distributions_toolkit_leaves_path_as_it_is():
 
 
 def test_a_toolkit_that_the_driver_does_not_run_is_doubted():
-    found = exports(with_both(driver={"module_version": "550.54.14"}), cuda="13.0")
+    found = exports(with_both(**OLD_DRIVER), cuda="13.0")
 
-    assert "driver 550.54.14 does not run programs of CUDA 13.0." in found.warnings
+    assert "driver 550.54.15 does not run programs of CUDA 13.0." in found.warnings
 
 
 def test_the_list_shows_what_runs_and_what_matches():
-    lines = listing(choices(with_both(driver={"module_version": "550.54.14"}))).splitlines()
+    lines = listing(choices(with_both(**OLD_DRIVER))).splitlines()
 
     assert lines[1].split() == [
         *("*", "13.0", "/usr/local/cuda-13.0", "/usr/local/cuda-13.0/bin/nvcc", "no", "yes"),
     ]
     assert lines[2].split()[-2:] == ["yes", "no"]
+
+
+def test_a_compatibility_library_runs_a_newer_toolkit_than_the_driver():
+    [libcuda, *others] = seen(HEALTHY.driver.libraries)
+    compat = replace(libcuda, is_compat=True, version="580.65.06")
+    driver = {**OLD_DRIVER["driver"], "libraries": (compat, *others)}
+
+    found = exports(with_both(driver=driver, nvml=OLD_DRIVER["nvml"]), cuda="13.0")
+
+    assert not found.warnings

@@ -15,7 +15,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 HAS_GPU = $(shell { [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || grep -qs 0x10de /sys/bus/pci/devices/*/vendor; } && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help install doctor smoke test check lint types shells engines shellcheck generated current \
+.PHONY: help install doctor smoke test check lint types shells engines browser shellcheck generated current \
 	bench pictures soak format clean
 
 help: ## say what can be made
@@ -92,10 +92,14 @@ shells: ## install the shells that the tests of `gpucheck env` start (Debian and
 	$(call apt,zsh=zsh fish=fish tcsh=tcsh ksh=ksh mksh=mksh strace=strace tmux=tmux)
 
 # sshd that root starts by hand wants the directory that its service would make.
-engines: ## install Slurm, sshd and Open MPI for the tests of `gpucheck fleet` (likewise)
+engines: ## install Slurm, sshd, Open MPI and node_exporter for the tests of `gpucheck fleet` (likewise)
 	$(call apt,munged=munge slurmctld=slurmctld slurmd=slurmd srun=slurm-client \
-		sshd=openssh-server ssh=openssh-client mpirun=openmpi-bin)
+		sshd=openssh-server ssh=openssh-client mpirun=openmpi-bin \
+		prometheus-node-exporter=prometheus-node-exporter)
 	@[ "$$(id -u)" != 0 ] || mkdir -p /run/sshd
+
+browser: ## install Chromium for the tests of HTML pages (likewise; `make check` does without)
+	$(call apt,chromium=chromium)
 
 shellcheck: $(VENV)/installed-dev
 	@$(BIN)/python -m tools.shell_templates

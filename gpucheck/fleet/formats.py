@@ -1,17 +1,16 @@
 """Turns a fleet's report into text: for a terminal, JSON, HTML, Prometheus, JUnit."""
 
 import html
-import re
 from collections.abc import Iterator
 
 import msgspec
 
 from gpucheck.fleet.form import FleetFormat
 from gpucheck.fleet.report import FleetReport, FoldedFinding
+from gpucheck.render.junit_xml import Case, Suite, document
 from gpucheck.wording import count
 
 MOST_NAMES = 400  # characters of a node set in the text; the JSON has it whole
-_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SIGNS = {"error": "✗", "warning": "!", "info": "·"}
 
 
@@ -19,11 +18,12 @@ def render(report: FleetReport, form: FleetFormat) -> str:
     """Return *report* as text that ends with a newline."""
     if form is FleetFormat.JSON:
         return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
+    if form is FleetFormat.JUNIT:
+        return _junit(report)
     lines = {
         FleetFormat.TEXT: _text,
         FleetFormat.HTML: _html,
         FleetFormat.PROMETHEUS: _prometheus,
-        FleetFormat.JUNIT: _junit,
     }[form](report)
     return "\n".join(lines) + "\n"
 
@@ -66,7 +66,7 @@ _STYLE = """
 @media (prefers-color-scheme:dark){:root{--ink:#e3e6ea;--paper:#15181c;--line:#333a43;
 --error:#ff8a80;--warning:#ffc46b;--info:#9cc4f0;--good:#7bd69b}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
-max-width:64rem;margin:2rem auto;padding:0 1rem}
+max-width:64rem;margin:2rem auto;padding:0 1rem;overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid var(--line);
 padding:.4rem .6rem;text-align:left;vertical-align:top}
 code{font:13px ui-monospace,monospace;overflow-wrap:anywhere}
@@ -129,35 +129,22 @@ def _prometheus(report: FleetReport) -> Iterator[str]:
         yield f'gpucheck_fleet_finding_nodes{{code="{code}",severity="{severity}"}} {number}'
 
 
-def _junit(report: FleetReport) -> Iterator[str]:
-    failures = [finding for finding in report.findings if finding.severity == "error"]
-    yield '<?xml version="1.0" encoding="UTF-8"?>'
-    yield (
-        f'<testsuites name="gpucheck fleet" tests="{max(1, len(report.findings))}" '
-        f'failures="{len(failures)}" errors="0">'
+def _junit(report: FleetReport) -> str:
+    cases = [_junit_case(finding) for finding in report.findings]
+    cases = cases or [Case(classname="gpucheck.fleet", name="all nodes are healthy")]
+    return document([Suite(name="gpucheck fleet", cases=cases)], taken_at="")
+
+
+def _junit_case(finding: FoldedFinding) -> Case:
+    name = f"{finding.code} {finding.title}"
+    text = f"{finding.saw}\n{finding.nodes}"
+    if finding.severity != "error":
+        said = f"{finding.severity} {name}: {text}"
+        return Case(classname="gpucheck.fleet", name=name, said=said)
+    return Case(
+        classname="gpucheck.fleet",
+        name=name,
+        failure=finding.saw or finding.title,
+        details=text,
+        kind=finding.code,
     )
-    yield (
-        f'<testsuite name="gpucheck fleet" tests="{max(1, len(report.findings))}" '
-        f'failures="{len(failures)}" errors="0" skipped="0" time="0">'
-    )
-    for number, finding in enumerate(report.findings, 1):
-        yield _junit_case(number, finding)
-    if not report.findings:
-        yield '<testcase classname="gpucheck.fleet" name="all nodes are healthy" time="0"/>'
-    yield "</testsuite></testsuites>"
-
-
-def _junit_case(number: int, finding: FoldedFinding) -> str:
-    name = _xml(f"{finding.code} {finding.title} ({number})")
-    text = _xml(f"{finding.saw}\n{finding.nodes}")
-    begin = f'<testcase classname="gpucheck.fleet" name="{name}" time="0">'
-    if finding.severity == "error":
-        inner = f'<failure message="{_xml(finding.saw)}" type="{finding.code}">{text}</failure>'
-    else:
-        inner = f"<system-out>{text}</system-out>"
-    return f"{begin}{inner}</testcase>"
-
-
-def _xml(text: str) -> str:
-    """Escape *text*, without the characters that XML 1.0 has no place for."""
-    return html.escape(_NO_XML.sub("", text), quote=True)

@@ -16,11 +16,11 @@ _STYLE = """
 @media (prefers-color-scheme:dark){:root{--ink:#e3e6ea;--paper:#15181c;--line:#333a43;
 --soft:#1e232a;--error:#ff8a80;--warning:#ffc46b;--info:#9cc4f0;--good:#7bd69b}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
-max-width:60rem;margin:2rem auto;padding:0 1rem}
+max-width:60rem;margin:2rem auto;padding:0 1rem;overflow-wrap:anywhere}
 h1 small{font-size:60%;font-weight:400}
 table{border-collapse:collapse;width:100%;margin:1rem 0}
 td,th{border-bottom:1px solid var(--line);padding:.35rem .6rem;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 article{border-left:4px solid var(--line);padding:.1rem 1rem;margin:1rem 0}
 article.error{border-color:var(--error)}article.warning{border-color:var(--warning)}
 article.info{border-color:var(--info)}
@@ -30,6 +30,9 @@ pre{background:var(--soft);padding:.6rem;overflow-x:auto;font:13px ui-monospace,
 svg{vertical-align:middle}rect.bar{fill:var(--info)}rect.rest{fill:var(--line)}
 """
 _BAR = 80  # pixels
+_HEADS = '<th class="n">GPU</th><th>Name</th><th>State</th>' + "".join(
+    f'<th class="n">{head}</th>' for head in ("Temperature", "Power", "Memory")
+)
 
 
 def as_html(report: Report) -> str:
@@ -73,8 +76,7 @@ def _table(report: Report) -> Iterator[str]:
     rows = gpu_rows(report)
     if not rows:
         return
-    heads = ("GPU", "Name", "State", "Temperature", "Power", "Memory")
-    yield "<table><thead><tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr></thead>"
+    yield f"<table><thead><tr>{_HEADS}</tr></thead>"
     for row in rows:
         used, total = row.memory_used_bytes, row.memory_total_bytes
         watts = f"{_unit(row.power_watts, 'W')} {_bar(row.power_watts, row.power_limit_watts)}"

@@ -3,6 +3,7 @@
 What a shell completes is said here too: both are what a newcomer sees of an option.
 """
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 #: Where options without a group of their own are shown.
 OTHER = "Options"
@@ -92,6 +93,7 @@ def _groups(command: Any, ctx: Any) -> "Iterator[tuple[str, list[tuple[str, str]
         row = parameter.get_help_record(ctx)
         if row is None:
             continue
+        row = _plain(*row)
         is_argument = parameter.param_type_name == "argument"
         name = getattr(parameter, "rich_help_panel", None) or OTHER
         groups.setdefault("Arguments" if is_argument else name, []).append(row)
@@ -99,6 +101,21 @@ def _groups(command: Any, ctx: Any) -> "Iterator[tuple[str, list[tuple[str, str]
     yield from groups.items()
     if others:
         yield OTHER, others
+
+
+_KINDS = {"<int range>": "N", "<float range>": "NUMBER"}
+
+
+def _plain(names: str, text: str) -> tuple[str, str]:
+    """Return a row of options in plain words: a wrong number is answered with the right range."""
+    for kind, plain in _KINDS.items():
+        names = names.replace(kind, plain)
+    words = re.sub(r"<([^ <>]+\|[^ <>]+)>", r"\1", names)
+    lead, bracket, notes = text.rpartition("  [")
+    if not bracket:
+        return words, text
+    kept = [note for note in notes.rstrip("]").split("; ") if not re.search(r"x[<>]=", note)]
+    return words, f"{lead}  [{'; '.join(kept)}]" if kept else lead
 
 
 def _write_epilog(text: str | None, formatter: Any) -> None:  # noqa: ANN401

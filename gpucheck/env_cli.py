@@ -122,7 +122,7 @@ def env(
         bool, typer.Option("--list", help="List the toolkits; * marks the default.")
     ] = False,
 ) -> None:
-    """Print the exports for a shell: eval "$(gpucheck env)", or gpucheck env | source."""
+    """Print or install the exports that CUDA needs in a shell."""
     if context.invoked_subcommand is not None:
         if shell or cuda or python or list_all or ld_library_path != "auto":
             raise UsageError(f"put the options behind {context.invoked_subcommand}")

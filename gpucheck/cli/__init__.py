@@ -8,7 +8,7 @@ import typer
 
 from gpucheck import __version__, console
 from gpucheck.cli import completion
-from gpucheck.cli_help import EXIT_STATUS, Command, Group
+from gpucheck.cli_help import Command, Group
 from gpucheck.usage_error import UsageError
 
 #: Each command, in the order of the help, and the module whose `app` it is.
@@ -23,15 +23,12 @@ MODULES = {
     "snapshot": "gpucheck.cli.snapshot",
 }
 
-EPILOG = f"""\
+EPILOG = """\
 Examples:
-  gpucheck doctor                         what is wrong with this machine
-  gpucheck explain DRV006                 what a finding means
-  eval "$(gpucheck env)"                  the exports that this machine needs
-  gpucheck smoke --gpus all               put every GPU to work
-  gpucheck help doctor                    all options of a command
-
-{EXIT_STATUS}"""
+  gpucheck doctor              what is wrong with this machine
+  gpucheck explain DRV006      what a finding means
+Exit status: 0 no error, 1 an error was found, 2 a wrong call, 3 our own failure
+"""
 
 
 class _OnDemand(Mapping[str, Any]):
@@ -82,7 +79,7 @@ def gpucheck(
             "--install-completion",
             callback=completion.install,
             is_eager=True,
-            help="Install completion by Tab for the calling shell: bash, zsh or fish.",
+            help="Let Tab complete, in bash, zsh or fish.",
         ),
     ] = False,
     show_completion: Annotated[  # noqa: ARG001
@@ -91,11 +88,12 @@ def gpucheck(
             "--show-completion",
             callback=completion.of_caller,
             is_eager=True,
+            hidden=True,
             help="Print the calling shell's script of completion.",
         ),
     ] = False,
 ) -> None:
-    """Say what is wrong with an NVIDIA GPU machine, how we know, and how to fix it."""
+    """Say what is wrong with an NVIDIA GPU machine, and how to fix it."""
     if version:
         console.write(f"gpucheck {__version__}\n")
         raise typer.Exit
@@ -107,7 +105,16 @@ def _complete_commands(incomplete: str) -> list[str]:
     return [name for name in (*MODULES, "help") if name.startswith(incomplete)]
 
 
-@app.command(cls=Command)
+HELP_EPILOG = """\
+Examples:
+  gpucheck help doctor
+  gpucheck help env install
+
+Exit status: 0 shown, 2 there is no such command, 3 gpucheck itself failed.
+"""
+
+
+@app.command(cls=Command, epilog=HELP_EPILOG)
 def help(  # noqa: A001 - the command's name
     context: typer.Context,
     command: Annotated[

@@ -25,24 +25,29 @@ if TYPE_CHECKING:
 ENGINE = "What some engines need"
 
 EXIT_STATUS = """\
-Exit status: 0 healthy or degraded, 1 a node is broken, incomplete or not examined, 2 the call was
-wrong, 3 gpucheck itself failed.
+Exit status:
+  0  every node is healthy or degraded
+  1  a node is broken, incomplete or not examined
+  2  the call was wrong, or an input file is bad
+  3  gpucheck itself failed
 """
-JUDGE_EPILOG = f"""\
+EPILOG = f"""\
 Examples:
-  gpucheck fleet judge snapshots/                       a folder of NODE.json
-  gpucheck fleet judge all.jsonl.gz --asked gpu[01-64]  who did not answer is a finding
-
-{EXIT_STATUS}"""
-RUN_EPILOG = f"""\
-Examples:
-  gpucheck fleet run --nodes gpu[01-64] --out today     by ssh; a second run asks those left
-  gpucheck fleet run --engine slurm --out today         the job's nodes, else all of Slurm's
+  gpucheck fleet run --nodes gpu[01-64] --out today
+                                          by ssh; a second run asks those left
+  gpucheck fleet run --engine slurm --out today
+                                          the job's nodes, else all of Slurm's
+  gpucheck fleet judge today/             a folder of NODE.json
+  gpucheck fleet judge all.jsonl.gz --asked gpu[01-64]
+                                          who did not answer is a finding
+  gpucheck fleet hook slurm-prolog        a file for the scheduler
 
 {EXIT_STATUS}"""
 
 app = typer.Typer(
     cls=Group,
+    epilog=EPILOG,
+    add_completion=False,
     no_args_is_help=True,
     help="Examine many machines, and compare them.",
     rich_markup_mode=None,
@@ -166,7 +171,7 @@ HistoryOption = Annotated[
 ]
 
 
-@app.command(cls=Command, epilog=JUDGE_EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def judge(
     sources: Annotated[
         list[str],
@@ -206,7 +211,7 @@ def judge(
     _print(fleet, form, history, allow_missing=allow_missing)
 
 
-@app.command(cls=Command, epilog=RUN_EPILOG)
+@app.command(cls=Command, epilog=EPILOG)
 def run(
     out: OutOption,
     what: JobArgument = "doctor",
@@ -261,7 +266,7 @@ def run(
     _print(fleet, form, None, allow_missing=allow_missing)
 
 
-@app.command(cls=Command, epilog=EXIT_STATUS)
+@app.command(cls=Command, epilog=EPILOG)
 def plan(
     what: JobArgument = "doctor",
     nodes: NodesOption = None,
@@ -295,7 +300,7 @@ def _complete_hooks(incomplete: str) -> list[str]:
     return [name for name in HOOKS if name.startswith(incomplete)]
 
 
-@app.command(cls=Command, epilog=EXIT_STATUS)
+@app.command(cls=Command, epilog=EPILOG)
 def hook(
     name: Annotated[
         str,

@@ -134,7 +134,12 @@ StrictOption = Annotated[
 ]
 FormatOption = Annotated[
     Format | None,
-    typer.Option("--format", rich_help_panel=PRINT, help="How to print the report."),
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        rich_help_panel=PRINT,
+        help=f"{', '.join(form.value for form in Format)}. Default: text.",
+    ),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", rich_help_panel=PRINT, help="The same as --format json.")

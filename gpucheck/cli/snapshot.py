@@ -58,7 +58,11 @@ def snapshot(
     rules: RulesOption = None,
     timeout: TimeoutOption = None,
 ) -> None:
-    """Write the facts of this machine as JSON, private details removed, for doctor --from."""
+    """Write the facts of this machine as JSON, to judge them elsewhere.
+
+    Host and user names, home directories, serials and UUIDs are removed, unless --identify is
+    given. gpucheck doctor --from judges what was written.
+    """
     from gpucheck import privacy, snapshot_file
     from gpucheck.cli.examination import examination
 

@@ -37,7 +37,8 @@ app = typer.Typer(
 )
 
 SHELLS = "bash|zsh|fish|tcsh|sh|ksh"
-FORMATS = f"{SHELLS}|dockerfile|modulefile|tcl|systemd|environment.d"
+WRITABLE = f"{SHELLS}|environment.d"
+FORMATS = f"{WRITABLE}|dockerfile|modulefile|tcl|systemd"
 MODES = "auto|always|never"
 CudaOption = Annotated[
     str | None,
@@ -70,9 +71,10 @@ ShellOption = Annotated[
     str | None,
     typer.Option(
         "--shell",
-        metavar=SHELLS,
-        autocompletion=one_of(SHELLS.split("|")),
-        help="Default: the shell that this is called from.",
+        metavar="NAME",
+        autocompletion=one_of(WRITABLE.split("|")),
+        help=f"{', '.join(WRITABLE.split('|'))} (of systemd's user units). Default: the shell that "
+        "this is called from.",
     ),
 ]
 FileOption = Annotated[

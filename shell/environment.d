@@ -1,4 +1,4 @@
-# CUDA @version@, for ~/.config/environment.d/60-cuda.conf: the user's systemd units read it
+# CUDA @version@, for the user's systemd units (~/.config/environment.d)
 CUDA_HOME=@CUDA_HOME@
 PATH=@BIN@:${PATH}
 # LD_LIBRARY_PATH: @library_reason@

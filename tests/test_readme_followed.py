@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,11 +58,11 @@ class Answer:
     text: str
 
 
-def typed(command: Sequence[str], seconds: float = 900.0, **variables: str) -> Answer:
+def typed(command: Sequence[str], variables: Mapping[str, str], seconds: float = 900.0) -> Answer:
     """Run *command* on a terminal of its own; a question there is answered with yes."""
     child, terminal = pty.fork()
     if child == 0:
-        os.execvpe(command[0], list(command), variables)
+        os.execvpe(command[0], list(command), dict(variables))
     text, answered, until = b"", 0, time.monotonic() + seconds
     while time.monotonic() < until:
         if not select.select([terminal], [], [], 1.0)[0]:
@@ -81,11 +81,13 @@ def typed(command: Sequence[str], seconds: float = 900.0, **variables: str) -> A
     return Answer(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text.decode())
 
 
-def follow(shell: Sequence[str], commands: Sequence[str], **variables: str) -> dict[str, Answer]:
+def follow(
+    shell: Sequence[str], commands: Sequence[str], variables: Mapping[str, str]
+) -> dict[str, Answer]:
     """Type each of *commands* into a new login shell, in the clone; return what they answered."""
     answers = {}
     for command in commands:
-        answers[command] = answer = typed([*shell, f"cd ~/gpucheck && {command}"], **variables)
+        answers[command] = answer = typed([*shell, f"cd ~/gpucheck && {command}"], variables)
         print(f"$ {command}\n{answer.text}\n[{answer.status}]\n")
         assert answer.status in RIGHT.get(command, (0,)), answer.text
         assert "Traceback" not in answer.text
@@ -112,7 +114,7 @@ def test_in_a_fresh_home_every_line_works(tmp_path: Path):
     }
 
     answers = follow(
-        ["bash", "-lic"], [each for each in COMMANDS if not each.startswith("sudo ")], **variables
+        ["bash", "-lic"], [each for each in COMMANDS if not each.startswith("sudo ")], variables
     )
 
     assert f"gpucheck is installed: {tmp_path}/.local/bin/gpucheck" in answers["make install"].text
@@ -162,7 +164,7 @@ def test_in_a_fresh_system_every_line_works(suite: str, mirror: str, tmp_path: P
     subprocess.run(["git", "clone", "-q", ROOT, home / "gpucheck"], check=True, timeout=60)
     subprocess.run(["chroot", system, "chown", "-R", "ada:", "/home/ada"], check=True, timeout=60)
 
-    answers = follow(inside(system), COMMANDS, PATH=os.environ["PATH"], TERM="xterm")
+    answers = follow(inside(system), COMMANDS, {"PATH": os.environ["PATH"], "TERM": "xterm"})
 
     assert "gpucheck is installed: /home/ada/.local/bin/gpucheck" in answers["make install"].text
     # The link, not the version: an upgrade of the toolkit then changes nothing here.

@@ -20,7 +20,7 @@ PLAIN = Exports(
     version="13.0",
     bin_directory="/usr/local/cuda-13.0/bin",
     library_directory="/usr/local/cuda-13.0/lib64",
-    library_reason="in: the loader does not find these libraries otherwise",
+    library_reason="in: the loader does not find them otherwise",
 )
 HOSTILE = Exports(
     cuda_home='/opt/it\'s a "cuda" $HOME `x` \\ !',

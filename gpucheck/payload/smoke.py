@@ -127,7 +127,8 @@ class Reading:
                         f"the download failed: {_last_line(error)}",
                         "torchvision that imports, and a way to its mirrors of MNIST",
                     ) from error
-                self._emit("notice", text=f"no MNIST here ({_last_line(error)}): synthetic digits")
+                why = _last_line(error)
+                self._emit("notice", text=f"no MNIST here: training on synthetic digits ({why})")
         return self._drawn()
 
     def _downloaded(self) -> mnist.Digits:

@@ -160,13 +160,13 @@ def _library_path(
             )
         case Torch(version=version, build=build) if build not in ("cpu", "rocm", "xpu"):
             release = "" if isinstance(version, Unknown) else f" {version}"
-            return False, f"out: PyTorch{release} brings its own CUDA libraries; it would hide them"
+            return False, f"out: PyTorch{release} brings its own; it would hide them"
         case _:
             pass
     if machine.pytorch.elsewhere and not isinstance(machine.pytorch.elsewhere, Unknown):
         return False, f"out: it would hide those of the PyTorch of {machine.pytorch.elsewhere[0]}"
     if toolkit.origin == "distribution":
-        return False, "out: the loader looks where the distribution put these libraries anyway"
+        return False, "out: the loader finds them where the distribution put them"
     configured = machine.libraries.ld_so_conf
     if isinstance(configured, Unknown):
         return (
@@ -179,8 +179,8 @@ def _library_path(
         *(posixpath.join(name, "lib64") for name in _names(toolkit)),
     }
     if known_as & {entry.directory for entry in configured if entry.has_cudart}:
-        return False, "out: the loader finds these libraries anyway, by /etc/ld.so.conf"
-    return True, "in: the loader does not find these libraries otherwise"
+        return False, "out: the loader finds them anyway, by /etc/ld.so.conf"
+    return True, "in: the loader does not find them otherwise"
 
 
 def _names(toolkit: Toolkit) -> tuple[str, ...]:

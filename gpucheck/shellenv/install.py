@@ -102,7 +102,8 @@ def _files(wish: InstallRequest, variables: Mapping[str, str]) -> Iterator[tuple
 
 def _for_everybody(shell: Shell) -> Shell:
     """Return whose language /etc/profile.d wants: every shell of sh's kind reads the same file."""
-    return Shell.SH if shell.row.dialect == "sh" else shell
+    is_like_sh = shell.row.dialect == "sh" and shell is not Shell.ENVIRONMENT_D
+    return Shell.SH if is_like_sh else shell
 
 
 def planned(
@@ -232,7 +233,7 @@ def _replaceable(edits: tuple[Edit, ...]) -> str:
     """Return the hand-written lines that could be commented out: "lines 116-118 of ~/.bashrc"."""
     parts = [
         f"{'line' if len(edit.replaceable) == 1 else 'lines'} {ranges(edit.replaceable)} of "
-        f"{_name(edit.path)}"
+        f"{_short(edit.path)}"
         for edit in edits
         if edit.replaceable
     ]
@@ -240,7 +241,7 @@ def _replaceable(edits: tuple[Edit, ...]) -> str:
 
 
 def _and(edits: list[Edit]) -> str:
-    return listed([_name(edit.path) for edit in edits])
+    return listed([_short(edit.path) for edit in edits])
 
 
 def _write(edit: Edit, say: Say) -> None:
@@ -424,6 +425,13 @@ def _name(path: Path) -> str:
     return clean(str(path))
 
 
+def _short(path: Path) -> str:
+    """Return the name of *path* as people say it in a question: ~/.bashrc."""
+    home = os.environ.get("HOME", "").rstrip("/")
+    name = str(path)
+    return clean(f"~{name[len(home) :]}" if home and name.startswith(f"{home}/") else name)
+
+
 # ----------------------------------------------------------------------------------- new shells
 
 
@@ -438,8 +446,10 @@ def look_at_new_shells(
         return 0
     wrong = 0
     shown_already: tuple[str, ...] | None = None
-    say("A new shell sees:\n")
-    for start in shells.starts(shell, file, is_default(wish, variables)):
+    starts = shells.starts(shell, file, is_default(wish, variables))
+    if starts:
+        say("Seen from now on:\n" if shell is Shell.ENVIRONMENT_D else "A new shell sees:\n")
+    for start in starts:
         seen = shells.look(shell, start, variables)
         if seen.variables is None:
             say(f"  ? {start.kind}: {clean(seen.why)}\n")
@@ -449,7 +459,8 @@ def look_at_new_shells(
         is_right = home == needed.cuda_home and _is_in(nvcc, needed)
         sign = "✓" if is_right else "✗" if start.reads_file else "-"
         note = "" if start.reads_file else f" ({shell.value} does not read the file then)"
-        reported = f"CUDA_HOME {home or 'unset'}, nvcc {nvcc or 'not found'}"
+        where = "its nvcc" if nvcc == f"{home}/bin/nvcc" else f"nvcc {nvcc or 'not found'}"
+        reported = f"CUDA_HOME {home or 'unset'}, {where}"
         say(f"  {sign} {start.kind}: {clean(reported)}{note}\n")
         wrong |= not is_right and start.reads_file
         if start.reads_file and start.kind != "login":
@@ -459,6 +470,9 @@ def look_at_new_shells(
             if not findings and shown_already is None:
                 say("    no ENV findings\n")
             shown_already = findings
+    if shell is Shell.ENVIRONMENT_D:
+        say("For units that start from now on:\n    systemctl --user daemon-reload\n")
+        return int(wrong)
     word = "." if shell in (Shell.SH, Shell.KSH) else "source"
     say(f"To use it in this shell:\n    {word} {shlex.quote(clean(str(file)))}\n")
     return int(wrong)

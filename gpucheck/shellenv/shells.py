@@ -12,6 +12,7 @@ from pathlib import Path
 from gpucheck.probes import calling_shell
 from gpucheck.probes.apart import ACCESS_SECONDS, within
 from gpucheck.probes.files import read_text
+from gpucheck.shellenv import user_units
 from gpucheck.shellenv.snippet import Shell
 from gpucheck.usage_error import UsageError
 
@@ -71,6 +72,9 @@ def startup_file(shell: Shell, variables: Mapping[str, str]) -> Path:
         # tcsh reads ~/.cshrc only as long as there is no ~/.tcshrc: a new one would hide it
         has_only_cshrc = (home / ".cshrc").exists() and not (home / ".tcshrc").exists()
         return home / (".cshrc" if has_only_cshrc else ".tcshrc")
+    if shell is Shell.ENVIRONMENT_D:
+        folder = Path(variables.get("XDG_CONFIG_HOME") or home / ".config")
+        return folder / "environment.d" / "60-cuda.conf"
     return home / ".profile"
 
 
@@ -78,6 +82,8 @@ def system_file(shell: Shell) -> Path:
     """Return the file by which the exports reach every user's *shell*."""
     if shell is Shell.FISH:
         return Path("/etc/fish/conf.d/gpucheck.fish")
+    if shell is Shell.ENVIRONMENT_D:
+        return Path("/etc/environment.d/60-cuda.conf")
     return Path(f"/etc/profile.d/gpucheck.{'csh' if shell is Shell.TCSH else 'sh'}")
 
 
@@ -134,6 +140,8 @@ class Seen:
 def starts(shell: Shell, file: Path, is_default: bool) -> tuple[Start, ...]:
     """Return the ways to start *shell* that `env install` tries."""
     name = shlex.quote(str(file))
+    if shell is Shell.ENVIRONMENT_D:
+        return (Start(kind="a systemd user unit", arguments=()),) if is_default else ()
     if not is_default or not shell.has_startup_file:
         word = "." if shell in (Shell.SH, Shell.KSH) else "source"
         return (Start(kind="a shell that reads it", arguments=(), prefix=f"{word} {name}"),)
@@ -182,6 +190,9 @@ def look(
     """
     from gpucheck.probes import child
 
+    if shell is Shell.ENVIRONMENT_D:
+        units_get, why = user_units.variables(variables, deadline_seconds)
+        return Seen(start=start, variables=units_get, why=why)
     path = f"{_PLAIN_PATH}:{variables.get('PATH', '')}"
     program = which(shell.row.programs, path)
     show = shutil.which("env", path=_PLAIN_PATH)

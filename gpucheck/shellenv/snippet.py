@@ -43,7 +43,9 @@ class Shell(str, enum.Enum):
         return "sh" if self is Shell.KSH else self.value
 
 
-_SHELLS = (Shell.BASH, Shell.ZSH, Shell.FISH, Shell.TCSH, Shell.SH, Shell.KSH)
+#: What has a start-up file; the user's systemd units have one too, though no shell reads it.
+_SHELLS = (Shell.BASH, Shell.ZSH, Shell.FISH, Shell.TCSH, Shell.SH, Shell.KSH, Shell.ENVIRONMENT_D)
+_WHOLE_PATHS = (Shell.TCSH, Shell.ENVIRONMENT_D)  # no $CUDA_HOME/bin in their lines
 
 
 def render(exports: Exports, shell: Shell) -> str:
@@ -66,7 +68,7 @@ def render(exports: Exports, shell: Shell) -> str:
     words = {"version": exports.version, "library_reason": exports.library_reason}
     values = {name: _comment(text) for name, text in words.items()}
     values |= {name: quote(path) for name, path in paths.items() if path is not None}
-    if shell.has_startup_file and shell is not Shell.TCSH:
+    if shell.has_startup_file and shell not in _WHOLE_PATHS:
         for name in ("BIN", "LIBRARIES"):
             if paths[name] is not None:
                 values[name] = _below_home(paths[name] or "", exports.cuda_home, shell)
@@ -150,10 +152,16 @@ def _double(text: str) -> str:
 
 
 def _environment_d(text: str) -> str:
-    r"""Quote for environment.d(5), which expands ${NAME} in quotes too, and escapes by `\`."""
+    r"""Quote for environment.d(5): quotes and `\` are read as a shell does, then $ is expanded.
+
+    So `\$` would be expanded all the same; `$$` is a plain dollar (replace_env_full() of systemd).
+    """
     if "\n" in text:
         raise UsageError(f"{text!r}: environment.d cannot hold a path with a newline")
-    return '"' + re.sub(r'["\\$]', lambda found: f"\\{found[0]}", text) + '"'
+    if _PLAIN_PATH.fullmatch(text):
+        return text
+    quoted = re.sub(r'["\\]', lambda found: f"\\{found[0]}", text)
+    return '"' + quoted.replace("$", "$$") + '"'
 
 
 def _dockerfile(text: str) -> str:

@@ -62,9 +62,11 @@ def test_the_search_for_the_odd_gpu_says_which_is_trained_alone():
 def test_where_no_bar_is_shown_a_notice_goes_to_stderr_without_its_control_sequences(
     capsys: pytest.CaptureFixture[str],
 ):
-    write_log(Notice(at=0.0, text="no MNIST here (\x1b[31mImportError): synthetic digits"))
+    write_log(
+        Notice(at=0.0, text="no MNIST here: training on synthetic digits (\x1b[31mImportError)")
+    )
 
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("gpucheck: no MNIST here (")
+    assert captured.err.startswith("gpucheck: no MNIST here: ")
     assert "\x1b" not in captured.err

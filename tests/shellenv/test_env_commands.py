@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from elf_files import elf
 from fakes import stuck
+from terminals import Terminal
+
+from gpucheck.shellenv import user_units
 
 GPUCHECK = Path(sys.executable).parent / "gpucheck"
 BASHRC = b"""# ~/.bashrc: executed by bash(1) for non-login shells.
@@ -495,8 +498,51 @@ def test_on_a_terminal_it_asks_about_hand_written_lines(
     os.close(ours)
     os.close(its)
 
-    assert f"Comment out line 1 of {file} too? [Y/n] ".encode() in ended.stderr
+    assert b"Comment out line 1 of ~/.bashrc too? [Y/n] " in ended.stderr
     assert file.read_text().startswith(": #gpucheck-replaced") == is_replaced
+
+
+@pytest.mark.shells
+def test_at_24_lines_the_question_is_last_and_names_the_file(here: Machine):
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed (make shells)")
+    plain = here.toolkit.rename(here.home / "cuda-12.4")
+    (here.home / ".bashrc").write_bytes(BASHRC)
+    (here.home / ".profile").write_bytes(PROFILE)
+    terminal = Terminal("bash", here.home, columns=80, lines=24)
+
+    try:
+        terminal.types(f"clear; gpucheck env install --cuda {plain}\n")
+        asked = terminal.shows("[y/N]")
+        seen, colored = terminal.screen(), terminal.screen(colors=True)
+        terminal.types("n\n")
+        refused = terminal.shows("Nothing was changed.")
+    finally:
+        terminal.close()
+
+    assert asked
+    assert refused
+    assert seen.rstrip().splitlines()[-1] == "Write ~/.bashrc? [y/N]"
+    assert "--- " in seen  # the change is on the same screen, from its beginning
+    assert "\x1b[32m+# >>> gpucheck >>>" in colored
+
+
+def test_the_user_s_systemd_units_get_the_exports_too(here: Machine):
+    file = here.home / ".config/environment.d/60-cuda.conf"
+
+    installed = here.install(shell="environment.d")
+    block = file.read_text()
+    again = here.env("status", "--shell", "environment.d")
+    removed = here.env("uninstall", "--yes", "--shell", "environment.d")
+
+    assert installed.returncode == 0, installed.stderr
+    assert "systemctl --user daemon-reload" in installed.stdout
+    if any(generator.exists() for generator in user_units.GENERATORS):
+        assert f"✓ a systemd user unit: CUDA_HOME {here.toolkit}" in installed.stdout
+    assert f'CUDA_HOME="{here.toolkit}"\n' in block
+    assert (again.stdout, again.returncode) == (f"{file}: current\n", 0)
+    assert removed.returncode == 0
+    assert not file.exists()
 
 
 def test_for_every_user_the_exports_go_into_profile_d(here: Machine):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.shellenv import snippet
+from gpucheck.shellenv import snippet, user_units
 from gpucheck.shellenv.exports import Exports
 from gpucheck.shellenv.snippet import Shell
 from gpucheck.shellenv.startup_file import Record, install
@@ -124,8 +124,39 @@ def test_tcl_reads_back_the_path(tmp_path: Path):
 
 
 def test_environment_d_extends_what_the_session_has():
-    text = snippet.render(exports("/opt/a $b"), Shell.ENVIRONMENT_D)
-
-    assert 'PATH="/opt/a \\$b/bin":${PATH}\n' in text
+    assert "PATH=/opt/cuda/bin:${PATH}\n" in snippet.render(
+        exports("/opt/cuda"), Shell.ENVIRONMENT_D
+    )
     with pytest.raises(UsageError, match="newline"):
         snippet.render(exports("/opt/a\nb"), Shell.ENVIRONMENT_D)
+
+
+@pytest.mark.parametrize("home", ["/opt/cuda", HOSTILE + " ${x:-y} %h $$ $HOME"])
+def test_systemd_itself_reads_back_environment_d(home: str, tmp_path: Path):
+    if not any(file.exists() for file in user_units.GENERATORS):
+        pytest.skip("systemd is not installed")
+    (tmp_path / "environment.d").mkdir()
+    text = snippet.render(exports(home), Shell.ENVIRONMENT_D)
+    (tmp_path / "environment.d/60-cuda.conf").write_text(text)
+
+    found, why = user_units.variables({"XDG_CONFIG_HOME": str(tmp_path)}, 20.0)
+
+    assert found is not None, why
+    assert found["CUDA_HOME"] == home
+    assert found["PATH"].startswith(f"{home}/bin:/usr/local/sbin:")
+    assert found["LD_LIBRARY_PATH"] == f"{home}/lib64"
+
+
+@pytest.mark.parametrize(
+    "shell", [Shell.BASH, Shell.ZSH, Shell.FISH, Shell.TCSH, Shell.ENVIRONMENT_D]
+)
+def test_the_block_of_a_plain_toolkit_fits_a_terminal(shell: Shell):
+    plain = exports(
+        "/usr/local/cuda",
+        library_directory=None,
+        library_reason="out: the loader finds them anyway, by /etc/ld.so.conf",
+    )
+
+    lines = snippet.render(plain, shell).splitlines()
+
+    assert [line for line in lines if len(line) > 78] == []  # env diff puts a + before them

@@ -4,6 +4,7 @@ It is long because each question asked of a snapshot has its one answer here.
 """
 
 from collections.abc import Iterable
+from posixpath import dirname
 
 from gpucheck.knowledge import driver_cuda, kernel_module
 from gpucheck.knowledge.shells import ShellRow, row_named
@@ -161,13 +162,17 @@ def is_gpu_path(path: str) -> bool:
     return path.removeprefix("/dev/nvidia").isdigit()
 
 
+def slurm_job(machine: Snapshot) -> str | None:
+    """Return the Slurm job that gpucheck runs in."""
+    return value(machine.environment.variable("SLURM_JOB_ID"))
+
+
 def job_gpus(machine: Snapshot) -> int | None:
     """Return how many GPUs Slurm gave this job; None: this is no job, or it does not say."""
-    environment = machine.environment
-    if not isinstance(environment.variable("SLURM_JOB_ID"), str):
+    if slurm_job(machine) is None:
         return None
     for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES"):
-        given = environment.variable(name)
+        given = machine.environment.variable(name)
         if isinstance(given, str) and given.strip():
             return len(given.split(","))
     return None
@@ -336,6 +341,19 @@ def cudnn_is_of_one_version(machine: Snapshot) -> bool:
     parts = value(machine.cudnn.sublibraries_for_torch) or ()
     versions = {value(part.version) if isinstance(part.path, str) else None for part in parts}
     return len(versions) == 1 and None not in versions
+
+
+def cudnn_version(machine: Snapshot, path: str) -> str | Unknown:
+    """Return the version that the name, the wheel or the header of the cuDNN at *path* gives."""
+    for library in value(machine.libraries.resolved) or ():
+        if library.path == path and isinstance(library.version, str):
+            return library.version
+        if library.system_path == path and isinstance(library.system_version, str):
+            return library.system_version
+    for install in value(machine.cudnn.installs) or ():
+        if install.directory == dirname(path) and isinstance(install.version, str):
+            return install.version
+    return Unknown(f"{path} does not tell its version")
 
 
 def torch_distribution(machine: Snapshot) -> Distribution | None:

@@ -57,8 +57,8 @@ def _managers(machine: Snapshot, variable: str) -> Iterator[Setter]:
         elif source.kind == "module":
             unload = command("module unload {module}", module=source.module, lasts="shell")
             yield Setter(name=f"module {source.module} ({source.path})", steps=(unload,))
-    job = machine.environment.variable("SLURM_JOB_ID")
-    if variable == "CUDA_VISIBLE_DEVICES" and isinstance(job, str):
+    job = derived.slurm_job(machine)
+    if variable == "CUDA_VISIBLE_DEVICES" and job is not None:
         yield Setter(name=f"Slurm, for job {job}")
     if variable == "CUDA_VISIBLE_DEVICES" and _is_ray_worker(machine):
         yield Setter(name="Ray, by the num_gpus of this task or actor")

@@ -1,15 +1,13 @@
 """Says in one line per section what was found on the machine, wrong or right."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from posixpath import dirname
+from collections.abc import Callable, Mapping
 
 from gpucheck import derived
 from gpucheck.snapshot import (
     CudaInit,
     Deep,
     FabricManager,
-    Fact,
     HomeVariable,
     HostCompiler,
     NotSupported,
@@ -139,7 +137,7 @@ def cudnn(machine: Snapshot) -> str:
     if isinstance(selected_for_builds, str) and (
         torchs is None or selected_for_builds != torchs.path
     ):
-        version = _installed_version(machine, selected_for_builds)
+        version = value(derived.cudnn_version(machine, selected_for_builds))
         parts.append(f"{version or selected_for_builds} is the system's")
     if parts:
         return "; ".join(parts)
@@ -351,29 +349,6 @@ def cudnn_for_torch(machine: Snapshot) -> str | None:
     """The version of the cuDNN that torch would load."""
     torchs = value(machine.cudnn.for_torch)
     return value(torchs.version) if torchs is not None else None
-
-
-def _installed_version(machine: Snapshot, path: str) -> str | None:
-    for version in _versions_of(machine, path):
-        if isinstance(version, str):
-            return version
-    return None
-
-
-def _versions_of(machine: Snapshot, path: str) -> Iterator[object]:
-    opened = machine.cudnn.opened
-    if isinstance(opened, Fact) and getattr(opened, "path", None) == path:
-        yield getattr(opened, "version", None)
-    resolved = machine.libraries.resolved
-    for library in resolved if isinstance(resolved, tuple) else ():
-        if library.path == path:
-            yield library.version
-        if library.system_path == path:
-            yield library.system_version
-    installs = machine.cudnn.installs
-    for install in installs if isinstance(installs, tuple) else ():
-        if install.directory == dirname(path):
-            yield install.version
 
 
 def _cudnn_origin(machine: Snapshot) -> str:

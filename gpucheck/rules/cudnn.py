@@ -338,7 +338,7 @@ def unloadable_cudnn(machine: Snapshot) -> Answers:
     version = yield from known(opened.version)
     if version is None:
         return
-    said = yield from known(_said_version(machine, opened.path))
+    said = yield from known(derived.cudnn_version(machine, opened.path))
     if said is not None and not is_same_version(version, said):
         yield Symptom(
             subject=opened.path,
@@ -355,19 +355,6 @@ def _install_again(machine: Snapshot, path: str) -> Remedy:
     if torchs is not None and path == torchs.path:
         return _reinstall(machine)
     return Remedy("Install that cuDNN again, and what the message names.")
-
-
-def _said_version(machine: Snapshot, path: str) -> str | Unknown:
-    """Return the version that the name, the wheel or the header of a cuDNN gives."""
-    for library in value(machine.libraries.resolved) or ():
-        if library.path == path and isinstance(library.version, str):
-            return library.version
-        if library.system_path == path and isinstance(library.system_version, str):
-            return library.system_version
-    for install in value(machine.cudnn.installs) or ():
-        if f"{install.directory}/{install.soname}" == path and isinstance(install.version, str):
-            return install.version
-    return Unknown(f"{path} does not tell its version")
 
 
 @rule(

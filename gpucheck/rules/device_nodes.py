@@ -10,6 +10,7 @@ from gpucheck.derived import (
     job_gpus,
     nvml_works,
     own_gpus,
+    slurm_job,
 )
 from gpucheck.remedies import containers
 from gpucheck.rule import (
@@ -176,7 +177,7 @@ def _let_through(machine: Snapshot) -> Remedy:
             "them (`systemctl daemon-reload` on the host takes it from containers that were not "
             "started by CDI)."
         )
-    if isinstance(machine.environment.variable("SLURM_JOB_ID"), str):
+    if slurm_job(machine) is not None:
         return Remedy(
             "Request a GPU for this job (`--gpus=1`); where it has one, have the administrator "
             "allow /dev/nvidiactl and /dev/nvidia-uvm in Slurm's cgroup.conf."
@@ -203,8 +204,8 @@ def hidden_by_cgroup(machine: Snapshot) -> Answers:
         return
     hidden = hidden_gpu_nodes(machine)
     all_nodes = [node for node in nodes if node.exists and is_gpu_path(node.path)]
-    job = machine.environment.variable("SLURM_JOB_ID")
-    where = f" (Slurm job {job})" if isinstance(job, str) else ""
+    job = slurm_job(machine)
+    where = f" (Slurm job {job})" if job is not None else ""
     more = Remedy("Request more GPUs from the scheduler, if these are too few.")
     if hidden:
         total = len(all_nodes)

@@ -2,7 +2,13 @@
 
 import re
 
-from gpucheck.derived import WSL_LIBRARIES, driver_copies, is_container, selected_libraries
+from gpucheck.derived import (
+    WSL_LIBRARIES,
+    driver_copies,
+    is_container,
+    selected_libraries,
+    slurm_job,
+)
 from gpucheck.knowledge.kernel_module import has_nvlink5_fabric
 from gpucheck.remedies import containers, system_packages
 from gpucheck.rule import (
@@ -169,7 +175,7 @@ def _lift_locked_memory(machine: Snapshot) -> Remedy:
             "Create the container again without the limit.",
             (containers.run(machine, "--ulimit=memlock=-1"),),
         )
-    if isinstance(machine.environment.variable("SLURM_JOB_ID"), str):
+    if slurm_job(machine) is not None:
         return Remedy(
             "Set LimitMEMLOCK=infinity in slurmd's unit on the nodes and restart it: jobs get "
             "slurmd's limit, and /etc/security/limits.d does not reach them.",

@@ -7,6 +7,7 @@ import pytest
 from gpucheck import derived
 from gpucheck.snapshot import CudaInit, Distribution, HomeVariable, Toolkit, Unknown, replace
 from machines import CUDA_12, CUDA_13, HEALTHY, SITE, library, machine
+from seen_facts import seen
 from torches import DEEP, NO_GPU, OLD_DRIVER
 
 
@@ -120,3 +121,13 @@ def test_only_what_deep_saw_to_the_end_works():
     assert not derived.works_on_gpus(machine())
     assert not derived.works_on_gpus(machine(deep=replace(DEEP, import_error="ImportError: x")))
     assert not derived.works_on_gpus(machine(deep=replace(DEEP, gpus=())))
+
+
+def test_a_cudnn_has_the_version_of_its_name_else_of_its_install():
+    front = next(lib.path for lib in seen(HEALTHY.libraries.resolved) if "cudnn" in lib.soname)
+    unnamed = machine(libraries={"resolved": ()})
+
+    assert derived.cudnn_version(HEALTHY, seen(front)) == "9.19.0"
+    assert derived.cudnn_version(HEALTHY, "/lib/x86_64-linux-gnu/libcudnn.so.9") == "9.14.0"
+    assert derived.cudnn_version(unnamed, seen(front)) == "9.19.0"
+    assert isinstance(derived.cudnn_version(HEALTHY, "/opt/libcudnn.so.9"), Unknown)

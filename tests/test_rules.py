@@ -2,11 +2,13 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import machines
+from gpucheck import rules
 from gpucheck.report import examine
 from gpucheck.rule import Rule
 from gpucheck.rules import RULES
@@ -123,3 +125,25 @@ def test_no_command_is_a_sentence_put_together_from_facts():
 )
 def test_what_is_built_from_facts_is_recognized(source: str, is_built: bool):
     assert bool(built_from_facts(source)) is is_built
+
+
+def test_a_rule_is_found_once_and_in_sub_packages_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "example_room").mkdir()
+    (tmp_path / "example_room/__init__.py").touch()
+    (tmp_path / "example_room/defined.py").write_text(
+        "from gpucheck.rule import Severity, rule\n"
+        "@rule('AAA001', Severity.INFO, 'An example')\n"
+        "def example(machine):\n    '''Why.'''\n    yield from ()\n"
+    )
+    (tmp_path / "example_user.py").write_text(
+        "from gpucheck.rules.example_room.defined import example\n"
+    )
+    monkeypatch.setattr(rules, "__path__", [str(tmp_path)])
+    for name in ("example_room", "example_room.defined", "example_user"):
+        monkeypatch.delitem(sys.modules, f"gpucheck.rules.{name}", raising=False)
+
+    found = list(rules._find())
+
+    assert [rule.code for rule in found] == ["AAA001"]

@@ -275,10 +275,10 @@ def multi_gpu(machine: Snapshot) -> str:
         )
     direct = sum(1 for pair in pairs if pair.p2p_read == "OK" and pair.p2p_write == "OK")
     if direct == len(pairs):
-        return f"{text}, peer-to-peer copies OK"
+        return f"{text}, peer-to-peer supported"
     if any(isinstance(pair.p2p_read, Unknown) for pair in pairs):
         return f"{text}, peer-to-peer unknown"
-    return f"{text}, peer-to-peer copies in {direct} of {len(pairs)}"
+    return f"{text}, peer-to-peer supported in {direct} of {len(pairs)}"
 
 
 def training(machine: Snapshot) -> str:

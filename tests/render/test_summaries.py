@@ -147,7 +147,7 @@ def test_pairs_that_cannot_copy_directly_are_counted():
     pair = GpuPair(a=0, b=1, topology="SYS", p2p_read="CNS", p2p_write="CNS")
 
     assert summaries.multi_gpu(machine(nvml={"pairs": (pair,)})) == (
-        "SYS between the pair, peer-to-peer copies in 0 of 1"
+        "SYS between the pair, peer-to-peer supported in 0 of 1"
     )
     assert summaries.multi_gpu(machine(nvml={"count": 1})) == "one GPU"
     assert summaries.multi_gpu(machine(nvml={"count": 0})) == "unknown: NVML shows no GPU"

@@ -21,8 +21,17 @@ from gpucheck.rule import (
     rule,
 )
 from gpucheck.rules import RULES
-from gpucheck.snapshot import NOT_SUPPORTED, GpuPair, GpuProcess, Snapshot, Unknown, replace
+from gpucheck.snapshot import (
+    NOT_SUPPORTED,
+    GpuPair,
+    GpuProcess,
+    PeerCopy,
+    Snapshot,
+    Unknown,
+    replace,
+)
 from machines import HEALTHY, gpu, machine
+from torches import DEEP
 
 FAMILIES = ("HST", "DRV", "GPU", "CUD", "DNN", "LIB", "ENV", "TOR", "LNK")
 
@@ -108,7 +117,7 @@ gpucheck 0.1.0 on host-1
   GPU  Name     Temp    Power  Memory  ECC       PCIe  NVLink  Procs    State
     0  H200  37/89°C  82/700W  0/140G   ok  gen 5 x16   18/18      0  ✓ ok
     1  H200  37/89°C  82/700W  0/140G   ok  gen 5 x16   18/18      0  ✓ ok
-✓ Multi-GPU    NV18 between the pair, peer-to-peer copies OK
+✓ Multi-GPU    NV18 between the pair, peer-to-peer supported
 ✓ Libraries    5 for torch: 5 from wheels; NCCL 2.28.9
 ✓ cuDNN        9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
 ✓ Frameworks   torch 2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3
@@ -148,7 +157,7 @@ gpucheck 0.1.0 on host-1
     └ ✗ DRV016  NVML does not start: nvmlInitWithFlags answered 18
     └ ✗ TOR008  torch sees no GPU: is_available() is false
 ? GPUs         2 on the PCI bus; NVML shows none
-✓ Multi-GPU    NV18 between the pair, peer-to-peer copies OK
+✓ Multi-GPU    NV18 between the pair, peer-to-peer supported
 ✓ Libraries    5 for torch: 5 from wheels; NCCL 2.28.9
 ✓ cuDNN        9.19.0 is what torch loads (its wheel); 9.14.0 is the system's
 ✗ Frameworks   torch 2.11.0+cu130 for CUDA 13.0 in /opt/venv/bin/python3 (the
@@ -337,7 +346,7 @@ def test_pairs_that_differ_are_shown_as_a_matrix():
     text = text_of(examine(three, rules=[passes("LNK001")]), verbose=True)
 
     assert "  GPU   0    1    2\n    0   ·    NV18 SYS!\n    1   NV18 ·    SYS!\n" in text
-    assert "2 pairs by SYS, 1 pair by NV18, peer-to-peer copies in 1 of 3" in text
+    assert "2 pairs by SYS, 1 pair by NV18, peer-to-peer supported in 1 of 3" in text
 
 
 def test_verbose_shows_what_passed_what_was_not_checked_and_who_holds_the_gpus():
@@ -617,3 +626,16 @@ def test_many_questions_with_one_reason_are_counted_and_named_with_v():
 
     assert "? No answer: 5 checks of GPU (-v names them): no NVML\n" in text
     assert "? No answer: GPU010, GPU011, GPU012, GPU013, GPU014: no NVML\n" in verbose
+
+
+def test_a_copy_that_came_back_different_is_an_error_under_its_own_heading():
+    copies = (PeerCopy(source=0, target=1, error="3 words came back different"),)
+    broken = machine(deep=replace(DEEP, copies=copies))
+
+    text = text_of(examine(broken))
+
+    assert "✗ Multi-GPU" in text
+    assert "✗ LNK014  A copy between GPUs came back different" in text
+    assert "Multi-GPU    NV18 between the pair, peer-to-peer supported" in text
+    assert "gpucheck doctor --deep" not in text
+    assert text.count("✗ drain") == 2  # both ends

@@ -15,6 +15,8 @@ NAMES = {
     "peer": "copies between GPUs",
     "all-reduce": "all-reduce",
 }
+#: Phases in which nothing else wants the GPU: their rates are compared.
+ALONE = ("tensor", "core")
 #: Each GPU of one model reaches at least this share of what the others do.
 SIBLINGS_SHARE = 0.92
 SAG_SHARE = 0.95
@@ -183,7 +185,7 @@ def slower_than_siblings(machine: Snapshot) -> Iterator[tuple[BurnGpu, str]]:
 
 
 def _rate(gpu: BurnGpu, kind: str) -> float | None:
-    found = done([work for work in gpu.work if work.phase in ("tensor", "core")], kind)
+    found = done([work for work in gpu.work if work.phase in ALONE], kind)
     return found.amount / found.seconds if found.seconds else None
 
 
@@ -192,7 +194,7 @@ def sagging(gpu: BurnGpu) -> Iterator[str]:
     known = [clock for point in gpu.points if (clock := value(point.clock_sm_mhz))]
     if len(known) < 6 or median(known[-3:]) < _CLOCK_SHARE * median(known[:3]):
         return
-    for work in gpu.work:
+    for work in (each for each in gpu.work if each.phase in ALONE):
         first, last = value(work.first_rate), value(work.last_rate)
         if first and last and work.kind in PRODUCTS and last < SAG_SHARE * first:
             yield f"{work.kind} {first:.3g} TFLOP/s at first, {last:.3g} at the end"

@@ -1,6 +1,9 @@
 """Shows which products of whole numbers a GPU computes without any rounding.
 
-    python exactness.py [GPU] > exactness.json        (in a Python that has torch)
+    python exactness.py [GPU] [TABLE]        (in a Python that has torch)
+
+Prints a JSON object; TABLE is a file of such objects by GPU model, in which this one's place is
+taken (tests/knowledge/exactness.json is the one that is committed).
 
 Integers whose every partial sum stays below 2^24 have one right product in fp32, whatever the order
 of the additions. For each data type, inner size and cuBLAS or cuBLASLt, this counts the elements
@@ -9,6 +12,7 @@ that differ from the product in float64, which is exact too (below 2^53).
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 
@@ -66,7 +70,13 @@ def main() -> None:
                 rows.append(row)
                 print(row, file=sys.stderr)
     name = torch.cuda.get_device_name(device)
-    print(json.dumps({"gpu": name, "torch": str(torch.__version__), "rows": rows}, indent=1))
+    found = {"gpu": name, "torch": str(torch.__version__), "rows": rows}
+    print(json.dumps(found, indent=1))
+    if len(sys.argv) > 2:
+        table = Path(sys.argv[2])
+        known = json.loads(table.read_text()) if table.exists() else {}
+        known[name] = found
+        table.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ def main(device: str = "cuda") -> None:
             facts = _carry_out(number, work, order)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this order's
             facts = {"error": bench.text_of(error)}
+        if bench.DEVICE == "cuda":
+            bench.torch.cuda.empty_cache()  # another process needs memory in the next phase
         emit("burned", id=number, is_finished=True, **facts)
     os._exit(0)  # CUDA's teardown takes time, and may hang
 
@@ -73,11 +75,12 @@ def _memory(count: int, device: Any) -> Any:
             count = count * 15 // 16
 
 
-def reference(shapes: dict[str, list[int]], folder: str, threads: int) -> dict[str, Any]:
+def reference(shapes: dict[str, list[int]], folder: str) -> dict[str, Any]:
     """Compute the reference of each shape on the CPU, prove it, and keep it in *folder*."""
     from . import exact
 
-    bench.torch.set_num_threads(threads)
+    if bench.DEVICE == "cuda":  # the others wait for it
+        bench.torch.set_num_threads(len(os.sched_getaffinity(0)))
     for name, numbers in shapes.items():
         exact.prove(exact.Shape(*numbers), os.path.join(folder, f"{name}.reference"))
     return {}

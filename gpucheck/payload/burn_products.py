@@ -257,10 +257,12 @@ def burn(
             now = time.monotonic()
             count = len(batch)
             report.work(product.kind, shape.name, count, count * shape.operations, now - reported)
-            reported = now
             if report.is_due(REPORT_SECONDS):
                 yield
-            time.sleep(rest)
+            if rest:
+                time.sleep(rest)
+                now = time.monotonic()
+            reported = now
     report.alarm(product.alarm(slots[0], number))
     yield
 

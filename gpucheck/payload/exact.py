@@ -189,7 +189,10 @@ def differ(found: Any, expected: Any, mask: Any, flag: Any) -> None:
     """
     length = expected.numel()
     torch.ne(found.view(-1, length), expected, out=mask.view(-1, length))
-    torch.any(mask.view(-1), dim=0, out=flag)
+    flat = mask.view(-1)
+    if flat.numel() % 8 == 0:
+        flat = flat.view(torch.int64)  # eight at a time
+    torch.any(flat, dim=0, out=flag)
 
 
 class Difference(NamedTuple):

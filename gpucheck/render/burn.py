@@ -194,7 +194,7 @@ def _row(gpu: BurnGpu, burn: Burn) -> str:
 
 
 def _rate(gpu: BurnGpu, kind: str) -> str:
-    work = [each for each in gpu.work if each.phase in ("tensor", "core")]
+    work = [each for each in gpu.work if each.phase in evidence.ALONE]
     found = evidence.done(work, kind)
     rate = found.amount / found.seconds / 1e12 if found.seconds else 0.0
     return f"{kind} {rate:,.3g}" if rate else ""

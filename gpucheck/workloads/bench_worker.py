@@ -117,6 +117,10 @@ class Worker:
             raise WorkerError(self.error)
         return message
 
+    def send_kill(self) -> None:
+        """End the process without waiting until it is gone."""
+        self._child.send_kill()
+
     def end(self) -> None:
         """End the process, whatever it does."""
         self._child.kill()

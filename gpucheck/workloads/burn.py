@@ -45,7 +45,7 @@ _COUNTERS_SECONDS = 30.0
 _KEEP_SECONDS = 10.0  # between two lines of a GPU in the journal
 _WHOLE_RUN_SECONDS = 60 * 24 * 3600.0
 _PAUSE_SECONDS = 0.01
-_ENDS_A_CONTEXT = ("CUDA error", "AcceleratorError", "CUBLAS_STATUS", "uncorrectable", "NCCL Error")
+_ENDS_A_CONTEXT = ("CUDA error", "AcceleratorError", "EXECUTION_FAILED", "NCCL Error")
 _LOADS = ("h2d", "d2h", "peer", "all-reduce")  # next to products, whose time counts
 
 Progress = Callable[[str], None]
@@ -132,12 +132,18 @@ class BurnRun:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._kill_all()
         for member in (*self._members, *((self._all,) if self._all else ())):
             member.worker.end()
         if self._watcher is not None:
             self._watcher.kill()
         for name in self._shapes:
             (self._folder / f"{name}.reference").unlink(missing_ok=True)
+
+    def _kill_all(self) -> None:
+        """End all at once: each may take a while to go, with tens of gigabytes to give back."""
+        for member in (*self._members, *((self._all,) if self._all else ())):
+            member.worker.send_kill()
 
     def _worker(self) -> Worker:
         return Worker(
@@ -172,6 +178,7 @@ class BurnRun:
         except _Over:
             pass
         why = self._stop
+        self._kill_all()
         self._keep(is_last=True)
         logged = NOT_EXAMINED if self.plan.device == "cpu" else self._new_xids()
         self._journal.add(journals.Ended(seconds=self._seconds(), why=why, new_xids=logged))
@@ -299,10 +306,9 @@ class BurnRun:
         else:
             self._shapes = found
             order = {"work": "reference", "shapes": found, "folder": str(self._folder)}
-            threads = 1 if self.plan.device == "cpu" else plans.cpus()
             first = self._members[0]
             try:
-                number = first.worker.send(**order, threads=threads)
+                number = first.worker.send(**order)
                 self._answer(first, number, _PROOF_SECONDS)
             except WorkerError as failure:
                 error = str(failure)
@@ -358,8 +364,8 @@ class BurnRun:
                 waiting.append((member, member.worker.send(**order)))
         if phase in plans.BETWEEN_GPUS and self._all is not None:
             live = [member.cuda for member in self._members if member.cuda is not None]
-            on_cpu = self.plan.device == "cpu"
-            order = plans.orders_between(phase, seconds, turn, live, on_cpu=on_cpu)
+            room = min((each.free_bytes or 0) - (each.arena_bytes or 0) for each in self._members)
+            order = plans.orders_between(phase, seconds, turn, live, room_bytes=room)
             waiting.append((self._all, self._all.worker.send(**order)))
         self._gather(phase, waiting)
 

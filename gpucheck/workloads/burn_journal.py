@@ -214,7 +214,12 @@ def facts(events: Sequence[AnyEvent], *, device: str) -> Burn:
     """Return what the events of a burn come to."""
     starts = [event for event in events if isinstance(event, Started)]
     if not starts:
-        return Burn(device="cpu" if device == "cpu" else "cuda", gpus=Unknown("it did not start"))
+        why = next((event.why for event in events if isinstance(event, Ended)), None)
+        return Burn(
+            device="cpu" if device == "cpu" else "cuda",
+            gpus=Unknown("it did not come to its start"),
+            stopped=why,
+        )
     first, last = starts[0], starts[-1]
     worked = [event for event in events if isinstance(event, Worked)]
     turned = [event for event in events if isinstance(event, Turned)]

@@ -1,6 +1,5 @@
 """Says what a burn is to do: which phases, for how long, with products of which size and kind."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -129,17 +128,16 @@ def orders(
 
 
 def orders_between(
-    phase: str, seconds: float, turn: int, gpus: Sequence[int], *, on_cpu: bool
+    phase: str, seconds: float, turn: int, gpus: Sequence[int], *, room_bytes: int
 ) -> dict[str, Any]:
-    """Return what the process that has all GPUs is ordered."""
+    """Return what the process that has all GPUs is ordered; *room_bytes* are free on each.
+
+    The contexts of two processes and their libraries need about 1.5 GB of that.
+    """
     common: dict[str, Any] = {"phase": phase, "seconds": seconds, "turn": turn, "gpus": list(gpus)}
-    small = 1 << 16
+    large = 256 << 20 if room_bytes > 4 << 30 else 16 << 20
+    if room_bytes < 64 << 20:  # the CPU
+        large = 1 << 16
     if phase == "peer":
-        return {**common, "work": "peer", "size": small if on_cpu else 64 << 20}
-    sizes = [small] if on_cpu else [16 << 20, 256 << 20]
-    return {**common, "work": "all-reduce", "sizes": sizes}
-
-
-def cpus() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return {**common, "work": "peer", "size": min(large, 64 << 20)}
+    return {**common, "work": "all-reduce", "sizes": sorted({min(large, 16 << 20), large})}

@@ -10,8 +10,8 @@ from gpucheck.workloads.burn_journal import Counters
 
 
 def rate_of_bf16(work: list[BurnWork]) -> float | None:
-    """Return 10^12 operations a second of the bf16 products among *work*."""
-    mine = [each for each in work if each.kind == "bf16"]
+    """Return 10^12 operations a second of the bf16 products that had a GPU for themselves."""
+    mine = [each for each in work if each.kind == "bf16" and each.phase == "tensor"]
     seconds = sum(each.seconds for each in mine)
     return round(1e-12 * sum(each.amount for each in mine) / seconds, 3) if seconds > 0 else None
 

@@ -1,4 +1,4 @@
-"""What `import gpucheck` offers to programs; see docs/ and the package's own docstring."""
+"""What `import gpucheck` offers to programs; docs/library.md shows it at work."""
 
 import subprocess
 import sys
@@ -73,7 +73,9 @@ def load(file: str | Path) -> Snapshot:
 
 def render(
     report: Report,
-    form: Literal["text", "json", "markdown"] = "text",
+    form: Literal[
+        "text", "json", "markdown", "html", "junit", "sarif", "prometheus", "oneline"
+    ] = "text",
     *,
     width: int = 80,
     color: bool = False,

@@ -1,7 +1,8 @@
 """Lists the compiled files of installed distributions, and remembers what their headers say.
 
 What was read is kept in the cache directory, one file for each site-packages folder, and holds as
-long as a file has the same size and modification time. A cache that is damaged, of another
+long as a file has the same size and modification time; of a distribution none of whose files asks
+for CUDA or torch, as long as its RECORD has. A cache that is damaged, of another
 version, or cannot be written costs nothing but the time to read everything again.
 """
 # Thousands of files: strings and os calls, where a Path would cost more than the call.
@@ -77,6 +78,7 @@ class Installed:
     site: str
     described: str  # its dist-info folder
     files: tuple[CompiledFile, ...] = ()
+    is_as_before: bool = False  # its RECORD is the one that was read last time
 
 
 @dataclass(slots=True)
@@ -108,6 +110,12 @@ class Site:
 
     def asks(self, package: Installed) -> bool:
         """Whether a file of *package* is linked to a library of CUDA's or torch's."""
+        if package.is_as_before:
+            paths = [file.path for file in package.files]
+            known = [self._cache.files.get(path) for path in paths]
+            if not any(each is None or each.asks for each in known):
+                self._used.update(paths)
+                return False
         notes = [self.notes(file.path) for file in package.files]
         return any(each is not None and each.asks for each in notes)
 
@@ -148,13 +156,17 @@ def read_site(path: str, cache_directory: Path | None) -> Site:
     records: dict[str, _Record] = {}
     for folder, name, version in _described(path):
         described = f"{path}/{folder}"
-        record = _record(f"{described}/RECORD", site._cache.records.get(folder))
+        known = site._cache.records.get(folder)
+        record = _record(f"{described}/RECORD", known)
+        is_as_before = record is not None and record is known
         if record is None:
             record = _Record((0, 0), ())
-        elif record is not site._cache.records.get(folder):
+        elif not is_as_before:
             site._is_changed = True
         records[folder] = record
-        site.distributions.append(Installed(name, version, path, described, record.files))
+        site.distributions.append(
+            Installed(name, version, path, described, record.files, is_as_before)
+        )
     site._is_changed |= records.keys() != site._cache.records.keys()
     site._cache.records = records
     return site

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -137,13 +138,16 @@ def _brings_cuda(package: Installed) -> bool:
 
 def file_clashes(site: Site) -> Iterator[FileClash]:
     """Yield the sets of distributions in one folder whose RECORDs claim the same shared objects."""
+    counts = Counter(file.path for package in site.distributions for file in package.files)
+    shared = {path for path, count in counts.items() if count > 1}
     owners: dict[str, list[tuple[Installed, CompiledFile]]] = {}
-    for package in site.distributions:
+    for package in site.distributions if shared else ():
         for file in package.files:
-            owners.setdefault(file.path, []).append((package, file))
+            if file.path in shared:
+                owners.setdefault(file.path, []).append((package, file))
     clashes: dict[tuple[str, tuple[str, ...]], list[list[tuple[Installed, CompiledFile]]]] = {}
     for path, claims in owners.items():
-        if len(claims) < 2 or len({(file.sum, file.size) for _, file in claims}) < 2:
+        if len({(file.sum, file.size) for _, file in claims}) < 2:
             continue
         if not all(file.sum for _, file in claims) or _is_of_wheels(claims):
             continue

@@ -171,3 +171,34 @@ def test_environments_that_went_are_forgotten(site: Path, tmp_path: Path):
 
     assert len(list(cache.iterdir())) == 32
     assert not (cache / "site-0.msgpack").exists()
+
+
+def asks_now(site: Path, cache: Path) -> bool:
+    found = read_site(str(site), cache)
+    answers = [found.asks(package) for package in found.distributions]
+    found.save()
+    return any(answers)
+
+
+def test_a_package_that_asks_for_nothing_is_looked_at_again_when_its_record_changes(
+    site: Path, tmp_path: Path
+):
+    file, cache = site / "vllm/_C.abi3.so", tmp_path / "cache"
+    file.write_bytes(elf(needed=["libm.so.6"]))
+    assert not asks_now(site, cache)
+    file.write_bytes(elf(needed=["libcudart.so.13"]))
+    assert not asks_now(site, cache)
+
+    record = site / "vllm-0.21.0.dist-info/RECORD"
+    record.write_text(f"{record.read_text()}vllm/more.py,sha256=c,1\n")
+
+    assert asks_now(site, cache)
+
+
+def test_a_package_that_asks_for_cuda_is_looked_at_each_time(site: Path, tmp_path: Path):
+    cache = tmp_path / "cache"
+    assert asks_now(site, cache)
+
+    (site / "vllm/_C.abi3.so").write_bytes(elf(needed=["libm.so.6"]))
+
+    assert not asks_now(site, cache)

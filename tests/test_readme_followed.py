@@ -129,7 +129,7 @@ def test_in_a_fresh_home_every_line_works(tmp_path: Path):
     [
         ("bookworm", "http://deb.debian.org/debian"),
         ("trixie", "http://deb.debian.org/debian"),
-        ("noble", "http://archive.ubuntu.com/ubuntu"),
+        ("jammy", "http://archive.ubuntu.com/ubuntu"),
     ],
 )
 def test_in_a_fresh_system_every_line_works(suite: str, mirror: str, tmp_path: Path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.shellenv import atomic_write
+from gpucheck.shellenv import atomic_write, records, startup_file
 from gpucheck.usage_error import UsageError
 
 HERE = Path(__file__).parent
@@ -251,18 +251,24 @@ def test_of_many_writers_at_once_one_wins_and_none_is_torn(file: Path, tmp_path:
 # ------------------------------------------------------------ killed, and refused by the system
 
 
-def traced(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[bytes]:
-    """Run write_once.py on fresh files in *folder* under strace with *arguments*."""
+def traced(
+    arguments: list[str], folder: Path, program: str = "write_once.py"
+) -> subprocess.CompletedProcess[bytes]:
+    """Run *program* on fresh files in *folder* under strace with *arguments*."""
     home = folder / "home"
     home.mkdir(parents=True)
     (home / ".bashrc").write_bytes(OLD)
     (folder / "new").write_bytes(NEW)
     paths = (home / ".bashrc", folder / "new", folder / "backups")
-    program = [sys.executable, "-S", str(HERE / "write_once.py"), *map(str, paths)]
+    words = [sys.executable, "-S", str(HERE / program), *map(str, paths)]
+    if program != "write_once.py":  # it needs what is installed with gpucheck
+        words.remove("-S")
     return subprocess.run(
-        ["strace", "-o", str(folder / "trace"), *arguments, *program],
+        ["strace", "-o", str(folder / "trace"), *arguments, *words],
         capture_output=True,
         env={
+            "HOME": str(home),
+            "XDG_STATE_HOME": str(folder / "state"),
             "PYTHONPATH": str(HERE.parents[1]),
             "PYTHONHASHSEED": "0",
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -277,10 +283,14 @@ MEMORY = ("brk", "mmap", "munmap", "mremap", "madvise")  # not the same from one
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int]]:
     """Each system call of the write, as its name and which call of that name in the program."""
+    return calls_of("write_once.py", tmp_path_factory.mktemp("traced"))
+
+
+def calls_of(program: str, folder: Path) -> list[tuple[str, int]]:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed (make shells)")
-    folder = tmp_path_factory.mktemp("traced")
-    ended = traced([], folder)
+    ended = traced([], folder / "first", program)
+    folder /= "first"
     if ended.returncode != 0:
         pytest.skip(f"strace does not work here: {ended.stderr.decode()[-200:]}")
     seen: Counter[str] = Counter()
@@ -343,6 +353,29 @@ def test_an_error_of_any_system_call_leaves_the_old_or_the_new_and_says_so(
         assert content == (NEW if ended.returncode == 0 else OLD), where
         assert ended.stdout.count(b"\n") == (ended.returncode != 0), where
         shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(not os.environ.get("GPUCHECK_SOAK"), reason="takes minutes (make soak)")
+def test_killed_at_any_system_call_what_undoes_the_block_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    written = 0
+    calls = calls_of("install_once.py", tmp_path / "traced")
+    for number, (name, which) in enumerate(calls):
+        folder = tmp_path / str(number)
+
+        traced(["-e", f"inject={name}:signal=KILL:when={which}"], folder, "install_once.py")
+
+        file = folder / "home" / ".bashrc"
+        content = file.read_bytes()
+        monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        assert content == OLD or startup_file.find(content), f"killed at {name} number {which}"
+        assert startup_file.uninstall(content, records.load(file)) == OLD, (name, which)
+        assert content == OLD or records.load(file), (name, which)
+        written += content != OLD
+        shutil.rmtree(folder)
+    print(f"killed at each of {len(calls)} system calls; {written} times the block was written")
+    assert 0 < written < len(calls)
 
 
 IN_A_SMALL_FILE_SYSTEM = """

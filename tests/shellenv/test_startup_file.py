@@ -1,7 +1,13 @@
+import functools
+import os
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gpucheck.shellenv import snippet
+from gpucheck.shellenv.exports import Exports
+from gpucheck.shellenv.snippet import Shell
 from gpucheck.shellenv.startup_file import (
     Installed,
     Record,
@@ -18,6 +24,21 @@ from gpucheck.usage_error import UsageError
 def kept(*installed: Installed) -> dict[str, Record]:
     """The records that the state directory has after these writes."""
     return {each.digest: each.record for each in installed}
+
+
+@functools.cache
+def lines_for(shell: str, home: str = "/usr/local/cuda") -> str:
+    """The lines that `gpucheck env install` writes for *shell*."""
+    return snippet.render(
+        Exports(
+            cuda_home=home,
+            version="13.0",
+            bin_directory=f"{home}/bin",
+            library_directory=f"{home}/lib64",
+            library_reason="in: the loader does not find them otherwise",
+        ),
+        Shell(shell),
+    )
 
 
 SNIPPET = "export CUDA_HOME='/usr/local/cuda-13.0'\n"
@@ -54,27 +75,27 @@ FILES = st.one_of(
     ).map(lambda parts: b"".join(line + end for line, end in parts[0]) + parts[1]),
     st.binary(max_size=60).filter(lambda text: BEGINS not in text and ENDS not in text),
 )
-SHELLS = st.sampled_from(["bash", "zsh", "sh", "ksh", "fish", "tcsh"])
-ten_thousand = settings(
-    max_examples=2500,
+SHELLS = st.sampled_from(["bash", "zsh", "sh", "ksh", "fish", "tcsh", "environment.d"])
+many = settings(
+    max_examples=10_000 if os.environ.get("GPUCHECK_SOAK") else 2_000,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 
-@ten_thousand
+@many
 @given(FILES, SHELLS)
 def test_install_then_uninstall_gives_back_every_byte(text: bytes, shell: str):
-    installed = install(text, SNIPPET, Record(shell=shell))
+    installed = install(text, lines_for(shell), Record(shell=shell))
 
     assert installed.text != text
     assert uninstall(installed.text, kept(installed)) == text
 
 
-@ten_thousand
+@many
 @given(FILES, SHELLS)
 def test_without_a_record_exactly_the_block_is_taken_out(text: bytes, shell: str):
-    installed = install(text, SNIPPET, Record(shell=shell)).text
+    installed = install(text, lines_for(shell), Record(shell=shell)).text
     block = find(installed)
 
     assert block is not None
@@ -82,34 +103,34 @@ def test_without_a_record_exactly_the_block_is_taken_out(text: bytes, shell: str
     assert uninstall(installed) == installed[: block.start] + installed[block.end :]
 
 
-@ten_thousand
+@many
 @given(FILES, SHELLS)
 def test_replacing_old_exports_and_uninstall_gives_back_every_byte(text: bytes, shell: str):
     lines = {old.line for old in old_exports(text, shell) if old.keeps is None}
 
-    installed = install(text, SNIPPET, Record(shell=shell), replaced_lines=lines)
+    installed = install(text, lines_for(shell), Record(shell=shell), replaced_lines=lines)
 
     assert not [old for old in old_exports(installed.text, shell) if old.keeps is None]
     assert uninstall(installed.text, kept(installed)) == text
 
 
-@ten_thousand
+@many
 @given(FILES, SHELLS)
 def test_installing_twice_is_installing_once(text: bytes, shell: str):
-    once = install(text, SNIPPET, Record(shell=shell))
+    once = install(text, lines_for(shell), Record(shell=shell))
 
-    assert install(once.text, SNIPPET, Record(shell=shell), records=kept(once)) == once
+    assert install(once.text, lines_for(shell), Record(shell=shell), records=kept(once)) == once
 
 
-@ten_thousand
+@many
 @given(FILES, SHELLS)
 def test_another_toolkit_in_between_changes_nothing(text: bytes, shell: str):
-    first = install(text, SNIPPET, Record(shell=shell))
+    first = install(text, lines_for(shell), Record(shell=shell))
     lines = {old.line for old in old_exports(first.text, shell) if old.keeps is None}
 
     second = install(
         first.text,
-        OTHER,
+        lines_for(shell, "/usr/local/cuda-12.4"),
         Record(shell=shell, cuda="12.4"),
         records=kept(first),
         replaced_lines=lines,

@@ -116,6 +116,18 @@ AskedOption = Annotated[
         help="Nodes that should have answered: gpu[01-32], or a file with one on each line.",
     ),
 ]
+RayAddressOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        rich_help_panel=ENGINE,
+        help="For ray: HOST:PORT. Default: the cluster that this machine is of.",
+    ),
+]
+RayPythonOption = Annotated[
+    str,
+    typer.Option(metavar="PATH", rich_help_panel=ENGINE, help="For ray: the cluster's own Python."),
+]
 ImageOption = Annotated[
     str,
     typer.Option(
@@ -221,6 +233,8 @@ def run(
     timeout: TimeoutOption = None,
     fan_out: Annotated[int, typer.Option(min=1, max=1024, help="Nodes asked at a time.")] = 64,
     gpus: GpusOption = None,
+    ray_address: RayAddressOption = "auto",
+    ray_python: RayPythonOption = "",
     image: ImageOption = "",
     namespace: NamespaceOption = "",
     runtime_class: RuntimeClassOption = "nvidia",
@@ -240,7 +254,14 @@ def run(
     from gpucheck.fleet.rules import Fleet
     from gpucheck.fleet.run import gather
 
-    settings = Settings(gpus=gpus, image=image, namespace=namespace, runtime_class=runtime_class)
+    settings = Settings(
+        gpus=gpus,
+        ray_address=ray_address,
+        ray_python=ray_python,
+        image=image,
+        namespace=namespace,
+        runtime_class=runtime_class,
+    )
     chosen, tasks = _tasks(engine, settings, nodes, remote_command, what)
     seconds = timeout or JOBS[what].timeout_seconds
     names, places = tuple(task.node for task in tasks), _racks(racks)
@@ -275,6 +296,8 @@ def plan(
     timeout: TimeoutOption = None,
     out: OutOption = Path("answers"),
     gpus: GpusOption = None,
+    ray_address: RayAddressOption = "auto",
+    ray_python: RayPythonOption = "",
     image: ImageOption = "",
     namespace: NamespaceOption = "",
     runtime_class: RuntimeClassOption = "nvidia",
@@ -284,7 +307,14 @@ def plan(
 
     if what == ALLREDUCE:
         raise UsageError(f"plan {what}: who meets whom depends on what comes of it; see fleet run")
-    settings = Settings(gpus=gpus, image=image, namespace=namespace, runtime_class=runtime_class)
+    settings = Settings(
+        gpus=gpus,
+        ray_address=ray_address,
+        ray_python=ray_python,
+        image=image,
+        namespace=namespace,
+        runtime_class=runtime_class,
+    )
     chosen, tasks = _tasks(engine, settings, nodes, remote_command, what)
     away = chosen.out_of_reach([task.node for task in tasks])
     reachable = [task for task in tasks if task.node not in away]

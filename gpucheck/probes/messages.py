@@ -489,6 +489,39 @@ class Burned(Message, frozen=True, kw_only=True, tag="burned"):
     free_bytes: int | None = None
 
 
+# ------------------------------------------------------------------------------------- ray_nodes
+
+
+class RayRefused(Message, frozen=True, kw_only=True, tag="ray refused"):
+    """There is no Ray, or no cluster of it."""
+
+    why: str
+
+
+class RayNode(Message, frozen=True, kw_only=True, tag="ray node"):
+    """A machine that is or was one of the cluster's."""
+
+    node_id: str
+    host: str
+    is_alive: bool
+    died_unexpectedly: bool
+    why_dead: str
+    gpus: int  # that it had when Ray started there
+
+
+class RayListed(Message, frozen=True, kw_only=True, tag="ray listed"):
+    """All nodes have been named."""
+
+
+class RayAnswer(Message, frozen=True, kw_only=True, tag="ray answer"):
+    """What the command on one node wrote, or why there is nothing."""
+
+    index: int
+    content: str
+    why: str
+    seconds: float
+
+
 def types() -> tuple[type[Message], ...]:
     """Return every type of message."""
 

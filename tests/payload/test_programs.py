@@ -18,7 +18,7 @@ from gpucheck.probes.child import Ended, payload_command, run
 FOLDER = Path(messages.__file__).parents[1] / "payload"
 FILES = sorted(FOLDER.glob("*.py"))
 STANDARD = set(sys.stdlib_module_names)
-ELSEWHERE = {"torch", "torchvision", "pynvml"}
+ELSEWHERE = {"torch", "torchvision", "pynvml", "ray"}
 PROGRAMS = sorted(
     path.stem
     for path in FILES

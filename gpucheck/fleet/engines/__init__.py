@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from gpucheck.fleet.engines.interface import Engine, Settings
 
-ENGINES = ("local", "ssh", "slurm", "mpi", "kubernetes")
+ENGINES = ("local", "ssh", "slurm", "mpi", "ray", "kubernetes")
 
 
 def engine(name: str, settings: Settings) -> Engine:
@@ -36,6 +36,12 @@ def _mpi(_: Settings) -> Engine:
     return OpenMpi()
 
 
+def _ray(settings: Settings) -> Engine:
+    from gpucheck.fleet.engines.ray_tasks import Ray
+
+    return Ray(address=settings.ray_address, python=settings.ray_python, gpus=settings.gpus)
+
+
 def _kubernetes(settings: Settings) -> Engine:
     from gpucheck.fleet.engines.kubernetes_jobs import Kubernetes
 
@@ -43,5 +49,5 @@ def _kubernetes(settings: Settings) -> Engine:
 
 
 _MADE: dict[str, Callable[[Settings], Engine]] = dict(
-    zip(ENGINES, (_local, _ssh, _slurm, _mpi, _kubernetes), strict=True)
+    zip(ENGINES, (_local, _ssh, _slurm, _mpi, _ray, _kubernetes), strict=True)
 )

@@ -31,6 +31,7 @@ class Settings:
 
     gpus: int | None = None  # of each node, where the engine cannot say
     ray_address: str = "auto"
+    ray_python: str = ""  # none: our own
     image: str = ""
     namespace: str = ""
     runtime_class: str = "nvidia"

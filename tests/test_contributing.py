@@ -72,10 +72,9 @@ def position(text: str, place: str, name: str) -> int:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     for name in ("gpucheck", "shell", "tests", "tools", "docs"):
-        shutil.copytree(
-            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "recorded")
-        )
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
 
@@ -84,15 +83,45 @@ def test_the_steps_work_as_they_are_written(title: str, copy: Path):
     tests = follow(SECTIONS[title], copy)
 
     assert tests
+    passes(copy, "pytest", "-n", "0", "-p", "no:randomly", *tests)
+
+
+def passes(copy: Path, *command: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:randomly", *tests],
+        [sys.executable, "-m", *command],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy / "acme")},
         capture_output=True,
         text=True,
         timeout=110,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(300)
+def test_an_added_check_leaves_make_check_green(copy: Path):
+    """What `make check` runs of it: not the tests that no rule can change."""
+    follow(SECTIONS["Add a check"], copy)
+    added = ("gpucheck/rules/example.py", "tests/rules/test_example.py")
+
+    passes(copy, "tools.generated", "--write")
+
+    passes(copy, "ruff", "check", ".")
+    passes(copy, "ruff", "format", "--check", *added)
+    passes(copy, "mypy", *added)
+    passes(copy, "tools.generated")
+    passes(
+        copy,
+        "pytest",
+        "-n",
+        "0",
+        "-k",
+        "HST999 or recorded or example",
+        "tests/test_rules.py",
+        "tests/test_language.py",
+        "tests/test_recorded.py",
+        "tests/rules/test_example.py",
+    )
 
 
 def test_every_kind_of_contribution_that_the_readme_names_has_its_steps():

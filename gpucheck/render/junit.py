@@ -1,6 +1,6 @@
 """The report as JUnit XML: a suite for each section, a test case for each rule and subject.
 
-An error is a failure; a warning and a note pass, and stand in the output of their suite; what was
+An error is a failure; a warning and a note pass, and are in the output of their suite; what was
 not checked is skipped.
 """
 

@@ -188,7 +188,8 @@ def _row(gpu: BurnGpu, burn: Burn) -> str:
     if watts is not None:
         parts.append(f"{watts:.0f} W on average")
     if burn.device == "cuda":
-        parts += [text for kind in evidence.PRODUCTS if (text := _rate(gpu, kind))]
+        rates = [text for kind in evidence.PRODUCTS if (text := _rate(gpu, kind))]
+        parts += [f"{', '.join(rates)} TFLOP/s"] if rates else []
     stopped = value(gpu.stopped)
     return ", ".join([*parts, f"stopped: {stopped}"] if stopped else parts)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpucheck import console
 from gpucheck.bench_evidence import why_busy
@@ -15,6 +16,9 @@ from gpucheck.usage_error import UsageError
 from gpucheck.workloads.burn import BurnRun, Progress
 from gpucheck.workloads.burn_journal import Journal, JournalError
 from gpucheck.workloads.burn_plan import BurnPlan, BurnPlanError
+
+if TYPE_CHECKING:
+    from gpucheck.forked_collector import ForkedCollector
 
 _JUDGED_BY = ("BRN", "LNK", "GPU001", "GPU010", "GPU012")
 _SIGNALS = {
@@ -47,12 +51,24 @@ def burn(plan: BurnPlan, *, python: str | None, quiet: bool, folder: Path, resum
         stack.enter_context(run)
         if not quiet:
             progress.show = stack.enter_context(console.last_line("Burning: {} ..."))
-        machine = collector.facts()
+        machine = _examined(collector, run)
         busy = _busy(machine) if plan.device == "cuda" else {}
         found = run.burn(busy, machine.kernel_log)
     _refuse_where_nothing_was_burned(machine, found, busy)
     judged_by = ("BRN",) if plan.device == "cpu" else _JUDGED_BY
     return examine(replace(machine, burn=found), select=judged_by)
+
+
+def _examined(collector: "ForkedCollector", run: BurnRun) -> Snapshot:
+    """Return the machine's facts; a signal to all our processes ends that one, too."""
+    from gpucheck.forked_collector import CollectionError
+
+    try:
+        return collector.facts()
+    except CollectionError:
+        if not run.is_stopping:
+            raise
+        return Snapshot()
 
 
 def new_folder(state: Path) -> Path:

@@ -1315,6 +1315,7 @@ class Burn(Fact, frozen=True, kw_only=True):
     turns: int = 0  # how often the phases went round
     gpus: Known[tuple[BurnGpu, ...]] = NOT_EXAMINED
     work: tuple[BurnWork, ...] = ()  # between GPUs
+    stopped_between: Maybe[str] = None  # why what goes between GPUs stopped; None: it did not
     proof: Maybe[str] = NOT_EXAMINED  # why the reference is not proven; None: it is
     faults: tuple[BurnFault, ...] = ()
     faults_left_out: int = 0  # of which no details were kept

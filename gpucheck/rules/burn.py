@@ -270,18 +270,18 @@ def stopped(machine: Snapshot) -> Answers:
     The others went on. A GPU that hangs under load has fallen off the bus, or its driver waits for
     it for ever: the kernel log has an Xid (GPU020).
     """
+    remedy = Remedy(
+        "Look for an Xid in the kernel log, and reset the GPU",
+        steps=(command("dmesg -T", root=True), command("gpucheck doctor --deep")),
+    )
     for gpu in evidence.gpus(machine):
         why = value(gpu.stopped)
         if why is not None:
-            yield Symptom(
-                saw=why,
-                remedy=Remedy(
-                    "Look for an Xid in the kernel log, and reset the GPU",
-                    steps=(command("dmesg -T", root=True), command("gpucheck doctor --deep")),
-                ),
-                subject=f"gpu {gpu.index}",
-                gpus=(gpu.index,),
-            )
+            subject = f"gpu {gpu.index}"
+            yield Symptom(saw=why, remedy=remedy, subject=subject, gpus=(gpu.index,))
+    between = value(burn_of(machine).stopped_between)
+    if between is not None:
+        yield Symptom(saw=f"what goes between the GPUs: {between}", remedy=remedy)
 
 
 @rule(

@@ -117,6 +117,11 @@ class BurnRun:
         """Have the burn end now, from a signal's handler; what was found so far is judged."""
         self._stop = why
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody asked it to end."""
+        return self._stop is not None
+
     def __enter__(self) -> "BurnRun":
         if self.plan.device == "cuda":
             self._watcher = watch.start(_SAMPLE_SECONDS, _COUNTERS_SECONDS)

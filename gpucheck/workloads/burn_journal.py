@@ -236,6 +236,7 @@ def facts(events: Sequence[AnyEvent], *, device: str) -> Burn:
         turns=max((event.turn for event in turned), default=0),
         gpus=tuple(_gpu(gpu, events) for gpu in _gpus_of(starts)),
         work=_work([event for event in worked if event.gpu is None]),
+        stopped_between=_why_stopped(events, None),
         proof=_proof(proofs),
         faults=faults,
         faults_left_out=_left_out(worked),
@@ -290,16 +291,20 @@ def _proof(proofs: Sequence[Proven]) -> Maybe[str]:
 def _gpu(gpu: BurnGpu, events: Sequence[AnyEvent]) -> BurnGpu:
     mine = [event for event in events if isinstance(event, Worked) and event.gpu == gpu.index]
     seen = [event for event in events if isinstance(event, Seen) and event.gpu == gpu.index]
-    ends = [event for event in events if isinstance(event, Stopped) and event.gpu == gpu.index]
     return replace(
         gpu,
         work=_work(mine),
         loaded_seconds=round(sum(event.loaded_seconds for event in mine), 3),
         faults_left_out=_left_out(mine),
-        stopped=ends[-1].why if ends else None,
+        stopped=_why_stopped(events, gpu.index),
         counters=_growth([event.counters for event in seen]),
         points=_thinned([event.point for event in seen]),
     )
+
+
+def _why_stopped(events: Sequence[AnyEvent], gpu: int | None) -> str | None:
+    ends = [event for event in events if isinstance(event, Stopped) and event.gpu == gpu]
+    return ends[-1].why if ends else None
 
 
 def _work(events: Sequence[Worked]) -> tuple[BurnWork, ...]:

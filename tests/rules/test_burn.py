@@ -134,6 +134,12 @@ def test_what_changed_during_the_burn_is_named(gpu: dict[str, Any], code: str, s
     assert (found.code, found.severity, found.gpus) == (code, severity, (2,))
 
 
+def test_copies_between_gpus_that_hang_are_an_error_of_no_single_gpu():
+    [found] = findings(after(stopped_between="no answer in 60 s (allreduce)"))
+
+    assert (found.code, found.severity, found.gpus) == ("BRN008", Severity.ERROR, ())
+
+
 @pytest.mark.parametrize(
     "gpu",
     [

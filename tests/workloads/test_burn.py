@@ -213,9 +213,13 @@ def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "gpucheck", "burn", "--device", "cpu", "--gpus", "1", *options]
 
 
-def started(*options: str) -> "subprocess.Popen[str]":
+def started(*options: str, start_new_session: bool = False) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        command(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=start_new_session,
     )
 
 
@@ -245,6 +249,22 @@ def test_a_signal_ends_it_with_a_verdict_within_five_seconds(tmp_path: Path, num
     name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
     assert report["burn"]["stopped"] == f"stopped by {name}"
     assert report["burn"]["gpus"][0]["work"]
+
+
+def test_a_signal_to_all_its_processes_while_it_starts_ends_it_with_a_verdict(tmp_path: Path):
+    folder = tmp_path / "burn"
+    process = started("--minutes", "10", "-o", str(folder), "--json", start_new_session=True)
+    until = time.monotonic() + 30
+    while not (folder / FILE).exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(0.3)
+
+    os.killpg(process.pid, signal.SIGTERM)
+    output, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 1, errors
+    report = json.loads(output)
+    assert (report["verdict"], report["burn"]["stopped"]) == ("incomplete", "stopped by SIGTERM")
 
 
 def test_a_burn_goes_on_after_a_kill_and_after_a_reboot(tmp_path: Path):

@@ -25,7 +25,7 @@ from gpucheck.rule import (
     known,
     rule,
 )
-from gpucheck.rules.driver_versions import driver_in_question, is_unsuited
+from gpucheck.rules.driver_for_gpu import driver_in_question, is_unsuited
 from gpucheck.snapshot import KernelLine, NvmlError, PciGpu, Snapshot, Unknown, value
 from gpucheck.wording import count, listed
 

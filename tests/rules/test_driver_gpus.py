@@ -16,7 +16,7 @@ from driver_machines import (
 from gpucheck.report import examine
 from gpucheck.rule import Severity
 from gpucheck.rules import driver_gpus as rules
-from gpucheck.rules.driver_versions import wrong_driver_for_gpu
+from gpucheck.rules.driver_for_gpu import wrong_driver_for_gpu
 from gpucheck.snapshot import (
     KernelLine,
     Snapshot,

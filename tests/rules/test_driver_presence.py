@@ -13,8 +13,8 @@ from driver_machines import (
 
 from gpucheck.rule import Severity
 from gpucheck.rules import driver_presence as rules
+from gpucheck.rules.driver_for_gpu import wrong_driver_for_gpu
 from gpucheck.rules.driver_gpus import gpus_missing
-from gpucheck.rules.driver_versions import wrong_driver_for_gpu
 from gpucheck.rules.kernel_module import not_loaded
 from gpucheck.snapshot import (
     PciGpu,

@@ -61,7 +61,7 @@ def burn(plan: BurnPlan, *, python: str | None, quiet: bool, folder: Path, resum
 
 def _examined(collector: "ForkedCollector", run: BurnRun) -> Snapshot:
     """Return the machine's facts; a signal to all our processes ends that one, too."""
-    from gpucheck.forked_collector import CollectionError
+    from gpucheck.usage_error import CollectionError
 
     try:
         return collector.facts()

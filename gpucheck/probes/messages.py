@@ -2,6 +2,8 @@
 
 A message that is not exactly as described here is our own fault, and raises: a typo must not read
 as "nothing was reported". A test holds every `emit(…)` of the programs against these types.
+
+It is long because it is one table: a type for each thing that a program can report.
 """
 
 import functools

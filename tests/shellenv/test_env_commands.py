@@ -1,4 +1,7 @@
-"""`gpucheck env …` as a user calls it, in homes of its own, with real shells."""
+"""`gpucheck env …` as a user calls it, in homes of its own, with real shells.
+
+It is long because its homes and real shells are set up once for all commands.
+"""
 
 import json
 import os

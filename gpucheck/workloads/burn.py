@@ -46,7 +46,6 @@ _KEEP_SECONDS = 10.0  # between two lines of a GPU in the journal
 _WHOLE_RUN_SECONDS = 60 * 24 * 3600.0
 _PAUSE_SECONDS = 0.01
 _ENDS_A_CONTEXT = ("CUDA error", "AcceleratorError", "EXECUTION_FAILED", "NCCL Error")
-_LOADS = ("h2d", "d2h", "peer", "all-reduce")  # next to products, whose time counts
 
 Progress = Callable[[str], None]
 
@@ -67,6 +66,7 @@ class _Member:
     free_bytes: int | None = None
     #: what is not yet in the journal
     work: list[BurnWork] = field(default_factory=list)
+    loaded_seconds: float = 0.0
     faults: list[BurnFault] = field(default_factory=list)
     left_out: int = 0
     alarms: int = 0
@@ -413,6 +413,7 @@ class BurnRun:
     def _take(self, member: _Member, message: Burned) -> None:
         """Take in what a GPU did and found; a fault goes to the journal at once."""
         member.work += message.work
+        member.loaded_seconds += message.loaded_seconds
         member.left_out += message.faults_left_out
         member.alarms += message.alarms
         member.alarms_found += message.alarms_found
@@ -472,13 +473,12 @@ class BurnRun:
     def _keep_work(self, member: _Member) -> None:
         if not (member.work or member.faults or member.alarms):
             return
-        loaded = sum(work.seconds for work in member.work if work.kind not in _LOADS)
         self._journal.add(
             journals.Worked(
                 seconds=self._seconds(),
                 gpu=member.gpu,
                 work=tuple(together(member.work)),
-                loaded_seconds=round(loaded, 4),
+                loaded_seconds=round(member.loaded_seconds, 4),
                 faults=tuple(member.faults),
                 faults_left_out=member.left_out,
                 alarms=member.alarms,
@@ -486,6 +486,7 @@ class BurnRun:
             )
         )
         member.work, member.faults = [], []
+        member.loaded_seconds = 0.0
         member.left_out = member.alarms = member.alarms_found = 0
 
     def _keep_point(self, member: _Member, since: float, now: float, rate: float | None) -> None:

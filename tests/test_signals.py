@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[list[str], float]] = {
     "env install": (["env", "install", "--yes", "--shell", "bash"], 1.5),
     "smoke": (["smoke", "--device", "cpu", "--data", "synthetic"], 3.0),
     "bench": (["bench", "--device", "cpu", "--quick"], 3.0),
+    "burn": (["burn", "--device", "cpu", "--minutes", "0.05", "-o", "{}/{id}"], 3.0),
     "fleet judge": (["fleet", "judge", "{}/nodes.jsonl", "--processes", "2"], 1.2),
     "fleet run": (
         [*_RUN, "--engine", "local", "--nodes", "n1,n2", "--out", "{}/out"],
@@ -72,7 +73,10 @@ def left_by(command: str, seed: int, folder: Path, environment: Mapping[str, str
     words, seconds = COMMANDS[command]
     number, moment, mark = chance.choice(SIGNALS), chance.uniform(0.0, seconds), new_mark()
     process = subprocess.Popen(
-        [sys.executable, "-m", "gpucheck", *(word.replace("{}", str(folder)) for word in words)],
+        [
+            *(sys.executable, "-m", "gpucheck"),
+            *(word.replace("{}", str(folder)).replace("{id}", mark) for word in words),
+        ],
         env={**environment, MARK: mark},
         stdin=subprocess.PIPE,  # stays open: who reads it waits
         stdout=subprocess.DEVNULL,
@@ -92,7 +96,7 @@ def left_by(command: str, seed: int, folder: Path, environment: Mapping[str, str
 
 @pytest.mark.timeout(7200)
 def test_nothing_is_left_after_a_signal_at_any_moment(folder: Path, hanging: Mapping[str, str]):
-    count = rounds(204, 1008)
+    count = rounds(208, 1001)
     names = [name for name in COMMANDS for _ in range(count // len(COMMANDS))]
     random.Random(0).shuffle(names)
 

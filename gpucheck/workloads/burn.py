@@ -5,7 +5,6 @@ goes between them, while the others keep computing.
 """
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,6 @@ from pathlib import Path
 from gpucheck.payload.assignment import chosen_gpus
 from gpucheck.probes.child import Child
 from gpucheck.probes.messages import BenchDevice, BenchReady, Burned, Message
-from gpucheck.probes.pytorch import choose_python
 from gpucheck.snapshot import (
     NOT_EXAMINED,
     Burn,
@@ -99,8 +97,7 @@ class BurnRun:
         self.plan = plan
         self._journal, self._folder = journal, folder
         self._variables = variables
-        choice = choose_python(python, variables)
-        self._python = sys.executable if choice is None else choice[0]
+        self._python = launch.python_for(python, variables)
         self._progress = progress
         self._watch = watch.Watch()
         self._watcher: Child | None = None

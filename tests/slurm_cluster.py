@@ -16,7 +16,7 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol", "sinfo")
 NODES = tuple(f"n{number}" for number in range(1, 9))
 AS_GPUS = ("/dev/null", "/dev/zero")  # any two devices: Slurm only counts and numbers them
-UP_SECONDS = 20.0
+UP_SECONDS = 40.0
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
@@ -158,7 +158,7 @@ class Cluster:
             "ReturnToService=0",
             "SlurmdParameters=config_overrides",  # this machine may have fewer cores
             "SchedulerParameters=batch_sched_delay=0,sched_min_interval=0",
-            "MessageTimeout=3",  # how long a dead node is waited for
+            "MessageTimeout=5",  # how long a dead node is waited for
             f"HealthCheckProgram={self.health_check}",
             "HealthCheckInterval=3600",  # it runs once when a node starts, too
             f"NodeName=n[1-3] Port=[{first}-{first + 2}] Gres=gpu:{len(AS_GPUS)} {common}",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -63,6 +64,21 @@ def test_the_printed_manifest_is_the_one_that_is_sent():
     body = job(Task(node="n1", words=words, takes_gpus=True), 3, "ab12", SETTINGS, 8, 60)
 
     assert yaml_of.safe_load(yaml(body)) == body
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tasks_that_meet_use_the_network_of_their_nodes(version: str):
+    validate = pytest.importorskip("kubernetes_validate")
+    alone = Task(node="n1", words=("gpucheck",), takes_gpus=True)
+    meets = Task(node="n1", words=("gpucheck",), takes_gpus=True, meets_others=True)
+
+    pods = []
+    for task in (alone, meets):
+        body: Any = job(task, 0, "ab12", SETTINGS, 8, 60)
+        validate.validate(body, version, strict=True)
+        pods.append(body["spec"]["template"]["spec"])
+
+    assert [pod.get("hostNetwork", False) for pod in pods] == [False, True]
 
 
 def asked(nodes: dict[str, Node], tmp_path: Path, what: str = "doctor", seconds: float = 1.0):

@@ -84,7 +84,10 @@ def test_the_health_check_drains_the_broken_node_with_our_reason(slurm: Cluster)
 
 
 def test_the_health_check_leaves_a_healthy_node_alone(slurm: Cluster):
-    assert slurm.state("n1") == "idle|none"
+    state, _, reason = slurm.state("n1").partition("|")
+
+    assert "drain" not in state
+    assert reason == "none"
 
 
 def test_every_node_of_the_cluster_is_in_the_report_whatever_became_of_it(
@@ -127,6 +130,14 @@ def test_a_node_whose_gpus_are_in_use_is_late_and_leaves_no_job(slurm: Cluster, 
     assert "queued and waiting for resources" in reasons(tmp_path / "out")["n2"]
     queue = slurm.call("squeue", "--noheader", "--format=%j", "--states=pending,running").stdout
     assert "gpucheck" not in queue
+
+
+def test_a_node_that_slurm_does_not_know_is_a_row(slurm: Cluster, tmp_path: Path):
+    out = tmp_path / "out"
+
+    done = fleet(slurm, "run", "quick", "--nodes", "n2,login1", "--out", str(out))
+
+    assert reasons(out) == {"n2": "", "login1": "Slurm knows no node of this name"}, done.stderr
 
 
 def test_the_planned_script_is_one_that_sbatch_runs(slurm: Cluster, tmp_path: Path):

@@ -13,6 +13,7 @@ class Task:
     node: str
     words: tuple[str, ...]
     takes_gpus: bool = False
+    meets_others: bool = False  # by the names of their nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,11 @@ RUN, INDEX = "gpucheck/run", "gpucheck/index"
 SPARE_SECONDS = 60  # after which the cluster itself ends what we did not
 KEPT_SECONDS = 600
 
+#: A container has 64 MiB, which is too little for NCCL
+#: (https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/troubleshooting/runtime_and_mpi_issues.html),
+#: and would be found small on every node.
+SHARED_MEMORY = {"name": "shared-memory", "emptyDir": {"medium": "Memory"}}
+
 Json = dict[str, object]
 
 
@@ -26,6 +31,7 @@ def job(task: Task, index: int, run: str, settings: Settings, gpus: int, seconds
         "image": settings.image,
         "command": list(task.words),
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+        "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108
     }
     if task.takes_gpus:
         container["resources"] = {"limits": {GPU: str(gpus)}}
@@ -42,7 +48,10 @@ def job(task: Task, index: int, run: str, settings: Settings, gpus: int, seconds
         "affinity": {"nodeAffinity": _only_on(task.node)},
         "tolerations": [{"operator": "Exists"}],
         "containers": [container],
+        "volumes": [SHARED_MEMORY],
     }
+    if task.meets_others:
+        pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if settings.runtime_class:
         pod["runtimeClassName"] = settings.runtime_class
     metadata: Json = {"name": f"gpucheck-{run}-{index}", "labels": labels}

@@ -101,14 +101,14 @@ class Slurm(ProcessEngine):
     def _gpus_of(self, node: str) -> int:
         if self._gpus is not None:
             return self._gpus
-        state = self._known((node,)).get(node)
-        return state.gpus if state else 0
+        return self._known((node,))[node].gpus
 
     def _known(self, nodes: Sequence[str]) -> dict[str, NodeState]:
         """Ask sinfo once for all of *nodes* (none: every node) that it was not asked for yet."""
         if not nodes or any(node not in self._states for node in nodes):
-            self._states |= parse_sinfo(_sinfo(nodes))
-        return {node: self._states[node] for node in nodes or self._states if node in self._states}
+            unknown = NodeState(gpus=0, away="Slurm knows no node of this name")
+            self._states |= dict.fromkeys(nodes, unknown) | parse_sinfo(_sinfo(nodes))
+        return {node: self._states[node] for node in nodes or self._states}
 
 
 def _minutes(seconds: float) -> int:

@@ -70,7 +70,13 @@ class Rounds:
             for node in (first, second):
                 words = ["fleet", "meet", address, str(port), f"--device={self.device}"]
                 words += ["--first"] if node == first else []
-                tasks.append(Task(node=node, words=(*self.program, *words), takes_gpus=True))
+                task = Task(
+                    node=node,
+                    words=(*self.program, *words),
+                    takes_gpus=True,
+                    meets_others=True,
+                )
+                tasks.append(task)
         return tasks
 
     def _round(

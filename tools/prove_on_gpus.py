@@ -14,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,16 @@ def main() -> None:
     torchrun(proof, other, data)
     proof.gpucheck("doctor --deep", "doctor", "--deep", *other, "--ignore", "TOR,PKG,ENV,CUD,HST")
     bench(proof, other, given.runs)
-    for name, tool in (("exactness", "exactness.py"), ("plain bench", "plain_bench.py")):
+    folder = tempfile.mkdtemp()
+    burn = proof.gpucheck("burn", "burn", "--minutes", "2", "-o", f"{folder}/burn", *other)
+    for gpu in (burn.get("burn") or {}).get("gpus", ()):
+        share = gpu["load_share"] or 0.0
+        proof.say(f"load of GPU {gpu['index']}", share > 0.98, f"{share:.2%}")
+    for name, tool in (
+        ("exactness", "exactness.py"),
+        ("plain bench", "plain_bench.py"),
+        ("cost of checking", "burn_cost.py"),
+    ):
         ended = subprocess.run(
             [given.torch_python, str(HERE / tool)], capture_output=True, text=True
         )

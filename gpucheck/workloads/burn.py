@@ -40,7 +40,6 @@ _PROOF_SECONDS = 600.0  # the reference, on a slow CPU
 _SILENCE_SECONDS = 60.0  # a GPU reports once a second; loading its libraries takes longer
 _SAMPLE_SECONDS = 1.0
 _COUNTERS_SECONDS = 30.0
-_KEEP_SECONDS = 10.0  # between two lines of a GPU in the journal
 _WHOLE_RUN_SECONDS = 60 * 24 * 3600.0
 _PAUSE_SECONDS = 0.01
 _ENDS_A_CONTEXT = ("CUDA error", "AcceleratorError", "EXECUTION_FAILED", "NCCL Error")
@@ -211,11 +210,12 @@ class BurnRun:
         ready = self._ready()
         self._progress("starting CUDA on every GPU, and taking its memory")
         asked = [(member, member.worker.send(**self._prepare(member))) for member in self._members]
+        until = time.monotonic() + _START_SECONDS
         failed: list[tuple[int | None, str]] = []
         left_out: list[tuple[int | None, str]] = []
         for member, number in asked:
             try:
-                self._described(member, self._answer(member, number, _START_SECONDS))
+                self._described(member, self._answer(member, number, until))
             except WorkerError as error:
                 failed.append((member.gpu, str(error)))
                 member.worker.end()
@@ -247,8 +247,8 @@ class BurnRun:
 
     def _ready(self) -> BenchReady | None:
         ready = None
+        until = time.monotonic() + _START_SECONDS
         for member in (*self._members, *((self._all,) if self._all else ())):
-            until = time.monotonic() + _START_SECONDS
             try:
                 while time.monotonic() < until:
                     self._look_out()
@@ -267,9 +267,9 @@ class BurnRun:
         most = plans.most_memory(self.plan)
         return {"work": "prepare", "gpu": member.cuda, "share": self.plan.memory, "most": most}
 
-    def _answer(self, member: _Member, number: int, seconds: float) -> Burned:
+    def _answer(self, member: _Member, number: int, until: float) -> Burned:
         """Return the answer to an order; WorkerError where there is none in time."""
-        until = time.monotonic() + seconds
+        began = time.monotonic()
         while time.monotonic() < until:
             self._look_out()
             message = member.worker.poll(0.1)
@@ -277,7 +277,7 @@ class BurnRun:
                 if message.error is not None:
                     raise WorkerError(message.error)
                 return message
-        raise WorkerError(f"no answer in {seconds:g} s")
+        raise WorkerError(f"no answer in {until - began:.0f} s")
 
     def _described(self, member: _Member, answer: Burned) -> None:
         member.device = answer.device
@@ -311,7 +311,7 @@ class BurnRun:
             first = self._members[0]
             try:
                 number = first.worker.send(**order)
-                self._answer(first, number, _PROOF_SECONDS)
+                self._answer(first, number, time.monotonic() + _PROOF_SECONDS)
             except WorkerError as failure:
                 error = str(failure)
         self._journal.add(journals.Proven(seconds=self._seconds(), error=error))
@@ -455,8 +455,7 @@ class BurnRun:
     def _keep(self, *, is_last: bool = False) -> None:
         """Write down what was done and seen, every few seconds."""
         now = time.monotonic()
-        pause = min(_KEEP_SECONDS, max(0.5, self.plan.seconds / 60))
-        if not is_last and now - self._kept < pause:
+        if not is_last and now - self._kept < self.plan.keep_seconds():
             return
         since, self._kept = self._kept, now
         for member in self._members:

@@ -13,6 +13,8 @@ PHASES = ("tensor", "core", "memory", "copy", "peer", "allreduce")
 OPTIONAL_PHASES = ("pulse",)
 BETWEEN_GPUS = ("peer", "allreduce")
 _PHASE_SECONDS = 20.0
+_KEEP_SECONDS = 10.0
+_MOST_LINES = 20_000  # of one GPU
 _ON_CPU_BYTES = 4 << 20
 
 #: A product by the data type and its sums: short ones, or long ones of smaller numbers. Comparing
@@ -63,6 +65,13 @@ class BurnPlan:
     def phase_seconds(self) -> float:
         """Return how long a phase lasts, so that each has its turn."""
         return min(_PHASE_SECONDS, self.seconds / len(self.phases))
+
+    def keep_seconds(self) -> float:
+        """Return how long may pass between two lines of a GPU in the journal.
+
+        Each phase has some, and a month gives no more than memory holds.
+        """
+        return max(min(_KEEP_SECONDS, self.seconds / 60), 0.5, self.seconds / _MOST_LINES)
 
     def as_record(self) -> dict[str, Any]:
         """Return the plan as the journal keeps it."""

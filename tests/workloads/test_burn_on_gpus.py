@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,89 @@ def test_a_fault_is_named(tmp_path: Path, name: str):
     [finding] = report["findings"]
     assert (finding["code"], finding["gpus"]) == (code, [0])
     assert words in finding["saw"]
+
+
+def journal_says(folder: Path, word: str) -> None:
+    """Wait until the journal of a burn has *word*."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        path = folder / "burn/journal.jsonl"
+        if path.exists() and word in path.read_text():
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"the journal has no {word} after two minutes")
+
+
+def started(folder: Path, *options: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "gpucheck", "burn", "--json", "-o", str(folder / "burn")]
+    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+
+
+HOG = """
+import time, torch
+torch.cuda.set_device({gpu})
+matrix = torch.ones(8192, 8192, device="cuda", dtype=torch.bfloat16)
+until = time.monotonic() + {seconds}
+while time.monotonic() < until:
+    for _ in range(50):
+        matrix @ matrix
+    torch.cuda.synchronize()
+"""
+
+
+def test_a_gpu_on_which_somebody_else_computes_is_slow(tmp_path: Path):
+    if gpus() < 2:
+        pytest.skip("torch sees one GPU here, and it has no sibling")
+    process = started(tmp_path, "--minutes", "0.6", "--phases", "tensor")
+    journal_says(tmp_path, '"worked"')
+    hog = subprocess.Popen([sys.executable, "-c", HOG.format(gpu=1, seconds=60)])
+
+    output, _ = process.communicate()
+    hog.kill()
+    hog.wait()
+
+    slow = [f for f in json.loads(output)["findings"] if f["code"] == "BRN006"]
+    assert [f["gpus"] for f in slow] == [[1]]
+
+
+def test_a_busy_gpu_is_left_alone(tmp_path: Path):
+    hog = subprocess.Popen([sys.executable, "-c", HOG.format(gpu=0, seconds=60)])
+    time.sleep(10)
+
+    command = [sys.executable, "-m", "gpucheck", "burn", "--gpus", "0,", "-o", str(tmp_path / "b")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    hog.kill()
+    hog.wait()
+
+    assert ended.returncode == 2
+    assert "another process works on the GPU" in ended.stderr
+
+
+def test_a_signal_ends_it_with_a_verdict_within_five_seconds(tmp_path: Path):
+    process = started(tmp_path, "--minutes", "5")
+    journal_says(tmp_path, '"worked"')
+
+    began = time.monotonic()
+    process.terminate()
+    output, _ = process.communicate()
+
+    assert time.monotonic() - began < 5
+    assert json.loads(output)["verdict"] == "incomplete"
+
+
+def test_a_burn_that_was_killed_goes_on(tmp_path: Path):
+    process = started(tmp_path, "--minutes", "0.7", "--phases", "tensor")
+    journal_says(tmp_path, '"worked"')
+    process.kill()
+    process.communicate()
+    time.sleep(5)  # until the kernel has taken its children's memory back
+
+    command = [sys.executable, "-m", "gpucheck", "burn", "--json"]
+    ended = subprocess.run(
+        [*command, "--resume", str(tmp_path / "burn")], capture_output=True, text=True
+    )
+
+    report = json.loads(ended.stdout)
+    assert [f["code"] for f in report["findings"]] == ["BRN012"]
+    assert report["burn"]["interruptions"] == 1
+    assert report["burn"]["elapsed_seconds"] > 40

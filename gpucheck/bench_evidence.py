@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gpucheck.derived import nvlinks_up
 from gpucheck.knowledge import expected
 from gpucheck.rule import Severity
-from gpucheck.snapshot import Bench, BenchGpu, Figure, Gpu, Snapshot, Unknown, value
+from gpucheck.snapshot import Bench, BenchGpu, Figure, Gpu, GpuPair, Snapshot, Unknown, value
 
 PRODUCTS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")
 #: A measurement above its bound by more is wrong.
@@ -46,32 +46,65 @@ def bench_of(machine: Snapshot) -> Bench:
     return machine.bench or Bench()
 
 
+class _Looked:
+    """What rules look up again and again of one machine: a bench of 8 GPUs has 110 figures."""
+
+    def __init__(self, machine: Snapshot) -> None:
+        self.machine = machine
+        self.gpus = {gpu.index: gpu for gpu in reversed(value(machine.nvml.gpus) or ())}
+        self.measured = {gpu.index: gpu for gpu in reversed(value(bench_of(machine).gpus) or ())}
+        self.links = {
+            frozenset((pair.a, pair.b)): _link_of(pair)
+            for pair in reversed(value(machine.nvml.pairs) or ())
+        }
+        self.refusals = {index: refused_for(gpu) for index, gpu in self.gpus.items()}
+        self.void: dict[int, bool] = {}  # by a figure's identity: the machine holds them all
+        self.judged: tuple[Figure, ...] | None = None
+
+
+_last: _Looked | None = None  # every rule asks of one machine, before any asks of the next
+
+
+def _looked(machine: Snapshot) -> _Looked:
+    global _last  # noqa: PLW0603 - it holds no state: another machine replaces it
+    looked = _last
+    if looked is None or looked.machine is not machine:
+        looked = _last = _Looked(machine)
+    return looked
+
+
 def figures(machine: Snapshot, *measures: str) -> tuple[Figure, ...]:
     """Return what was measured of *measures* and can be judged: known, and not beyond physics."""
-    return tuple(
-        figure
-        for figure in value(bench_of(machine).figures) or ()
-        if figure.measure in measures
-        and figure.best is not None
-        and not is_void(machine, figure)
-        and not any(refusal(machine, gpu) for gpu in figure.gpus)
-    )
+    looked = _looked(machine)
+    if looked.judged is None:
+        refused = {index for index, why in looked.refusals.items() if why}
+        looked.judged = tuple(
+            figure
+            for figure in value(bench_of(machine).figures) or ()
+            if figure.best is not None
+            and refused.isdisjoint(figure.gpus)
+            and not is_void(machine, figure)
+        )
+    return tuple(figure for figure in looked.judged if figure.measure in measures)
 
 
 def is_void(machine: Snapshot, figure: Figure) -> bool:
-    """Return whether a figure is above what physics allows: the measurement is wrong."""
-    most = bound(machine, figure)
-    return most is not None and figure.best is not None and figure.best > _VOID_ABOVE * most
+    """Return whether a figure of *machine* is above what physics allows: measured wrongly."""
+    known = _looked(machine).void
+    if id(figure) not in known:
+        best, most = figure.best, bound(machine, figure)
+        known[id(figure)] = most is not None and best is not None and best > _VOID_ABOVE * most
+    return known[id(figure)]
 
 
 def refusal(machine: Snapshot, index: int) -> str | None:
     """Say why a GPU's figures are not judged at all; None: they are."""
-    gpu = gpu_of(machine, index)
-    if gpu is None:
-        return None
-    if value(gpu.mig_is_on):
-        return "the GPU is cut up by MIG"
-    return why_busy(gpu)
+    return _looked(machine).refusals.get(index)
+
+
+def refused_for(gpu: Gpu) -> str | None:
+    """Say what makes a GPU's figures meaningless; None: nothing does."""
+    return "the GPU is cut up by MIG" if value(gpu.mig_is_on) else why_busy(gpu)
 
 
 def why_busy(gpu: Gpu) -> str | None:
@@ -100,12 +133,12 @@ def model_refusal(machine: Snapshot, index: int) -> str | None:
 
 def gpu_of(machine: Snapshot, index: int) -> Gpu | None:
     """Return NVML's GPU *index*."""
-    return next((gpu for gpu in value(machine.nvml.gpus) or () if gpu.index == index), None)
+    return _looked(machine).gpus.get(index)
 
 
 def bench_gpu(machine: Snapshot, index: int) -> BenchGpu | None:
     """Return the bench's GPU *index*."""
-    return next((g for g in value(bench_of(machine).gpus) or () if g.index == index), None)
+    return _looked(machine).measured.get(index)
 
 
 def model_of(machine: Snapshot, index: int) -> str:
@@ -166,14 +199,14 @@ def link_bound(machine: Snapshot, figure: Figure) -> float | None:
 
 def link_class(machine: Snapshot, figure: Figure) -> str:
     """Return how two GPUs are connected, in nvidia-smi's words: "NV18", "PIX"; "": not known."""
-    ends = set(figure.gpus)
-    for pair in value(machine.nvml.pairs) or ():
-        if {pair.a, pair.b} == ends:
-            topology = value(pair.topology)
-            if topology is None:
-                return "NV" if value(pair.p2p_nvlink) == "OK" else ""
-            return topology
-    return ""
+    return _looked(machine).links.get(frozenset(figure.gpus), "")
+
+
+def _link_of(pair: GpuPair) -> str:
+    topology = value(pair.topology)
+    if topology is None:
+        return "NV" if value(pair.p2p_nvlink) == "OK" else ""
+    return topology
 
 
 # ------------------------------------------------------------------------------------ siblings
@@ -267,14 +300,12 @@ def below_model(machine: Snapshot, figure: Figure) -> Slow | None:
     usual = expected.reached(model_of(machine, figure.gpus[0])).get(key) if key else None
     if usual is None or not usual.is_measured or figure.best is None:
         return None
-    if any(model_refusal(machine, gpu) for gpu in figure.gpus):
-        return None
     severity = None
     if figure.best < 0.75 * usual.typical:
         severity = Severity.ERROR
     elif figure.best < 0.95 * usual.low:
         severity = Severity.WARNING
-    if severity is None:
+    if severity is None or any(model_refusal(machine, gpu) for gpu in figure.gpus):
         return None
     saw = f"{described(figure)}; this model reaches {usual.typical:g}, and at least {usual.low:g}"
     return Slow(figure=figure, severity=severity, saw=saw)

@@ -1,7 +1,4 @@
-"""The commands as a user runs them: outputs, statuses, and never a traceback.
-
-It is long because it is one list of what a user may do wrong.
-"""
+"""The commands as a user runs them: outputs, statuses, and never a traceback."""
 
 import json
 import os

@@ -20,7 +20,6 @@ LAYERS = (
         "gpucheck.snapshot",
         "gpucheck.held_memory",
         "gpucheck.pending",
-        "gpucheck.poverty",
         "gpucheck.site_probe",
     ),
     ("gpucheck.knowledge",),

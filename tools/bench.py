@@ -213,6 +213,28 @@ def judging(table: Table) -> None:
     )
 
 
+def fleet(table: Table) -> None:
+    """Judge ten thousand stored snapshots as one fleet, one of which has another driver."""
+    sys.path.insert(0, str(TESTS))
+    from tools import bench_fleet
+
+    what = "`gpucheck fleet judge`, 10,000 nodes of 8 GPUs, 2 cores"
+    beside, target = "reading the JSON", "≤ 10 s more, ≤ 300 MB"
+    judged, read, wrong = bench_fleet.measure()
+    if wrong:
+        table.failed(what, beside, target, wrong)
+        return
+    table.row(
+        what,
+        f"{judged.seconds:.1f} s ({judged.cpu_seconds:.1f} of CPU), "
+        f"{judged.most_bytes / 1e6:.0f} MB",
+        beside,
+        f"{read.seconds:.1f} s ({read.cpu_seconds:.1f} of CPU)",
+        f"{judged.seconds - read.seconds:.1f} s more",
+        target,
+    )
+
+
 def smoke(table: Table, torch_python: str) -> None:
     what, beside = "`gpucheck smoke --gpus all`", "`import torch` and the first CUDA call"
     target = "≤ 1.25, and the training"
@@ -264,7 +286,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=9, help="counted runs of each command")
     parser.add_argument("--torch", default=sys.executable, help="a Python that has torch")
     parser.add_argument(
-        "--only", help="comma-separated parts: start_up, doctor, further_gpus, judging, smoke"
+        "--only",
+        help="comma-separated parts: start_up, doctor, further_gpus, judging, fleet, smoke",
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -276,6 +299,7 @@ def main() -> int:
             "doctor": lambda table: doctor(table, trivial, arguments.torch),
             "further_gpus": further_gpus,
             "judging": judging,
+            "fleet": fleet,
             "smoke": lambda table: smoke(table, arguments.torch),
         }
         chosen = arguments.only.split(",") if arguments.only else list(parts)

@@ -194,21 +194,20 @@ def codes(option: str, values: Iterable[str] | None) -> list[str]:
 
     for name in names:
         if not named(name):
-            raise UsageError(f"{option}: no rule and no family is called {name!r}{near(name)}")
+            raise UsageError(f"{option}: no rule and no family is called {name!r}{_near(name)}")
     return names
 
 
-def near(name: str) -> str:
-    """Return which rules or families were meant by *name*, as the end of a sentence."""
+def _near(name: str) -> str:
     from difflib import get_close_matches
 
     from gpucheck.families import FAMILIES
     from gpucheck.site_rules import every_rule
 
     known = [*(rule.code for rule in every_rule()), *(family.prefix for family in FAMILIES)]
-    found = get_close_matches(name, known, n=3, cutoff=0.5)
-    if found:
-        return f": did you mean {' or '.join(found)}?"
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f": did you mean {' or '.join(near)}?"
     return ": see gpucheck explain --list"
 
 

@@ -5,6 +5,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,7 +15,7 @@ from gpucheck.fleet.pairs.encounters import Encounter
 from gpucheck.fleet.pairs.judging import Meetings
 from gpucheck.rule import Rule, Severity
 from gpucheck.rules import fleet as about
-from gpucheck.wording import count, listed
+from gpucheck.wording import count, listed, ranges
 
 MAJORITY = 0.8  # of true peers, from which on the others differ from a norm
 LEAST_PEERS = 5
@@ -151,8 +152,7 @@ def not_examined(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
 # ----------------------------------------------------------------------------------- stragglers
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
+class _Measured(NamedTuple):
     node: str
     gpu: int
     loss: float  # 1 - value / median
@@ -167,11 +167,11 @@ def _measured(fleet: Fleet) -> Iterator[tuple[str, list[_Measured], float]]:
     for (_, measure), rows in sorted(groups.items()):
         if len(rows) < LEAST_PEERS:
             continue
-        median = statistics.median(each for *_, each in rows)
+        median = statistics.median([each for *_, each in rows])
         if median <= 0:
             continue
         losses = [_Measured(node, gpu, 1 - each / median) for node, gpu, each in rows]
-        deviation = statistics.median(abs(row.loss) for row in losses)
+        deviation = statistics.median([abs(row.loss) for row in losses])
         yield measure, losses, max(SPREAD_TO_SIGMA * deviation, LEAST_SPREAD)
 
 
@@ -187,30 +187,65 @@ def _bound(number: int) -> float:
 def straggler(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
     """This GPU is at least 5 % under the fleet's median, far outside the fleet's own spread."""
     for measure, rows, sigma in _measured(fleet):
-        bound = _bound(len(rows))
-        slow = [row for row in rows if row.loss >= LEAST_LOSS and row.loss / sigma > bound]
-        slots = _slow_slots(rows)
-        for row in slow:
-            if row.gpu not in slots:
-                what = f"GPU {row.gpu}: {measure} {row.loss:.1%} under the median"
-                yield f"{what} of {len(rows):,} GPUs", [row.node]
+        least = max(LEAST_LOSS, _bound(len(rows)) * sigma)
+        slots, racks = _slow_slots(rows), _slow_racks(rows, fleet.racks)
+        slow: dict[str, list[_Measured]] = defaultdict(list)
+        for row in rows:
+            if row.loss < least:
+                continue
+            # What its place costs is said of the place.
+            shared = max(
+                slots[row.gpu][0] if row.gpu in slots else 0.0,
+                racks.get(fleet.racks.get(row.node, ""), (0.0, []))[0],
+            )
+            if row.loss - shared >= least:
+                slow[row.node].append(row)
+        for node, mine in slow.items():
+            gpus = ranges([row.gpu for row in mine])
+            losses = list(dict.fromkeys(f"{row.loss:.1%}" for row in sorted(mine, key=_loss)))
+            by = losses[0] if len(losses) == 1 else f"{losses[0]} to {losses[-1]}"
+            what = f"GPU{'s' if len(mine) > 1 else ''} {gpus}: {measure} {by} under the median"
+            yield f"{what} of {len(rows):,} GPUs", [node]
+
+
+def _loss(row: _Measured) -> float:
+    return row.loss
 
 
 def _slow_slots(rows: Sequence[_Measured]) -> dict[int, tuple[float, list[str]]]:
     """Return the GPU indexes that are slow on many nodes: their loss, and the nodes."""
     by_slot: dict[int, list[_Measured]] = defaultdict(list)
     for row in rows:
-        by_slot[row.gpu].append(row)
+        if row.loss >= LEAST_LOSS:
+            by_slot[row.gpu].append(row)
+    slow_rows = sum(map(len, by_slot.values()))
+    sizes = Counter(row.gpu for row in rows) if by_slot else {}
     slow: dict[int, tuple[float, list[str]]] = {}
-    for slot, members in by_slot.items():
-        nodes = [row.node for row in members if row.loss >= LEAST_LOSS]
-        if len(members) < SLOT_LEAST_NODES or len(nodes) < max(3, len(members) // 5):
+    for slot, mine in sorted(by_slot.items()):
+        size = sizes[slot]
+        if size < SLOT_LEAST_NODES or len(mine) < max(3, size // 5):
             continue
-        others = [row for row in rows if row.gpu != slot and row.loss >= LEAST_LOSS]
-        share = len(nodes) / len(members)
-        if others and len(others) / max(1, len(rows) - len(members)) > share / 3:
+        elsewhere = (slow_rows - len(mine)) / max(1, len(rows) - size)
+        if elsewhere > len(mine) / size / 3:
             continue
-        slow[slot] = statistics.median(r.loss for r in members if r.loss >= LEAST_LOSS), nodes
+        slow[slot] = statistics.median(row.loss for row in mine), [row.node for row in mine]
+    return slow
+
+
+def _slow_racks(
+    rows: Sequence[_Measured], racks: dict[str, str]
+) -> dict[str, tuple[float, list[str]]]:
+    """Return the racks that are slow as a whole: their loss, and the nodes."""
+    by_rack: dict[str, list[_Measured]] = defaultdict(list)
+    for row in rows if racks else ():
+        if row.node in racks:
+            by_rack[racks[row.node]].append(row)
+    slow: dict[str, tuple[float, list[str]]] = {}
+    for rack, members in by_rack.items():
+        loss = statistics.median(row.loss for row in members)
+        nodes = list(dict.fromkeys(row.node for row in members))
+        if len(nodes) >= 3 and loss >= SLOT_LOSS and len(members) < len(rows) / 2:
+            slow[rack] = loss, nodes
     return slow
 
 
@@ -223,15 +258,8 @@ def slow_place(fleet: Fleet) -> Iterator[tuple[str, Sequence[str]]]:
     for measure, rows, _ in _measured(fleet):
         for slot, (loss, nodes) in sorted(_slow_slots(rows).items()):
             yield f"GPU {slot} of {count(len(nodes), 'node')}: {measure} {loss:.1%} low", nodes
-        by_rack: dict[str, list[_Measured]] = defaultdict(list)
-        for row in rows:
-            if row.node in fleet.racks:
-                by_rack[fleet.racks[row.node]].append(row)
-        for rack, members in sorted(by_rack.items()):
-            loss = statistics.median(row.loss for row in members)
-            nodes = list(dict.fromkeys(row.node for row in members))
-            if len(nodes) >= 3 and loss >= SLOT_LOSS and len(members) < len(rows) / 2:
-                yield f"rack {rack}: {measure} {loss:.1%} under the fleet's median", nodes
+        for rack, (loss, nodes) in sorted(_slow_racks(rows, fleet.racks).items()):
+            yield f"rack {rack}: {measure} {loss:.1%} under the fleet's median", nodes
 
 
 # -------------------------------------------------------------------------------------- history

@@ -1,7 +1,4 @@
-"""Puts the exports into a shell's start-up files: shows, asks, writes, and checks the result.
-
-It is long because what one file of a user goes through is read in one place, from plan to proof.
-"""
+"""Puts the exports into a shell's start-up files: shows, asks, writes, and checks the result."""
 
 import difflib
 import os

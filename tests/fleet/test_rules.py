@@ -202,11 +202,13 @@ def test_a_slow_gpu_in_eighty_thousand_is_named():
 
 @pytest.mark.parametrize("seed", range(100))
 def test_a_healthy_fleet_has_no_straggler(seed: int):
-    """8,000 GPUs each; `make soak` makes it 80,000."""
-    nodes = measured(10_000 if os.environ.get("GPUCHECK_SOAK") else 1_000, seed=seed)
+    """80,000 GPUs each, of any spread; without `make soak` only the first ten are that many."""
+    many = seed < 10 or "GPUCHECK_SOAK" in os.environ
+    spread = (0.002, 0.01, 0.02, 0.03)[seed % 4]
+    fleet = Fleet(results=measured(10_000 if many else 1_000, seed=seed, spread=spread))
 
-    assert not list(straggler(Fleet(results=nodes))), f"seed {seed}"
-    assert not list(slow_place(Fleet(results=nodes))), f"seed {seed}"
+    assert not list(straggler(fleet)), f"seed {seed}"
+    assert not list(slow_place(fleet)), f"seed {seed}"
 
 
 def test_a_slow_slot_is_one_finding_and_not_many_gpus():
@@ -222,17 +224,43 @@ def test_a_slow_slot_is_one_finding_and_not_many_gpus():
     assert not list(straggler(Fleet(results=nodes)))
 
 
-def test_a_slow_rack_is_one_finding():
-    nodes = measured(100, seed=9, spread=0.005)
+def in_racks(nodes: list[NodeResult], factor: float) -> tuple[list[NodeResult], dict[str, str]]:
+    """Put eight nodes into each rack, and slow down all of the first one."""
+    racks = {each.node: f"r{n // 8 + 1}" for n, each in enumerate(nodes)}
     for n in range(8):
         for g in range(8):
-            nodes[n] = slower(nodes[n], gpu=g, factor=0.955)
-    racks = {each.node: "r1" if n < 8 else f"r{n // 8 + 1}" for n, each in enumerate(nodes)}
+            nodes[n] = slower(nodes[n], gpu=g, factor=factor)
+    return nodes, racks
+
+
+@pytest.mark.parametrize("factor", [0.955, 0.7])
+def test_a_slow_rack_is_one_finding_and_not_its_gpus(factor: float):
+    nodes, racks = in_racks(measured(100, seed=9, spread=0.005), factor)
 
     [finding] = slow_place(Fleet(results=nodes, racks=racks))
 
     assert finding.saw.startswith("rack r1: bf16 ")
     assert len(finding.nodes) == 8
+    assert not list(straggler(Fleet(results=nodes, racks=racks)))
+
+
+def test_a_gpu_that_is_slow_even_for_its_slow_rack_is_named():
+    nodes, racks = in_racks(measured(100, seed=9, spread=0.005), 0.9)
+    nodes[3] = slower(nodes[3], gpu=5, factor=0.8)
+
+    [finding] = straggler(Fleet(results=nodes, racks=racks))
+
+    assert (finding.nodes, finding.saw[:6]) == (("gpu00003",), "GPU 5:")
+
+
+def test_a_node_all_of_whose_gpus_are_slow_is_one_finding():
+    nodes = measured(100, seed=9, spread=0.005)
+    for g in range(8):
+        nodes[3] = slower(nodes[3], gpu=g, factor=0.8)
+
+    [finding] = straggler(Fleet(results=nodes))
+
+    assert finding.saw.startswith("GPUs 0-7: bf16 ")
 
 
 def test_a_node_flagged_three_times_in_ten_runs_is_a_lemon():

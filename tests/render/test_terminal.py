@@ -1,7 +1,4 @@
-"""The report for people: sections in order, one line where all is well, and what to do first.
-
-It is long because the report is one page, and each part of it is looked at.
-"""
+"""The report for people: sections in order, one line where all is well, and what to do first."""
 
 import re
 from typing import Any

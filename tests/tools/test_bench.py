@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tools import bench
+from tools import bench, bench_fleet
 
 PASSES = [sys.executable, "-c", ""]
 FAILS = [sys.executable, "-c", "import sys; sys.exit('no msgspec here')"]
@@ -65,3 +65,13 @@ def test_the_program_ends_with_status_1_where_a_dependency_is_missing(tmp_path):
 
     assert ended.returncode == 1, ended.stderr
     assert "FAILED: exit status 3" in ended.stdout
+
+
+def test_the_fleet_s_figure_is_of_a_report_that_finds_the_one_with_another_driver():
+    judged, read, wrong = bench_fleet.measure(40)
+
+    assert wrong == ""
+    assert judged.seconds > 0
+    assert read.cpu_seconds > 0
+    assert judged.most_bytes > 10_000_000
+    assert "examined" in bench_fleet.wrong_with(judged.output, 41)

@@ -38,7 +38,7 @@ app = typer.Typer(
 
 SHELLS = "bash|zsh|fish|tcsh|sh|ksh"
 WRITABLE = f"{SHELLS}|environment.d"
-FORMATS = f"{WRITABLE}|dockerfile|modulefile|tcl|systemd"
+FORMATS = f"{WRITABLE}|nushell|dockerfile|modulefile|tcl|systemd"
 MODES = "auto|always|never"
 CudaOption = Annotated[
     str | None,

@@ -22,6 +22,7 @@ class Shell(str, enum.Enum):
     TCSH = "tcsh"
     SH = "sh"
     KSH = "ksh"
+    NUSHELL = "nushell"
     DOCKERFILE = "dockerfile"
     MODULEFILE = "modulefile"  # Lua, for Lmod
     TCL = "tcl"  # a modulefile for Environment Modules
@@ -146,6 +147,11 @@ def _tcsh_pattern(text: str) -> str:
     return _tcsh(re.sub(r"[\[*?]", lambda found: f"[{found[0]}]", text))
 
 
+def _nushell(text: str) -> str:
+    """Quote for Nushell, whose double quotes expand nothing but what follows a backslash."""
+    return '"' + re.sub(r'["\\]', lambda found: f"\\{found[0]}", text) + '"'
+
+
 def _double(text: str) -> str:
     """Quote as systemd's EnvironmentFile does."""
     return '"' + re.sub(r'["\\$`]', lambda found: f"\\{found[0]}", text) + '"'
@@ -187,6 +193,7 @@ _QUOTES: Mapping[Shell, Callable[[str], str]] = {
     Shell.KSH: _posix,
     Shell.FISH: _fish,
     Shell.TCSH: _tcsh,
+    Shell.NUSHELL: _nushell,
     Shell.DOCKERFILE: _dockerfile,
     Shell.MODULEFILE: _lua,
     Shell.TCL: _tcl,

@@ -24,6 +24,7 @@ REAL_SHELLS = {
     "tcsh": (Shell.TCSH, ["-f"]),
     "ksh": (Shell.KSH, []),
     "mksh": (Shell.KSH, []),
+    "nu": (Shell.NUSHELL, ["--no-config-file"]),
 }
 PIECES = (
     *("a", "b-c", "lib", "bin", "stubs", " ", "  ", "'", '"', "$", "$HOME", "\\", "\\\\", "!"),
@@ -107,6 +108,9 @@ def script(shell: Shell, cases: list[Case], folder: Path, times: int) -> str:
 
 
 def setting(shell: Shell, name: str, value: str | None) -> str:
+    if shell is Shell.NUSHELL:
+        gone = f"hide-env -i {name}"
+        return gone if value is None else f"$env.{name} = {snippet._nushell(value)}"
     if shell is Shell.FISH:
         return f"set -e {name}" if value is None else f"set -gx {name} {snippet._fish(value)}"
     if shell is Shell.TCSH:
@@ -116,6 +120,8 @@ def setting(shell: Shell, name: str, value: str | None) -> str:
 
 def shown(shell: Shell, name: str) -> str:
     token = END.strip()
+    if shell is Shell.NUSHELL:
+        return f'print ($env.{name}? | default "" | split row ":" | str join ":"); print "{token}"'
     if shell is Shell.FISH:
         return f'printf "%s\\n%s\\n" "${name}" "{token}"'
     if shell is Shell.TCSH:

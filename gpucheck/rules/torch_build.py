@@ -3,7 +3,7 @@
 from gpucheck import derived
 from gpucheck.conditions import all_of, has_cuda_torch, has_gpu, has_torch, may_have_gpu
 from gpucheck.knowledge import driver_cuda, torch_cuda
-from gpucheck.remedies import python_packages
+from gpucheck.remedies import python_packages, variables
 from gpucheck.remedies.torch_builds import fitting
 from gpucheck.rule import (
     Answers,
@@ -188,13 +188,24 @@ def _older_torch_or_newer_driver(machine: Snapshot, cuda: str) -> Remedy:
     needed = driver_cuda.oldest_driver_for(version_tuple(cuda)[0])
     ways = [Remedy(f"Install driver {needed} or newer." if needed else "Install a newer driver.")]
     if _compat_is_possible(machine):
-        package = f"cuda-compat-{cuda.replace('.', '-')}"
-        ways.append(Remedy(f"Install {package}, which these GPUs may use."))
+        ways.append(_compat(machine, cuda))
     build = fitting(machine)
     if build is not None and build.needs_driver(machine) is None:
         ways.insert(0, python_packages.replace_torch(machine))
     first, *rest = ways
     return Remedy(first.text, first.steps, (*first.alternatives, *rest), first.verify)
+
+
+def _compat(machine: Snapshot, cuda: str) -> Remedy:
+    """Return how to get a libcuda for *cuda* over this driver: a toolkit here may have it."""
+    for toolkit in value(machine.toolkits.installed) or ():
+        folder, version = value(toolkit.compat_directory), value(toolkit.compat_version)
+        newest = driver_cuda.newest_cuda_of(version) if version is not None else None
+        if folder and newest and version_tuple(newest)[:2] >= version_tuple(cuda)[:2]:
+            text = f"Put {folder}, whose libcuda {version} these GPUs may use, first in"
+            return variables.prepend(machine, "LD_LIBRARY_PATH", folder, f"{text} LD_LIBRARY_PATH.")
+    package = f"cuda-compat-{cuda.replace('.', '-')}"
+    return Remedy(f"Install {package}, which these GPUs may use.")
 
 
 def _compat_is_possible(machine: Snapshot) -> bool:

@@ -6,6 +6,7 @@ from gpucheck.rule import Severity
 from gpucheck.rules import torch_build as rules
 from gpucheck.snapshot import CudaInit, Distribution, Unknown
 from machines import (
+    CUDA_13,
     HEALTHY,
     SITE,
     advice,
@@ -207,6 +208,21 @@ def test_a_geforce_is_not_offered_the_compatibility_package():
     [found] = symptoms(rules.driver_too_old, machine(driver=OLD_DRIVER["driver"], nvml=geforce))
 
     assert "cuda-compat" not in advice(found)
+
+
+def test_a_compatibility_libcuda_that_a_toolkit_brought_is_put_to_use():
+    brought = change(CUDA_13, compat_directory=f"{CUDA_13.home}/compat", compat_version="580.65.06")
+    older = change(brought, compat_version="570.86.10")
+
+    [found] = symptoms(
+        rules.driver_too_old, machine(toolkits={"installed": (brought,)}, **OLD_DRIVER)
+    )
+    [other] = symptoms(
+        rules.driver_too_old, machine(toolkits={"installed": (older,)}, **OLD_DRIVER)
+    )
+
+    assert "Put /usr/local/cuda-13.0/compat, whose libcuda 580.65.06" in advice(found)
+    assert "Install cuda-compat-13-0" in advice(other)
 
 
 def test_minor_version_compatibility_holds():

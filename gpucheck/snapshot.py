@@ -89,10 +89,8 @@ class PciGpu(Fact, frozen=True, kw_only=True):
 
     bus_id: str  # "0000:00:06.0"
     device_id: str = ""  # "0x2335"
-    class_code: str = ""  # "0x030200"
     driver: Maybe[str] = None  # the kernel driver bound to it: "nvidia", "nouveau", "vfio-pci"
     numa_node: Maybe[int] = NOT_EXAMINED  # None: the platform does not say (-1)
-    slot_max_generation: Maybe[int] = NOT_EXAMINED  # of the port above it; None: no port is shown
     slot_max_width: Maybe[int] = NOT_EXAMINED  # lanes of that port
     #: bridges above it whose ACS request redirect is on, nearest first
     acs_redirecting_bridges: Known[tuple[str, ...]] = NOT_EXAMINED
@@ -179,7 +177,6 @@ class PathEntry(Fact, frozen=True, kw_only=True):
 
     text: str
     resolved: Maybe[str] = NOT_EXAMINED  # None: does not exist
-    is_directory: Known[bool] = NOT_EXAMINED  # what it leads to
     is_world_writable: Known[bool] = NOT_EXAMINED  # the directory or a parent others may swap
     toolkit: Maybe[str] = NOT_EXAMINED  # resolved home of the CUDA toolkit it is part of
     toolkit_version: Maybe[str] = NOT_EXAMINED  # "13.0"
@@ -323,7 +320,6 @@ class DriverLibrary(Fact, frozen=True, kw_only=True):
     is_stub: Known[bool] = NOT_EXAMINED  # made for linking, and cannot run
     is_compat: bool = False  # from a cuda-compat package, whatever name it goes by here
     is_mounted: Known[bool] = NOT_EXAMINED  # a mount of its own: brought into this container
-    is_in_cache: Known[bool] = NOT_EXAMINED  # the loader's cache gives this file for its name
     package: Maybe[str] = NOT_EXAMINED  # that owns the file (dpkg); asked only for strays
     found_via: str = ""  # "LD_LIBRARY_PATH", "ld.so.cache", "default directory", "WSL"
     is_selected: bool = False  # the loader takes this one

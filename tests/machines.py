@@ -93,7 +93,6 @@ def path_entry(text: str, **changes: Any) -> PathEntry:
     """An element of a path list that exists and is nothing special."""
     plain: dict[str, Any] = {
         "resolved": text or None,
-        "is_directory": True,
         "is_world_writable": False,
         "toolkit": None,
         "toolkit_version": None,
@@ -262,10 +261,8 @@ HEALTHY = Snapshot(
             PciGpu(
                 bus_id=bus_id,
                 device_id="0x2335",
-                class_code="0x030200",
                 driver="nvidia",
                 numa_node=None,
-                slot_max_generation=5,
                 slot_max_width=16,
                 acs_redirecting_bridges=(),
                 unassigned_bars=(),
@@ -337,7 +334,6 @@ HEALTHY = Snapshot(
                 is_stub=False,
                 found_via="ld.so.cache",
                 is_mounted=False,
-                is_in_cache=True,
                 is_selected=True,
             )
             for soname in ("libcuda.so.1", "libnvidia-ml.so.1")

@@ -123,10 +123,6 @@ def _copies(
     candidates = list(_candidates(root, process.loader, soname))
     if chosen and chosen_real not in {os.path.realpath(path) for path, _ in candidates}:
         candidates.insert(0, (os.path.join(working_directory, chosen), via or "LD_LIBRARY_PATH"))
-    cached = {
-        os.path.realpath(path)
-        for path in _cached_paths(process.loader, process.program.elf, soname)
-    }
     seen: set[str] = set()
     for path, found_via in candidates:
         real = os.path.realpath(path)
@@ -142,7 +138,6 @@ def _copies(
             is_stub="stubs" in (*shown.split("/"), *inside.split("/")),
             is_compat=_has_compat_folder(shown) or _has_compat_folder(inside),
             is_mounted=_is_mounted(inside, mounts),
-            is_in_cache=real in cached,
             found_via=found_via,
             is_selected=real == chosen_real,
         )
@@ -175,12 +170,6 @@ def _candidates(root: Path, loader: Loader, soname: str) -> Iterator[tuple[str, 
         for name in names if isinstance(names, tuple) else ():
             if name.startswith(stem) and _LIBRARY_NAME.search(name):
                 yield f"{folder}/{name}", "its full name only"
-
-
-def _cached_paths(loader: Loader, program: Elf, soname: str) -> tuple[str, ...]:
-    if loader.cache is None:
-        return ()
-    return loader.cache.paths(soname, CACHE_FLAGS.get(program.machine, 1))
 
 
 def _is_loadable(real: str, program: Elf) -> bool:

@@ -194,7 +194,6 @@ def _entry(text: str, *, libraries: bool = False) -> PathEntry:
         return PathEntry(
             text=text,
             resolved=resolved,
-            is_directory=resolved,
             is_world_writable=resolved,
             toolkit=resolved,
             toolkit_version=resolved,
@@ -205,7 +204,6 @@ def _entry(text: str, *, libraries: bool = False) -> PathEntry:
         return PathEntry(
             text=text,
             resolved=resolved,
-            is_directory=False,
             is_world_writable=writable,
             toolkit=None,
             toolkit_version=None,
@@ -221,7 +219,6 @@ def _entry(text: str, *, libraries: bool = False) -> PathEntry:
     return PathEntry(
         text=text,
         resolved=resolved,
-        is_directory=True,
         is_world_writable=writable,
         toolkit=home,
         toolkit_version=_version(home) if isinstance(home, str) else home,

@@ -11,7 +11,6 @@ from gpucheck.snapshot import PciGpu, PciPort, Unknown, unread
 NVIDIA = "0x10de"
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\Z")
 #: GT/s of a PCI Express link → its generation (PCI Express base specification).
-_GENERATIONS = {"2.5": 1, "5": 2, "5.0": 2, "8": 3, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}
 
 
 def _pci_devices(root: Path) -> list[tuple[Path, str]] | Unknown:
@@ -47,25 +46,20 @@ def gpus(root: Path) -> tuple[PciGpu, ...] | Unknown:
         return devices
     ports: dict[str, PciPort] = {}
     return tuple(
-        _pci_gpu(device, code, ports)
-        for device, code in devices
-        if code.startswith(("0x0300", "0x0302"))
+        _pci_gpu(device, ports) for device, code in devices if code.startswith(("0x0300", "0x0302"))
     )
 
 
-def _pci_gpu(device: Path, class_code: str, ports: dict[str, PciPort]) -> PciGpu:
+def _pci_gpu(device: Path, ports: dict[str, PciPort]) -> PciGpu:
     device_id = first_line(device / "device")
     bridges = _bridges_above(device)
     port = bridges[0] if bridges else None
-    speed = None if port is None else first_line(port / "max_link_speed")
     width = None if port is None else first_line(port / "max_link_width")
     return PciGpu(
         bus_id=device.name,
         device_id=device_id if isinstance(device_id, str) else "",
-        class_code=class_code,
         driver=_link_name(device / "driver"),
         numa_node=_numa_node(device),
-        slot_max_generation=parse_speed(speed),
         slot_max_width=parse_width(width),
         acs_redirecting_bridges=_redirecting(bridges),
         unassigned_bars=pci_errors.unassigned_bars(device),
@@ -105,13 +99,6 @@ def _bridges_above(device: Path) -> list[Path]:
             break
         bridges.append(parent)
     return bridges
-
-
-def parse_speed(text: str | Unknown | None) -> int | Unknown | None:
-    """Return the PCI Express generation of "32.0 GT/s PCIe"."""
-    if not isinstance(text, str):
-        return text
-    return _GENERATIONS.get(text.partition(" ")[0], Unknown(f"the link speed reads {text!r}"))
 
 
 def parse_width(text: str | Unknown | None) -> int | Unknown | None:

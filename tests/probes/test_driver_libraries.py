@@ -1,8 +1,6 @@
 """Which copies of the driver's libraries are here, whose they are, which the loader takes."""
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -132,21 +130,6 @@ def test_the_package_of_a_copy_is_named_where_one_of_two_has_to_go(tmp_path: Pat
     [library] = copies(tmp_path, "/usr/lib/x")
 
     assert library.package == "libnvidia-compute-610"
-
-
-@pytest.mark.skipif(shutil.which("ldconfig") is None, reason="needs ldconfig")
-def test_what_only_a_variable_finds_is_not_in_the_loader_s_cache(tmp_path: Path):
-    put(tmp_path, "opt/driver/libcuda.so.1")
-    put(tmp_path, "usr/lib64-nvidia/libcuda.so.1")
-    put(tmp_path, "etc/ld.so.conf", b"/opt/driver\n")
-    done = subprocess.run(["ldconfig", "-r", str(tmp_path), "-X"], capture_output=True)
-    if done.returncode:
-        pytest.skip("ldconfig may not change its root here")
-
-    by_variable, by_cache = copies(tmp_path, "/usr/lib64-nvidia")
-
-    assert (by_variable.is_selected, by_variable.is_in_cache) == (True, False)
-    assert (by_cache.is_selected, by_cache.is_in_cache) == (False, True)
 
 
 def test_two_names_of_one_library_are_asked_for():

@@ -109,7 +109,6 @@ def test_path_entries_are_told_in_order_with_their_toolkit(toolkit):
     assert cuda.toolkit_version == "13.0"
     assert cuda.has_nvcc is True
     assert gone.resolved is None
-    assert gone.is_directory is False
     assert empty.text == ""
     assert empty.resolved == os.path.realpath(".")
     assert usr.toolkit is None or usr.has_nvcc

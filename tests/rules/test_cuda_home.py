@@ -176,12 +176,10 @@ def test_a_path_made_from_a_missing_cuda_home_is_one_complaint():
         missing_home("/usr/local/cuda-11"),
         environment={
             "path": (
-                path_entry("/usr/local/cuda-11/bin", resolved=None, is_directory=False),
+                path_entry("/usr/local/cuda-11/bin", resolved=None),
                 path_entry("/usr/bin"),
             ),
-            "ld_library_path": (
-                path_entry("/usr/local/cuda-11/lib64", resolved=None, is_directory=False),
-            ),
+            "ld_library_path": (path_entry("/usr/local/cuda-11/lib64", resolved=None),),
         },
     )
 

@@ -8,7 +8,7 @@ from machines import commands, machine, passes, path_entry, symptoms
 
 
 def test_a_cuda_folder_on_path_that_is_gone_is_a_remark():
-    gone = path_entry("/usr/local/cuda-11/bin", resolved=None, is_directory=False)
+    gone = path_entry("/usr/local/cuda-11/bin", resolved=None)
 
     [found] = symptoms(search_paths.path_leads_nowhere, environment(path=(BIN_13, gone)))
 
@@ -16,7 +16,7 @@ def test_a_cuda_folder_on_path_that_is_gone_is_a_remark():
 
 
 def test_another_folder_on_path_that_is_gone_is_nobodys_business():
-    gone = path_entry("/opt/games", resolved=None, is_directory=False)
+    gone = path_entry("/opt/games", resolved=None)
 
     assert passes(search_paths.path_leads_nowhere, environment(path=(BIN_13, gone)))
 
@@ -77,7 +77,6 @@ def test_windows_drives_under_wsl_are_not_judged_by_their_mode():
 JOINED = path_entry(
     "/a/lib /usr/local/cuda/lib64",
     resolved=None,
-    is_directory=False,
     joined=("/a/lib", "/usr/local/cuda/lib64"),
 )
 

@@ -23,8 +23,8 @@ from gpucheck.payload.burn_report import Report
 
 ROUNDS = 5
 SHAPES = {
-    "short": exact.Shape(8192, 8192, 1, 120, 1024),
-    "long": exact.Shape(8192, 8192, 8, 42, 1024),
+    "short": exact.Shape(8192, 8192, 1, 120, 256),
+    "long": exact.Shape(8192, 8192, 8, 42, 256),
 }
 KINDS = (
     ("bf16", "short"),

@@ -19,6 +19,7 @@ from gpucheck.payload import exact
 from gpucheck.payload.burn_memory import HostCopies, burn_all_reduce, burn_memory, burn_peers
 from gpucheck.payload.burn_products import Arena, Product, burn
 from gpucheck.payload.burn_report import Report
+from gpucheck.workloads import burn_plan as plans
 
 pytestmark = pytest.mark.torch
 CPU = torch.device("cpu")
@@ -97,6 +98,15 @@ def test_numbers_whose_sums_fp32_might_round_are_refused(tmp_path: Path):
         exact.prove(large, str(tmp_path / "reference"))
 
     assert not list(tmp_path.iterdir())
+
+
+def test_the_products_of_a_small_gpu_are_proven_as_those_of_a_large_one_are(tmp_path: Path):
+    found = plans.shapes(64 << 20, on_cpu=False)
+
+    assert found is not None
+    for name, sizes in found.items():
+        exact.prove(exact.Shape(*sizes), str(tmp_path / name))
+    assert {each.name for each in tmp_path.iterdir()} == {"short", "long"}
 
 
 # ------------------------------------------------------------------------------- the comparison

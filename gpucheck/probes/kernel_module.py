@@ -17,7 +17,12 @@ from gpucheck.probes.files import names_in, read_text
 from gpucheck.snapshot import Unknown
 from gpucheck.versions import version_tuple
 
-MODULE_FOLDERS = ("updates", "updates/dkms", "extra", "extra/nvidia", "kernel/drivers/video")
+MODULE_FOLDERS = (
+    *("updates", "updates/dkms", "extra", "extra/nvidia", "kernel/drivers/video"),
+    # Enterprise Linux links modules of other kernels here, which it takes for compatible.
+    *("weak-updates", "weak-updates/nvidia", "weak-updates/extra", "weak-updates/extra/nvidia"),
+    *("weak-updates/updates", "weak-updates/updates/dkms"),
+)
 #: besides NVIDIA's own and nouveau: what NVLink 5 boards and laptops' switches need
 OTHER_MODULES = ("nouveau", "nv_peer_mem", "mlx5_ib", "ib_umad", "bbswitch")
 MODULE_LIMIT_BYTES = 256 << 20

@@ -92,6 +92,14 @@ def of_nvml(machine: Snapshot, code: int) -> Remedy | None:
         return _wsl(code)
     if code == NVML_UNKNOWN and is_container(machine):
         return _lost_devices()
+    if code == NVML_UNKNOWN:
+        return Remedy(
+            "Look at what the driver says in the kernel log, then reboot.",
+            (
+                command("dmesg | grep -i -E 'nvrm|xid' | tail", root=True, needs="dmesg"),
+                system_packages.REBOOT,
+            ),
+        )
     if code in (15, 16):
         return no_answer(machine) if is_container(machine) else None
     if code == 9 and is_container(machine):

@@ -317,6 +317,20 @@ def subnet_manager(machine: Snapshot) -> Steps:
     return ()
 
 
+def enroll_key(machine: Snapshot) -> Command:
+    """Return the command that enrolls the key which signs this system's own modules.
+
+    Source of SUSE's: https://en.opensuse.org/SDB:NVIDIA_drivers, "Secureboot".
+    """
+    if family(machine) == "suse" and not isinstance(machine.driver.dkms_version, str):
+        text = (
+            "mokutil --import $(ls /usr/share/nvidia-pubkeys/*.der /var/lib/nvidia-pubkeys/*.der)"
+        )
+        return Command(text, root=True, lasts="permanent")
+    key = signing_key(machine)
+    return command("mokutil --import {key}", root=True, lasts="permanent", key=key)
+
+
 def signing_key(machine: Snapshot) -> str:
     """Return the public key with which this system signs the modules that it builds itself."""
     kind = family(machine)

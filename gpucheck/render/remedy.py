@@ -115,7 +115,8 @@ class Adviser:
         """Return the block of one *step*; None where it can be run nowhere that we can name."""
         text, lasts = step.text, _LASTS[step.lasts]
         place = self.place(step)
-        if place == "host" and self.machine.host.is_wsl is True:
+        starts_container = bool(self._container) and step.on == "host" and not step.root
+        if place == "host" and self.machine.host.is_wsl is True and not starts_container:
             if not _reboots(step):
                 return None  # a Linux command does nothing in Windows
             place, text = "windows", "wsl --shutdown"

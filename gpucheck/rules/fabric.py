@@ -66,8 +66,9 @@ def fabric_not_ready(machine: Snapshot) -> Answers:
     boards) the fabric manager here registers each GPU; it has to run, in the driver's own version.
     Boards with NVLink 5 (B200, B300) have no NVSwitch on the bus: their fabric manager reaches the
     switches over InfiniBand devices, and needs the kernel modules mlx5_ib and ib_umad, and NVIDIA's
-    subnet manager nvlsm. A virtual machine or a container that got some GPUs of such a board has
-    neither: there the host, or the cloud provider, has to set the fabric up.
+    subnet manager nvlsm. In a rack of GB200 or GB300 nodes the switches are in trays of their own,
+    with a fabric manager there. A virtual machine or a container that got some GPUs of such a board
+    has neither: there the host, or the cloud provider, has to set the fabric up.
 
     Where the fabric manager runs and a GPU still does not join, its log says why
     (/var/log/fabricmanager.log). A GPU that is alone in its virtual machine, has no link up and
@@ -143,6 +144,17 @@ def _unready(found: _Unready, machine: Snapshot) -> Symptom:
         remedy = Remedy(
             "Ask whoever runs the host, or the cloud provider, to set up the NVSwitch fabric for"
             " these GPUs: their fabric manager activates the partition",
+        )
+    elif _has_nvlink_5(found.gpus) and machine.host.machine == "aarch64":
+        saw += "; its switches are in trays of their own"
+        remedy = Remedy(
+            "Have the rack's NVLink switch trays and their fabric manager looked at; on the nodes,"
+            " see that nvidia-imex runs and reaches the others",
+            steps=(
+                command("systemctl status nvidia-imex", needs="systemctl"),
+                command("nvidia-imex-ctl -N", root=True),
+            ),
+            verify=command("nvidia-smi -q"),
         )
     elif _has_nvlink_5(found.gpus):
         missing = _missing_for_nvlink_5(machine)

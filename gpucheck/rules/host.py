@@ -235,7 +235,8 @@ def container_without_gpus(machine: Snapshot) -> Answers:
         return
     gpus, driver = machine.host.pci_gpus, machine.driver
     on_host = isinstance(driver.module_version, str) or (isinstance(gpus, tuple) and bool(gpus))
-    if not on_host:
+    is_wsl = machine.host.is_wsl is True
+    if not on_host and not is_wsl:
         if isinstance(gpus, Unknown):
             yield NotChecked.because(gpus)
         elif isinstance(driver.module_version, Unknown):
@@ -251,9 +252,12 @@ def container_without_gpus(machine: Snapshot) -> Answers:
         return
     if isinstance(driver.module_version, str):
         saw = f"the host runs driver {driver.module_version}"
+    elif is_wsl:
+        saw = "the host is WSL, whose GPUs come from Windows"
     else:
         saw = f"the bus shows {count(len(value(gpus) or ()), 'NVIDIA GPU')}"
-    saw += f"; this {container} container has no /dev/nvidia* and no driver library"
+    devices = "/dev/dxg" if is_wsl else "/dev/nvidia*"
+    saw += f"; this {container} container has no {devices} and no driver library"
     asked = value(machine.environment.variable("NVIDIA_VISIBLE_DEVICES"))
     is_asked = asked not in (None, "", "void", "none") and (
         container not in containers.WHOLE_SYSTEMS

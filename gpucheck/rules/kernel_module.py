@@ -190,8 +190,7 @@ def _why_signed(machine: Snapshot) -> str | None:
 
 def _sign(machine: Snapshot) -> Remedy:
     if machine.host.secure_boot is True:
-        key = system_packages.signing_key(machine)
-        enroll = command("mokutil --import {key}", root=True, lasts="permanent", key=key)
+        enroll = system_packages.enroll_key(machine)
         return Remedy(
             "Enroll the key that signs this machine's modules, and confirm it at the next boot.",
             (enroll, system_packages.REBOOT),

@@ -11,6 +11,7 @@ import pytest
 from built.machine import BUS_IDS, DRIVER, KERNEL, BuiltMachine
 from built.test_driver_kinds import (
     CARD,
+    MODULE,
     everything,
     module_file,
     on_metal,
@@ -24,6 +25,7 @@ from built.test_kinds import (
     distribution,
     driver_from,
     pod,
+    secure_boot,
     wsl,
 )
 from fakes.nvml import Error, geforce_laptop, h200
@@ -257,6 +259,22 @@ def a_kernel_that_enforces_signatures(machine: BuiltMachine) -> None:
     machine.kernel_log("Loading of unsigned module is rejected")
 
 
+@case("DRV021", saw="is a module of kernel 5.14.0-427.13.1.el9_4.x86_64", fix="dnf install")
+def a_module_by_weak_updates(machine: BuiltMachine) -> None:
+    only_card(machine, "0x2684")
+    distribution(machine, RHEL)
+    module_file(machine, DRIVER, "Dual MIT/GPL", kernel="5.14.0-427.13.1.el9_4.x86_64")
+    content = (machine.root / MODULE.lstrip("/")).read_bytes()
+    machine.at(MODULE)
+    machine.write(f"/usr/lib/modules/{KERNEL}/weak-updates/nvidia/nvidia.ko", content)
+
+
+@case("DRV005", saw="Secure Boot is on", fix="nvidia-pubkeys")
+def secure_boot_on_suse(machine: BuiltMachine) -> None:
+    distribution(machine, SUSE)
+    secure_boot(machine, "Loading of module with unavailable key is rejected")
+
+
 # ----------------------------------------------------------------------- D: no room for a BAR
 
 
@@ -337,6 +355,14 @@ def wsl_1(machine: BuiltMachine) -> None:
     wsl(machine)
     machine.proc("sys/kernel/osrelease", "4.4.0-19041-Microsoft\n")
     machine.proc("version", "Linux version 4.4.0-19041-Microsoft (built@host) #1-Microsoft\n")
+    machine.remove("/usr/lib/wsl")
+    machine.device("dxg", there=False)
+
+
+@case("HST004", saw="this docker container has no /dev/dxg", fix="docker run --gpus all")
+def a_container_under_wsl_without_gpus(machine: BuiltMachine) -> None:
+    wsl(machine)
+    machine.write("/.dockerenv")
     machine.remove("/usr/lib/wsl")
     machine.device("dxg", there=False)
 

@@ -81,6 +81,17 @@ def test_eight_gpus_that_wait_for_missing_modules_are_one_finding():
     ]
 
 
+def test_the_switches_of_a_rack_are_in_trays_of_their_own():
+    rack = with_gpus(
+        *board("NVIDIA GB200", "10.0")[:4], host={**BARE, "nvswitches": 0, "machine": "aarch64"}
+    )
+
+    [symptom] = symptoms(rules.fabric_not_ready, rack)
+
+    assert symptom.saw.endswith("; its switches are in trays of their own")
+    assert "nvidia-imex-ctl -N" in [step.text for step in symptom.remedy.steps]
+
+
 def test_a_board_with_switches_on_the_bus_needs_its_fabric_manager():
     waiting = with_gpus(*board("NVIDIA H100 80GB HBM3", "9.0"), host={**BARE, "nvswitches": 4})
 

@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from gpucheck import console
-from gpucheck.usage_error import NoAnswerError, UsageError
+from gpucheck.usage_error import CollectionError, NoAnswerError, UsageError
 
 NO_ANSWER = 1
 WRONG_CALL = 2
@@ -25,7 +25,7 @@ def main() -> NoReturn:
     GPUCHECK_TRACEBACK=1 shows the traceback of a failure of gpucheck's own.
     """
     _open_standard_streams()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
             signal.signal(number, _stop)
     try:
@@ -57,12 +57,17 @@ def _stop(number: int, _: object) -> NoReturn:
     """
 
     def insist(*_: object) -> None:
+        if number == signal.SIGINT:
+            os._exit(INTERRUPTED)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    signal.signal(number, signal.SIG_IGN)
+    # A second Ctrl-C is from somebody for whom the first one takes too long.
+    signal.signal(number, insist if number == signal.SIGINT else signal.SIG_IGN)
     signal.signal(signal.SIGALRM, insist)
     signal.setitimer(signal.ITIMER_REAL, _WAY_OUT_SECONDS)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise Stopped(number)
 
 
@@ -118,6 +123,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, UsageError):
         console.complain(f"gpucheck: {error}")
         return WRONG_CALL
+    if isinstance(error, CollectionError):
+        console.complain(f"gpucheck: {error}")
+        return OUR_FAULT
     if os.environ.get("GPUCHECK_TRACEBACK"):
         console.show_traceback(error)
     else:

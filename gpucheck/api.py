@@ -8,16 +8,12 @@ from typing import Literal
 from gpucheck.report import Report, examine
 from gpucheck.scope import Scope
 from gpucheck.snapshot import Snapshot
-from gpucheck.usage_error import UsageError
+from gpucheck.usage_error import CollectionError, UsageError
 
 __all__ = ("CollectionError", "collect", "examine", "load", "render")
 
 #: What Python itself takes to start and to end, beyond what the examination may take.
 _START_SECONDS = 30.0
-
-
-class CollectionError(Exception):
-    """The examination as a whole broke off, and nothing is known of the machine."""
 
 
 def collect(scope: Scope | None = None) -> Snapshot:

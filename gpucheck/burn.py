@@ -1,5 +1,6 @@
 """Runs a burn from its start to the verdict on it, whatever ends it."""
 
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from gpucheck import console
 from gpucheck.bench_evidence import why_busy
+from gpucheck.probes.apart import ACCESS_SECONDS, within
 from gpucheck.report import Report, examine
 from gpucheck.smoke import lacks_torch
 from gpucheck.snapshot import Burn, Snapshot, Unknown, replace, value
 from gpucheck.usage_error import UsageError
 from gpucheck.workloads.burn import BurnRun, Progress
-from gpucheck.workloads.burn_journal import Journal, JournalError
+from gpucheck.workloads.burn_journal import FILE, Journal, JournalError
 from gpucheck.workloads.burn_plan import BurnPlan, BurnPlanError
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def burn(plan: BurnPlan, *, python: str | None, quiet: bool, folder: Path, resum
 
 def _examined(collector: "ForkedCollector", run: BurnRun) -> Snapshot:
     """Return the machine's facts; a signal to all our processes ends that one, too."""
-    from gpucheck.forked_collector import CollectionError
+    from gpucheck.usage_error import CollectionError
 
     try:
         return collector.facts()
@@ -87,6 +89,8 @@ def _opened(plan: BurnPlan, folder: Path, *, resume: bool) -> tuple[BurnPlan, Jo
     """Return the journal in *folder*, and the plan that counts: that of the first part."""
     try:
         plan.check()
+        # For its wait alone: a journal that cannot be reached would hold up the whole burn.
+        within(ACCESS_SECONDS, str(folder), lambda: os.path.exists(folder / FILE))  # noqa: PTH110
         journal = Journal(folder, resume=resume)
         if not resume:
             return plan, journal

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -64,7 +65,11 @@ class _ProbeThread(Generic[Section]):
         self._board = board
         board.add(name)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # "can't start new thread"
+            self._facts = unknown_section(section, f"gpucheck's own probe failed: {error}")
+            board.remove(name)
 
     def _run(self) -> None:
         started = time.monotonic()
@@ -78,7 +83,8 @@ class _ProbeThread(Generic[Section]):
 
     def facts(self, until: float) -> Section:
         """Wait for the facts to *until* (of the monotonic clock); late ones are unknown."""
-        self._thread.join(max(0.0, until - time.monotonic()))
+        if self._facts is None:
+            self._thread.join(max(0.0, until - time.monotonic()))
         if self._facts is None:
             return unknown_section(self._section, f"the {self.name} probe did not end in time")
         return self._facts
@@ -309,10 +315,12 @@ def _python_environment(
 
     until = time.monotonic() + deadline_seconds
     importing = threading.Thread(target=_import_loader, daemon=True)  # while that Python answers
-    importing.start()
+    with suppress(RuntimeError):  # no thread to be had: it is imported later, then
+        importing.start()
     facts = _pytorch(python, variables, deadline_seconds)
     yield facts
-    importing.join()  # there is a fork to come
+    if importing.ident is not None:
+        importing.join()  # there is a fork to come
     process = ProbeProcess[Packages]("packages", lambda: iter((_packages(facts, variables),)))
     yield _libraries(facts, variables)
     try:

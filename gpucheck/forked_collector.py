@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from gpucheck.pending import Board
 from gpucheck.scope import Scope
+from gpucheck.usage_error import CollectionError
 
 if TYPE_CHECKING:
     from gpucheck.snapshot import Snapshot
 
 #: What the examination may take beyond its own deadline to send what it knows.
-SENDING_SECONDS = 0.6
+SENDING_SECONDS = 0.9
 _GRACE_SECONDS = 0.25
 _STILL_THERE = "broke off"
 _SIZE = struct.Struct("=Q")
@@ -52,10 +53,6 @@ def end_all() -> None:
         _begun.pop().end()
 
 
-class CollectionError(Exception):
-    """The examination as a whole broke off, and nothing is known of the machine."""
-
-
 class ForkedCollector:
     """An examination under way in another process."""
 
@@ -79,9 +76,13 @@ class ForkedCollector:
         self._is_exact = look is not None
         self._is_over = False
         self._sent_all = False
-        self._pipe, sending = os.pipe()
         parent = os.getpid()
-        self._pid = os.fork()
+        try:
+            self._pipe, sending = os.pipe()
+            self._pid = os.fork()
+        except OSError as error:
+            why = f"the examination could not be started: {error.strerror}"
+            raise CollectionError(_with_lack(why)) from None
         if self._pid == 0:
             os.close(self._pipe)
             _examine(sending, parent, scope, look, self._board)
@@ -124,7 +125,7 @@ class ForkedCollector:
         if data is None:
             raise CollectionError("the examination did not end in time")
         if not data:
-            raise CollectionError(f"the examination {self._reap(_GRACE_SECONDS)}")
+            raise CollectionError(_with_lack(f"the examination {self._reap(_GRACE_SECONDS)}"))
         if self._is_exact:
             import pickle
 
@@ -163,6 +164,12 @@ class ForkedCollector:
                 return f"ended with status {code}" if code >= 0 else f"was ended by signal {-code}"
             time.sleep(0.005)
         return _STILL_THERE
+
+
+def _with_lack(why: str) -> str:
+    from gpucheck.poverty import lack
+
+    return f"{why}; {lacking}" if (lacking := lack()) else why
 
 
 def _examine(

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, TypeVar
 
 import msgspec
 
 from gpucheck.families import depth
+from gpucheck.poverty import is_own
 from gpucheck.rule import Condition, NotChecked, Obstacle, Remedy, Rule, Severity, Symptom
 from gpucheck.snapshot import NOT_EXAMINED, Silence, Snapshot, value
 from gpucheck.wording import ranges
@@ -21,6 +23,8 @@ ESSENTIAL: Mapping[str, str] = {
     "TOR001": "which torch programs get",
     "BRN001": "whether all that was to be burned in was, to the end",
 }
+#: Any other question, where gpucheck lacked the means to look.
+OTHER_QUESTION = "what gpucheck lacked the means to look at"
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,13 +107,18 @@ class Report:
 
     @property
     def unanswered(self) -> tuple[Unchecked, ...]:
-        """Essential questions that were asked and got no answer, one entry for each."""
+        """Essential questions that were asked and got no answer, one entry for each.
+
+        Where gpucheck lacked the means to look, any question is one: the first stands for all.
+        """
         silent = {
             one.code: one
             for one in reversed(self.not_checked)
             if one.code in ESSENTIAL and one.is_open
         }
-        return tuple(silent[code] for code in ESSENTIAL if code in silent)
+        essential = tuple(silent[code] for code in ESSENTIAL if code in silent)
+        poor = (one for one in self.not_checked if one.is_open and is_own(one.why))
+        return essential or tuple(islice(poor, 1))
 
     @property
     def exit_code(self) -> int:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gpucheck import console
+from gpucheck.knowledge import torch_cuda
 from gpucheck.payload import mnist
 from gpucheck.remedies import python_packages
 from gpucheck.report import Report, examine
@@ -157,7 +158,7 @@ def _refuse_what_is_missing(plan: Plan, machine: Snapshot, training: Training) -
     failure, fault = value(training.failure), value(training.data_fault)
     missing = "No module named"
     if failure is not None and f"{missing} 'torch'" in str(failure.message):
-        raise UsageError(lacks_torch(machine))
+        raise UsageError(lacks_torch(machine, device=plan.device))
     if plan.data == "download" and fault and f"{missing} 'torchvision" in fault.problem:
         remedy = python_packages.install(machine, ("torchvision",), text="")
         raise UsageError(
@@ -166,11 +167,16 @@ def _refuse_what_is_missing(plan: Plan, machine: Snapshot, training: Training) -
         )
 
 
-def lacks_torch(machine: Snapshot) -> str:
+def lacks_torch(machine: Snapshot, *, device: str = "cuda") -> str:
     """Say that the examined Python has no torch, and the line that installs it."""
     python = machine.pytorch.python
     path = python.path if isinstance(python, Python) else "this Python"
-    remedy = python_packages.replace_torch(machine)
+    if device == "cpu":  # a rehearsal needs no gigabytes of CUDA
+        remedy = python_packages.install(
+            machine, ("torch", "torchvision"), text="", index=f"{torch_cuda.INDEX}/cpu"
+        )
+    else:
+        remedy = python_packages.replace_torch(machine)
     if not remedy.steps:
         remedy = python_packages.install(machine, ("torch", "torchvision"), text="")
     return f"{path} has no torch. Install it: {_line(remedy)} (or name another Python: --python)"

@@ -7,3 +7,10 @@ class UsageError(Exception):
 
 class NoAnswerError(Exception):
     """A file system did not answer; its text is one line saying which. The exit status is 1."""
+
+
+class CollectionError(Exception):
+    """The examination as a whole broke off, and nothing is known of the machine.
+
+    Its text is one line saying how. The exit status is 3.
+    """

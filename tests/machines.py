@@ -2,6 +2,8 @@
 
 `machine()` is a server with two H200s, driver 580.159.04, CUDA 13.0 and torch 2.11 built for it.
 `machine(driver={"module_version": None})` is the same with those fields of that section changed.
+
+It is long because a healthy machine has a value for every fact.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""The commands as a user runs them: outputs, statuses, and never a traceback."""
+"""The commands as a user runs them: outputs, statuses, and never a traceback.
+
+It is long because it is one list of what a user may do wrong.
+"""
 
 import json
 import os

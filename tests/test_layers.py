@@ -20,6 +20,7 @@ LAYERS = (
         "gpucheck.snapshot",
         "gpucheck.held_memory",
         "gpucheck.pending",
+        "gpucheck.poverty",
         "gpucheck.site_probe",
     ),
     ("gpucheck.knowledge",),

@@ -16,7 +16,13 @@ MACHINES = sorted(path.stem for path in RECORDED.glob("*.json") if path.stem != 
 
 def report(name: str, *options: str) -> str:
     ended = subprocess.run(
-        [sys.executable, "-m", "gpucheck", "doctor", "--from", RECORDED / f"{name}.json", *options],
+        [
+            Path(sys.executable).with_name("gpucheck"),
+            "doctor",
+            "--from",
+            RECORDED / f"{name}.json",
+            *options,
+        ],
         capture_output=True,
         text=True,
         env={

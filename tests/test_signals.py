@@ -22,6 +22,8 @@ from machines import HEALTHY
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 AT_ONCE = 10
+#: The long version runs beside other work, at the lowest priority.
+PATIENCE_SECONDS = rounds(10, 120)
 _RUN = ["fleet", "run", "--remote-command", f"{sys.executable} -m gpucheck"]
 
 #: Commands, and within how many seconds the signal comes. {} is a folder.
@@ -36,6 +38,7 @@ COMMANDS: dict[str, tuple[list[str], float]] = {
     "env install": (["env", "install", "--yes", "--shell", "bash"], 1.5),
     "smoke": (["smoke", "--device", "cpu", "--data", "synthetic"], 3.0),
     "bench": (["bench", "--device", "cpu", "--quick"], 3.0),
+    "burn": (["burn", "--device", "cpu", "--minutes", "0.05", "-o", "{}/{id}"], 3.0),
     "fleet judge": (["fleet", "judge", "{}/nodes.jsonl", "--processes", "2"], 1.2),
     "fleet run": (
         [*_RUN, "--engine", "local", "--nodes", "n1,n2", "--out", "{}/out"],
@@ -70,7 +73,10 @@ def left_by(command: str, seed: int, folder: Path, environment: Mapping[str, str
     words, seconds = COMMANDS[command]
     number, moment, mark = chance.choice(SIGNALS), chance.uniform(0.0, seconds), new_mark()
     process = subprocess.Popen(
-        [sys.executable, "-m", "gpucheck", *(word.replace("{}", str(folder)) for word in words)],
+        [
+            *(sys.executable, "-m", "gpucheck"),
+            *(word.replace("{}", str(folder)).replace("{id}", mark) for word in words),
+        ],
         env={**environment, MARK: mark},
         stdin=subprocess.PIPE,  # stays open: who reads it waits
         stdout=subprocess.DEVNULL,
@@ -80,8 +86,8 @@ def left_by(command: str, seed: int, folder: Path, environment: Mapping[str, str
     with process:
         time.sleep(moment)
         os.kill(process.pid, number)
-        process.wait(timeout=10)
-        left = left_after(mark, 1.0)
+        process.wait(timeout=PATIENCE_SECONDS)
+        left = left_after(mark, rounds(1, 10))
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -90,7 +96,7 @@ def left_by(command: str, seed: int, folder: Path, environment: Mapping[str, str
 
 @pytest.mark.timeout(7200)
 def test_nothing_is_left_after_a_signal_at_any_moment(folder: Path, hanging: Mapping[str, str]):
-    count = rounds(204, 1008)
+    count = rounds(208, 1001)
     names = [name for name in COMMANDS for _ in range(count // len(COMMANDS))]
     random.Random(0).shuffle(names)
 
@@ -130,3 +136,32 @@ def test_a_stopped_examination_leaves_nothing(tmp_path: Path):
     process.wait(timeout=10)
 
     assert left_after(mark, 1.0) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_whose_exception_is_lost_ends_it_all_the_same(number: signal.Signals):
+    """An exception that is raised in a callback of C's, or in a destructor, goes nowhere."""
+    program = """
+import time
+from gpucheck import __main__ as start
+
+def deaf():
+    print("ready", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+
+start._run = deaf
+start.main()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        began = time.monotonic()
+        status = process.wait(timeout=20)
+
+    assert time.monotonic() - began < 5
+    assert status == (130 if number is signal.SIGINT else -number)

@@ -128,7 +128,7 @@ def _help(option: Any) -> str:
 def report(machine: Path, *options: str) -> str:
     """Return what the doctor says of a recorded machine today."""
     ended = subprocess.run(
-        [sys.executable, "-m", "gpucheck", "doctor", "--from", machine, *options],
+        [Path(sys.executable).with_name("gpucheck"), "doctor", "--from", machine, *options],
         capture_output=True,
         text=True,
         env={

@@ -60,7 +60,7 @@ def picture(text: str, title: str, columns: int = COLUMNS) -> str:
 def report_of(snapshot: Path, columns: int = COLUMNS) -> str:
     """Return what a terminal of that width shows of `gpucheck doctor --from SNAPSHOT`."""
     done = subprocess.run(
-        [sys.executable, "-m", "gpucheck", "doctor", "--from", str(snapshot)],
+        [Path(sys.executable).with_name("gpucheck"), "doctor", "--from", str(snapshot)],
         env={
             "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
             "FORCE_COLOR": "1",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpucheck import console
-from gpucheck.cli.options import refuse_what_is_no_python
+from gpucheck.cli.options import near, refuse_what_is_no_python
 from gpucheck.scope import Scope
 from gpucheck.usage_error import UsageError
 
@@ -44,4 +44,6 @@ def _refuse_a_wrong_ignore_list(machine: "Snapshot") -> None:
         return
     for entry in accepted:
         if not named(entry.code):
-            raise UsageError(f"{entry.file}: no rule and no family is called {entry.code!r}")
+            raise UsageError(
+                f"{entry.file}: no rule and no family is called {entry.code!r}{near(entry.code)}"
+            )

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -280,9 +281,11 @@ def run(
         _print(in_rounds(rounds), form, None, allow_missing=allow_missing)
     if device != "cuda":
         raise UsageError(f"--device {device}: for {ALLREDUCE} alone")
-    for answered in gather(chosen, tasks, out, job=what, timeout_seconds=seconds, fan_out=fan_out):
-        if answered.why:
-            console.complain(f"{answered.node}: {answered.why}")
+    outcomes = gather(chosen, tasks, out, job=what, timeout_seconds=seconds, fan_out=fan_out)
+    with closing(outcomes):  # a signal ends what runs on the nodes
+        for answered in outcomes:
+            if answered.why:
+                console.complain(f"{answered.node}: {answered.why}")
     fleet = Fleet(results=tuple(judge_all(answers([str(out)]))), asked=names, racks=places)
     _print(fleet, form, None, allow_missing=allow_missing)
 

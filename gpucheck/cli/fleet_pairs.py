@@ -60,11 +60,9 @@ def meet(
 ) -> None:
     """Add up numbers with one other node: what `fleet run allreduce` starts on each of two."""
     import os
-    import sys
 
     from gpucheck.fleet.pairs.encounters import PairAnswer
-    from gpucheck.probes.pytorch import choose_python
-    from gpucheck.workloads import pair
+    from gpucheck.workloads import launch, pair
 
     def say(answer: PairAnswer) -> None:
         console.write(msgspec.json.encode(answer).decode() + "\n")
@@ -75,10 +73,9 @@ def meet(
     if not gpus:
         say(PairAnswer(is_over=True, why="CUDA would show no GPU"))
         return
-    choice = choose_python(python, os.environ)
     met = pair.meet(
         pair.Meeting(is_first=first, address=address, port=port, device=device),
-        python=sys.executable if choice is None else choice[0],
+        python=launch.python_for(python, os.environ),
         gpus=gpus,
     )
     say(PairAnswer(is_over=True, **msgspec.structs.asdict(met)))

@@ -194,20 +194,21 @@ def codes(option: str, values: Iterable[str] | None) -> list[str]:
 
     for name in names:
         if not named(name):
-            raise UsageError(f"{option}: no rule and no family is called {name!r}{_near(name)}")
+            raise UsageError(f"{option}: no rule and no family is called {name!r}{near(name)}")
     return names
 
 
-def _near(name: str) -> str:
+def near(name: str) -> str:
+    """Return which rules or families were meant by *name*, as the end of a sentence."""
     from difflib import get_close_matches
 
     from gpucheck.families import FAMILIES
     from gpucheck.site_rules import every_rule
 
     known = [*(rule.code for rule in every_rule()), *(family.prefix for family in FAMILIES)]
-    near = get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f": did you mean {' or '.join(near)}?"
+    found = get_close_matches(name, known, n=3, cutoff=0.5)
+    if found:
+        return f": did you mean {' or '.join(found)}?"
     return ": see gpucheck explain --list"
 
 

@@ -69,6 +69,7 @@ def burn_memory(
             report.fault(_trace_memory(pattern, at, block, room))
         now = time.monotonic()
         report.work("memory", "", 1, 16.0 * memory.numel(), now - reported)
+        report.load(now - reported)
         reported, sweep = now, sweep + 1
         if report.is_due(REPORT_SECONDS):
             yield
@@ -116,6 +117,7 @@ class HostCopies:
         self._there = torch.zeros(self._count, dtype=torch.int64, device=device)
         self._mask = torch.empty(self._count, dtype=torch.bool, device=device)
         self._flag = torch.zeros((), dtype=torch.bool, device=device)
+        self._flag_here = torch.zeros((), dtype=torch.bool, pin_memory=on_gpu)
         self._streams = [torch.cuda.Stream(device) for _ in "ab"] if on_gpu else []
         synchronize(device)
         self._turn = 0
@@ -145,8 +147,12 @@ class HostCopies:
         self._is_under_way = True
 
     def _up(self, which: int) -> None:
-        self._there.copy_(self._host[which], non_blocking=True)
+        self._to_gpu(which)
         exact.differ(self._there, self._sent[which], self._mask, self._flag)
+        self._flag_here.copy_(self._flag, non_blocking=True)
+
+    def _to_gpu(self, which: int) -> None:
+        self._there.copy_(self._host[which], non_blocking=True)
 
     def finish(self) -> None:
         """Wait for the copies that are under way, and compare what came back."""
@@ -159,7 +165,7 @@ class HostCopies:
         which, other = self._turn % 2, (self._turn + 1) % 2
         for kind in ("h2d", "d2h"):
             self._report.work(kind, "", 1, 8.0 * self._count, took)
-        if bool(self._flag):
+        if bool(self._flag_here):  # to read the other would wait for all products
             self._report.fault(_compared("h2d", self._there, self._sent[which]))
         if not torch.equal(self._back, self._host[other]):
             self._report.fault(_compared("d2h", self._back, self._host[other]))

@@ -83,6 +83,7 @@ class Product:
         self, kind: str, shape: exact.Shape, arena: Arena, reference: Any, device: Any
     ) -> None:
         self.kind, self.shape, self.device = kind, shape, device
+        torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
         self._reference = reference  # in the host's memory
         arena.clear()
         inner = shape.inner * shape.copies
@@ -122,7 +123,6 @@ class Product:
         elif self.kind in ("bf16", "fp16") and self.dtype is torch.float32:
             torch.mm(self.left, right, out_dtype=torch.float32, out=slot)
         else:
-            torch.backends.cuda.matmul.allow_tf32 = self.kind == "tf32"
             torch.mm(self.left, right, out=slot)
 
     def check(self, slot: Any, flag: Any) -> None:
@@ -230,6 +230,7 @@ def burn(
     each batch. *rest* is how long the GPU idles after each: the load then comes in pulses.
     """
     slots, shape = product.slots, product.shape
+    loaded_since = time.monotonic()
     once = _seconds_of_one(product)
     most = min(_MOST_IN_BATCH, (len(slots) - 1) // 2)
     size = max(1, min(most, int(max(BATCH_SECONDS, rest) / once)))
@@ -257,12 +258,13 @@ def burn(
             now = time.monotonic()
             count = len(batch)
             report.work(product.kind, shape.name, count, count * shape.operations, now - reported)
+            report.load(now - loaded_since)
             if report.is_due(REPORT_SECONDS):
                 yield
             if rest:
                 time.sleep(rest)
                 now = time.monotonic()
-            reported = now
+            reported = loaded_since = now
     report.alarm(product.alarm(slots[0], number))
     yield
 

@@ -18,6 +18,11 @@ class Report:
         self._faults: list[dict[str, Any]] = []
         self._more = 0
         self._alarms = [0, 0]
+        self._loaded = 0.0
+
+    def load(self, seconds: float) -> None:
+        """Add time in which the GPU always had something to compute."""
+        self._loaded += seconds
 
     def work(self, kind: str, size: str, count: int, amount: float, seconds: float) -> None:
         """Add work that was done and checked: operations or bytes, in so many seconds."""
@@ -62,6 +67,7 @@ class Report:
             ],
             "faults": self._faults,
             "faults_left_out": self._more,
+            "loaded_seconds": self._loaded,
             "alarms": self._alarms[0],
             "alarms_found": self._alarms[1],
         }

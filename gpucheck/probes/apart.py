@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NoReturn, TypeVar
 
+from gpucheck.poverty import lack
 from gpucheck.probes.child import die_with, disown_all, kill_all
 from gpucheck.usage_error import NoAnswerError, UsageError
 
@@ -229,7 +230,7 @@ def _work(sending: int, parent: int, probe: Callable[[], Iterator[T]]) -> NoRetu
                 for facts in probe():
                     give("", facts)
             except MemoryError:
-                give(f"more than {MEMORY_LIMIT_BYTES >> 30} GiB of memory was needed")
+                give(lack() or f"more than {MEMORY_LIMIT_BYTES >> 30} GiB of memory was needed")
             except RecursionError:
                 give("it is nested too deeply")
             except Exception as error:  # noqa: BLE001 - a probe must not cost the report

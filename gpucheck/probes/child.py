@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gpucheck.poverty import lack
 from gpucheck.probes.run_as import identity_for
 
 GRACE_SECONDS = 0.25  # how long a killed child may take to go
@@ -67,6 +68,13 @@ class Ended:
         if self.signal_name is not None:
             return f"crashed with {self.signal_name}"
         return None if self.exit_code == 0 else f"exit status {self.exit_code}"
+
+
+def _unless_poor(ended: Ended) -> Ended:
+    """Return *ended*; where it failed under limits of ours that are too low, that is the reason."""
+    if ended.why is None or not (lacking := lack()):
+        return ended
+    return Ended(stdout=ended.stdout, stderr=ended.stderr, error=f"{ended.why}; {lacking}")
 
 
 class Child:
@@ -199,13 +207,15 @@ class Child:
             self._late = self.deadline_seconds
         self.kill()
         self._close()
-        return Ended(
-            stdout=bytes(self._buffers["stdout"]),
-            stderr=bytes(self._buffers["stderr"]),
-            exit_code=code if code is not None and code >= 0 else None,
-            signal_name=_signal_name(-code) if code is not None and code < 0 else None,
-            late_after_seconds=self._late,
-            error=self._trouble,
+        return _unless_poor(
+            Ended(
+                stdout=bytes(self._buffers["stdout"]),
+                stderr=bytes(self._buffers["stderr"]),
+                exit_code=code if code is not None and code >= 0 else None,
+                signal_name=_signal_name(-code) if code is not None and code < 0 else None,
+                late_after_seconds=self._late,
+                error=self._trouble,
+            )
         )
 
     def kill(self) -> None:

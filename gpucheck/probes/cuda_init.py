@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from gpucheck.poverty import is_own, lack
 from gpucheck.probes.child import Child, payload_command
 
 if TYPE_CHECKING:
@@ -79,8 +80,10 @@ def judge(answers: "Iterable[Message]", why: str | None = None) -> "CudaInit | U
             library = answer.path
         elif isinstance(answer, Answered):
             values[answer.call] = answer.value
-    if why is not None and call is None:
+    if why is not None and (call is None or is_own(why)):
         return Unknown(why)
+    if (load_error is not None or values.get("cuInit")) and (lacking := lack()):
+        return Unknown(lacking)
     error = None
     if why is not None:
         error = f"{why} to {call}" if why.startswith("no answer") else f"{why} in {call}"

@@ -2,6 +2,8 @@
 
 A message that is not exactly as described here is our own fault, and raises: a typo must not read
 as "nothing was reported". A test holds every `emit(…)` of the programs against these types.
+
+It is long because it is one table: a type for each thing that a program can report.
 """
 
 import functools
@@ -481,6 +483,7 @@ class Burned(Message, frozen=True, kw_only=True, tag="burned"):
     work: tuple[BurnWork, ...] = ()
     faults: tuple[BurnFault, ...] = ()
     faults_left_out: int = 0
+    loaded_seconds: float = 0.0
     alarms: int = 0
     alarms_found: int = 0
     error: str | None = None

@@ -14,6 +14,7 @@ import msgspec
 
 from gpucheck.held_memory import SECOND_LOOK_SECONDS, wants_second_look
 from gpucheck.payload import nvml_queries as queries
+from gpucheck.poverty import is_own, lack
 from gpucheck.probes import nvml_child
 from gpucheck.probes.child import Child
 from gpucheck.probes.messages import NvmlAnswer
@@ -27,8 +28,11 @@ from gpucheck.snapshot import (
     ConfidentialComputing,
     Gpu,
     Nvml,
+    NvmlError,
     Reading,
     Unknown,
+    replace,
+    unknown_section,
     value,
 )
 
@@ -165,6 +169,8 @@ def _nvml(session: NvmlSession, root: Path) -> Nvml:
     }
     if library is not None and library.outcome == "value":
         facts["library"] = library.value or Unknown("the path cannot be determined")
+    if session.error is not None and (lacking := _own_lack(session.error)) is not None:
+        return replace(unknown_section(Nvml, lacking), library=facts["library"])
     if session.error is not None:
         call = session.error.call if session.error.call != "open" else "NVML does not load"
         unknown = Unknown(f"{call}: {session.error.message}")
@@ -175,6 +181,12 @@ def _nvml(session: NvmlSession, root: Path) -> Nvml:
     gpus = _gpus(session, root)
     facts |= {"gpus": gpus, "pairs": pairs(session, gpus, root)}
     return Nvml(**facts)
+
+
+def _own_lack(error: NvmlError) -> str | None:
+    """Return what gpucheck lacked, where that may be why NVML failed."""
+    message = str(error.message)
+    return message if is_own(message) else lack() or None
 
 
 def _confidential_computing(session: NvmlSession) -> Reading[ConfidentialComputing]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpucheck.knowledge import driver_cuda, host_compiler
+from gpucheck.poverty import is_own
 from gpucheck.probes.child import Child, Ended, run
 from gpucheck.probes.cxx_compiler import HostCompilerSearch, all_on_path
 from gpucheck.probes.rooted_disk import Disk
@@ -256,9 +257,10 @@ def parse_nvcc_version(text: str) -> str | None:
 def judge_nvcc(ended: Ended) -> tuple[Maybe[str], str | None]:
     """Return the version that an nvcc printed, and why it would not run.
 
-    A late one is unknown rather than broken: the file system may be slow.
+    A late one is unknown rather than broken (the file system may be slow), as is one that failed
+    for want of what gpucheck lacks.
     """
-    if ended.late_after_seconds is not None:
+    if ended.late_after_seconds is not None or is_own(ended.why or ""):
         return Unknown(f"nvcc --version: {ended.why}"), None
     output = ended.stdout.decode("utf-8", "replace")
     if ended.why is None:

@@ -11,7 +11,7 @@ from gpucheck.render.rows import gpu_rows, pair_rows
 from gpucheck.render.sanitize import clean
 from gpucheck.render.style import Sign, Style, cells, fit, wrap
 from gpucheck.render.table import gpu_table, pair_matrix
-from gpucheck.report import ESSENTIAL, Finding, Report, Unchecked
+from gpucheck.report import ESSENTIAL, OTHER_QUESTION, Finding, Report, Unchecked
 from gpucheck.rule import Remedy, Severity
 from gpucheck.snapshot import value
 from gpucheck.wording import count, listed, ranges
@@ -417,7 +417,9 @@ def summary(report: Report) -> str:
     if report.verdict == "broken":
         return f"Broken: {counts}."
     if report.verdict == "incomplete":
-        asked = [f"{ESSENTIAL[one.code]} ({one.code})" for one in report.unanswered]
+        asked = [
+            f"{ESSENTIAL.get(one.code, OTHER_QUESTION)} ({one.code})" for one in report.unanswered
+        ]
         found = f" Found: {counts}." if counts else ""
         return f"Incomplete: there is no answer to {listed(asked)}.{found}"
     if report.verdict == "degraded":

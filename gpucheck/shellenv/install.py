@@ -1,4 +1,7 @@
-"""Puts the exports into a shell's start-up files: shows, asks, writes, and checks the result."""
+"""Puts the exports into a shell's start-up files: shows, asks, writes, and checks the result.
+
+It is long because what one file of a user goes through is read in one place, from plan to proof.
+"""
 
 import difflib
 import os

@@ -75,12 +75,12 @@ class Sizes:
     host: int = 256 << 20
     peer: int = 256 << 20
     reduce: tuple[int, ...] = (16 << 20, 256 << 20, 1 << 30)
-    seconds: float = 0.5
+    seconds: float = 0.4
     warm_up: float = 0.3  # power and clock have settled by then
 
 
 FULL = Sizes()
-QUICK = Sizes(host=64 << 20, peer=64 << 20, reduce=(), seconds=0.4)
+QUICK = Sizes(host=64 << 20, peer=64 << 20, reduce=())
 ON_CPU = Sizes(
     product=256,
     fp32_product=256,

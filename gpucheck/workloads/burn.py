@@ -5,7 +5,6 @@ goes between them, while the others keep computing.
 """
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,6 @@ from pathlib import Path
 from gpucheck.payload.assignment import chosen_gpus
 from gpucheck.probes.child import Child
 from gpucheck.probes.messages import BenchDevice, BenchReady, Burned, Message
-from gpucheck.probes.pytorch import choose_python
 from gpucheck.snapshot import (
     NOT_EXAMINED,
     Burn,
@@ -45,7 +43,6 @@ _COUNTERS_SECONDS = 30.0
 _WHOLE_RUN_SECONDS = 60 * 24 * 3600.0
 _PAUSE_SECONDS = 0.01
 _ENDS_A_CONTEXT = ("CUDA error", "AcceleratorError", "EXECUTION_FAILED", "NCCL Error")
-_LOADS = ("h2d", "d2h", "peer", "all-reduce")  # next to products, whose time counts
 
 Progress = Callable[[str], None]
 
@@ -66,6 +63,7 @@ class _Member:
     free_bytes: int | None = None
     #: what is not yet in the journal
     work: list[BurnWork] = field(default_factory=list)
+    loaded_seconds: float = 0.0
     faults: list[BurnFault] = field(default_factory=list)
     left_out: int = 0
     alarms: int = 0
@@ -98,8 +96,7 @@ class BurnRun:
         self.plan = plan
         self._journal, self._folder = journal, folder
         self._variables = variables
-        choice = choose_python(python, variables)
-        self._python = sys.executable if choice is None else choice[0]
+        self._python = launch.python_for(python, variables)
         self._progress = progress
         self._watch = watch.Watch()
         self._watcher: Child | None = None
@@ -413,6 +410,7 @@ class BurnRun:
     def _take(self, member: _Member, message: Burned) -> None:
         """Take in what a GPU did and found; a fault goes to the journal at once."""
         member.work += message.work
+        member.loaded_seconds += message.loaded_seconds
         member.left_out += message.faults_left_out
         member.alarms += message.alarms
         member.alarms_found += message.alarms_found
@@ -471,13 +469,12 @@ class BurnRun:
     def _keep_work(self, member: _Member) -> None:
         if not (member.work or member.faults or member.alarms):
             return
-        loaded = sum(work.seconds for work in member.work if work.kind not in _LOADS)
         self._journal.add(
             journals.Worked(
                 seconds=self._seconds(),
                 gpu=member.gpu,
                 work=tuple(together(member.work)),
-                loaded_seconds=round(loaded, 4),
+                loaded_seconds=round(member.loaded_seconds, 4),
                 faults=tuple(member.faults),
                 faults_left_out=member.left_out,
                 alarms=member.alarms,
@@ -485,6 +482,7 @@ class BurnRun:
             )
         )
         member.work, member.faults = [], []
+        member.loaded_seconds = 0.0
         member.left_out = member.alarms = member.alarms_found = 0
 
     def _keep_point(self, member: _Member, since: float, now: float, rate: float | None) -> None:

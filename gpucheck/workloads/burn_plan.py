@@ -75,7 +75,7 @@ class BurnPlan:
 
     def as_record(self) -> dict[str, Any]:
         """Return the plan as the journal keeps it."""
-        return asdict(self)
+        return {**asdict(self), "phases": list(self.phases)}
 
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> "BurnPlan":

@@ -6,6 +6,8 @@
 
 Paths are the machine's own. `write`, `link`, `remove`, `elf`, `environment`, `devices`, `proc`,
 `sys` and `nvml` are what there is to break.
+
+It is long because a whole machine is built: its root, driver, torch and devices.
 """
 
 import json

@@ -2,6 +2,8 @@
 
 A case is a function that breaks the machine. Its decorator names the code that must come first, and
 the other codes that may stand as roots of their own, because they are true there too.
+
+It is long because it is a list: a case for each fault.
 """
 
 from collections.abc import Callable

@@ -2,6 +2,8 @@
 
 A case is a function that builds the machine; its decorator names the code that must come first, and
 words of the evidence and of the remedy. The healthy twins have what the cases have, and no fault.
+
+It is long because it is a list: a case for each report.
 """
 
 from collections.abc import Callable

@@ -2,6 +2,8 @@
 
 Each is named after its kind. A broken one names the code that must come first, all codes that may
 be roots, and words that its fix must hold: commands are for this very machine.
+
+It is long because it is a list: a case for each kind.
 """
 
 import json

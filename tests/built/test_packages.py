@@ -2,6 +2,8 @@
 
 The inputs are public reports, rebuilt with small real ELF files. Where a library is missing, the
 real loader is asked on the same tree and has to agree.
+
+It is long because it is a list: a case for each report.
 """
 
 import hashlib

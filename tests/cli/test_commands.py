@@ -334,7 +334,7 @@ def test_the_list_beside_a_project_is_read(tmp_path: Path):
     ("content", "complaint"),
     [
         ("nonsense", "gpucheck.toml: is not TOML"),
-        ('[[ignore]]\ncode = "DRV999"\nreason = "x"', "no rule and no family is called 'DRV999'"),
+        ('[[ignore]]\ncode = "DRV999"\nreason = "x"', "called 'DRV999': did you mean DRV0"),
     ],
 )
 def test_a_list_that_is_wrong_is_a_wrong_call(tmp_path: Path, content: str, complaint: str):

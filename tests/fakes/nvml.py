@@ -41,6 +41,8 @@ without `_v2` or `_v3`, or "*" for whatever is called; *after* counts the calls 
 The library as a whole: `FakeNvml(..., init_error=9)` (DRIVER_NOT_LOADED; 18 is
 LIB_RM_VERSION_MISMATCH, 4 NO_PERMISSION, 999 UNKNOWN), `system=System(...)`, `missing=("symbol",)`,
 `installed=False` (an empty directory: the library is not found there).
+
+It is long because an H200 has an answer for every call.
 """
 
 import hashlib

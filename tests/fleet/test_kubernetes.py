@@ -1,7 +1,10 @@
 """`gpucheck fleet` on Kubernetes: manifests that its schemas accept, and what becomes of a Job."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +181,29 @@ def test_whoever_leaves_early_leaves_no_job(tmp_path: Path, monkeypatch):
         assert len(api.jobs) == 1
 
         outcomes.close()
+
+        assert not api.jobs
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_leaves_no_job(number: signal.Signals, tmp_path: Path):
+    pytest.importorskip("kubernetes")
+    with serving({"n1": Node(status={"phase": "Running"})}, tmp_path / "kubeconfig") as api:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "gpucheck", "fleet", "run", "--engine", "kubernetes"),
+                *("--image", "gpucheck:1", "--out", str(tmp_path / "out")),
+            ],
+            env={**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")},
+            stdout=subprocess.DEVNULL,
+        )
+        until = time.monotonic() + 60
+        while not api.jobs and time.monotonic() < until:
+            time.sleep(0.02)
+        assert api.jobs
+
+        process.send_signal(number)
+        process.wait(30)
 
         assert not api.jobs
 

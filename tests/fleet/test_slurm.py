@@ -167,3 +167,21 @@ def test_inside_a_job_its_nodes_are_asked_as_steps(slurm: Cluster, tmp_path: Pat
 
     assert reasons(out) == {"n1": "", "n2": ""}, (tmp_path / "log").read_text()
     assert "2 of 2 nodes examined" in (tmp_path / "report").read_text()
+
+
+def test_a_signal_leaves_no_job(slurm: Cluster, tmp_path: Path):
+    sleeps = script(tmp_path / "sleeps", "exec sleep 300\n")
+    words = [sys.executable, "-m", "gpucheck", "fleet", "run", "--engine", "slurm"]
+    words += ["--nodes", "n1", "--out", str(tmp_path / "out"), "--remote-command", str(sleeps)]
+    process = subprocess.Popen(words, env=slurm.environment, stdout=subprocess.DEVNULL)
+    queue = ("squeue", "--noheader", "--name=gpucheck", "--format=%T", "--nodelist=n1")
+    until = time.monotonic() + 30
+    while "RUNNING" not in slurm.call(*queue).stdout and time.monotonic() < until:
+        time.sleep(0.1)
+
+    process.terminate()
+    process.wait(30)
+
+    while (left := slurm.call(*queue).stdout) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left

@@ -1,3 +1,8 @@
+"""What the kernel, the file system and the loader say of the driver becomes facts.
+
+It is long because the probe reads many places, each of which can lie.
+"""
+
 import os
 import shutil
 import subprocess

@@ -1,3 +1,8 @@
+"""Start-up files are read as the shells would read them, and nothing in them is run.
+
+It is long because a shell's grammar is: each way to write a line is tried.
+"""
+
 import os
 import shutil
 import subprocess

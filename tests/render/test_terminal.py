@@ -1,4 +1,7 @@
-"""The report for people: sections in order, one line where all is well, and what to do first."""
+"""The report for people: sections in order, one line where all is well, and what to do first.
+
+It is long because the report is one page, and each part of it is looked at.
+"""
 
 import re
 from typing import Any

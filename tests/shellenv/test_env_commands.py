@@ -1,10 +1,14 @@
-"""`gpucheck env …` as a user calls it, in homes of its own, with real shells."""
+"""`gpucheck env …` as a user calls it, in homes of its own, with real shells.
+
+It is long because its homes and real shells are set up once for all commands.
+"""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -462,6 +466,73 @@ def test_a_state_directory_that_cannot_be_written_leaves_all_as_it_was(here: Mac
     assert refused.returncode == 2
     assert "nothing was written" in refused.stderr
     assert file.read_bytes() == BASHRC
+
+
+OTHERS = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_a_state_directory_that_root_made_is_named_with_its_owner():
+    with tempfile.TemporaryDirectory() as folder:  # not below root's own, which others cannot enter
+        Path(folder).chmod(0o755)
+        here = Machine(Path(folder))
+        if here.run(*OTHERS, str(GPUCHECK), "--version").returncode != 0:
+            pytest.skip("another user may not run this gpucheck")
+        here.install()  # under sudo -E, say: the state directory is root's now
+        here.env("uninstall", "--yes", "--shell", "bash")
+        os.chown(here.home, 65534, 65534)
+        call = ("--shell", "bash", "--cuda", str(here.toolkit))
+
+        refused = here.run(*OTHERS, str(GPUCHECK), "env", "install", "--yes", *call)
+
+        assert refused.returncode == 2
+        assert "nothing was written. It belongs to uid 0: give it back" in refused.stderr
+        assert f"{folder}/state/gpucheck" in refused.stderr
+        assert not (here.home / ".bashrc").exists()
+
+
+@pytest.mark.namespaces
+@pytest.mark.parametrize(("shell", "name"), [("zsh", "gpucheck.sh"), ("tcsh", "gpucheck.csh")])
+def test_the_file_for_every_user_is_written_read_and_removed(shell: str, name: str, here: Machine):
+    alone = ["unshare", "-m", "sh", "-ec"]
+    mount = "mount -t tmpfs none /etc/profile.d"
+    if here.run(*alone, mount).returncode != 0:
+        pytest.skip("no private mount namespaces here")
+    call = f"{GPUCHECK} env {{}} --yes --system --shell {shell}"
+    read = (
+        f". /etc/profile.d/{name}; echo $CUDA_HOME"
+        if shell == "zsh"
+        else f"ls /etc/profile.d/{name}"
+    )
+
+    done = here.run(
+        *alone,
+        f"{mount}; {call.format('install')} --cuda '{here.toolkit}'; {read}; "
+        f"{call.format('uninstall')}; ls -A /etc/profile.d",
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert f"Wrote /etc/profile.d/{name}\n" in done.stdout
+    assert f"{here.toolkit if shell == 'zsh' else f'/etc/profile.d/{name}'}\n" in done.stdout
+    assert done.stdout.endswith(f"Removed /etc/profile.d/{name}\n")
+
+
+def test_outdated_says_from_what_to_what_and_how_to_write_it_again(here: Machine):
+    file = here.home / ".bashrc"
+    shutil.copytree(here.toolkit, newer := here.home / "cuda-12.6")
+    (newer / "version.json").write_text('{"cuda": {"version": "12.6.0"}}')
+    call = ("--shell", "bash", "--file", str(file))
+    here.env("install", "--yes", *call, "--cuda", "12", CUDA_HOME=str(here.toolkit))
+    shutil.rmtree(here.toolkit)
+
+    seen = here.env("status", *call, CUDA_HOME=str(newer))
+
+    assert seen.stdout.startswith(
+        f"{file}: outdated: CUDA_HOME {here.toolkit} → {newer}; "
+        "`gpucheck env install` writes it again\n"
+    )
+    assert seen.returncode == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

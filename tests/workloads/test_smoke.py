@@ -374,6 +374,7 @@ def test_a_python_without_torch_is_refused_with_the_line_that_installs_it(
     assert "bare/bin/python has no torch. Install it: " in line
     assert "pip" in line
     assert "torch" in line.partition("Install it: ")[2]
+    assert "--index-url https://download.pytorch.org/whl/cpu" in line  # it is a rehearsal
 
 
 def test_a_download_without_torchvision_is_refused_with_the_line_that_installs_it(tmp_path: Path):

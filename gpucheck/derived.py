@@ -59,9 +59,28 @@ def lent_gpus(machine: Snapshot) -> tuple[PciGpu, ...]:
     return tuple(gpu for gpu in gpus if gpu.driver in LENDERS)
 
 
+def gpu_count(machine: Snapshot) -> int | Unknown:
+    """Return how many GPUs NVML shows, else how many the PCI bus shows."""
+    seen = machine.nvml.count
+    if isinstance(seen, int) and seen > 0:
+        return seen
+    gpus = machine.host.pci_gpus
+    if isinstance(gpus, tuple) and gpus:
+        return len(gpus)
+    host = machine.host
+    if host.is_wsl is True or isinstance(host.tegra, str):
+        return seen if isinstance(seen, Unknown) else Unknown("the GPUs could not be counted")
+    return gpus if isinstance(gpus, Unknown) else 0
+
+
 def nvml_works(machine: Snapshot) -> bool:
     """Whether NVML lists a GPU."""
     return (value(machine.nvml.count) or 0) > 0
+
+
+def all_are_seen(machine: Snapshot) -> bool:
+    """Whether NVML lists as many GPUs as the bus: a hypervisor may show other bus ids."""
+    return (value(machine.nvml.count) or 0) >= len(own_gpus(machine)) > 0
 
 
 def cuda_code(machine: Snapshot) -> int | None:

@@ -2,13 +2,13 @@
 
 from gpucheck.conditions import all_of, gpu_to_drive, module_loaded, own_kernel_module
 from gpucheck.derived import (
+    all_are_seen,
     cuda_gpus,
     cuda_works,
     hidden_gpu_nodes,
     is_container,
     is_gpu_path,
     job_gpus,
-    nvml_works,
     own_gpus,
     slurm_job,
 )
@@ -57,7 +57,7 @@ def device_missing(machine: Snapshot) -> Answers:
     if cuda_works(machine):
         # Whoever asked first had nvidia-modprobe make the files, or found another way.
         missing = [path for path in missing if is_gpu_path(path)]
-    if nvml_works(machine) and machine.nvml.count == len(own_gpus(machine)):
+    if all_are_seen(machine):
         missing = [path for path in missing if path == UVM]
     if not missing:
         return

@@ -4,6 +4,7 @@ import re
 
 from gpucheck.conditions import gpu_to_drive, own_kernel_module
 from gpucheck.derived import (
+    all_are_seen,
     is_container,
     is_gpu_path,
     lent_gpus,
@@ -70,7 +71,7 @@ def no_address(machine: Snapshot) -> Answers:
     lent = lent_gpus(machine)
     by_log = {line.bus_id: line for line in value(machine.kernel_log.address_failures) or ()}
     for gpu in gpus:
-        if gpu in lent or _is_well(machine, gpu.bus_id) or _all_are_seen(machine):
+        if gpu in lent or _is_well(machine, gpu.bus_id) or all_are_seen(machine):
             continue
         bars = value(gpu.unassigned_bars)
         if bars:
@@ -85,11 +86,6 @@ def no_address(machine: Snapshot) -> Answers:
                 yield NotChecked.because(gpu.unassigned_bars, gpu.bus_id)
             continue
         yield Symptom(subject=gpu.bus_id, saw=saw, remedy=_more_room(machine))
-
-
-def _all_are_seen(machine: Snapshot) -> bool:
-    """Whether NVML lists as many GPUs as the bus: a hypervisor may show other bus ids."""
-    return (value(machine.nvml.count) or 0) >= len(own_gpus(machine)) > 0
 
 
 def _is_missing(machine: Snapshot, gpu: PciGpu) -> bool:

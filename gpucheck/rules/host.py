@@ -5,6 +5,7 @@ import re
 from gpucheck.derived import (
     WSL_LIBRARIES,
     driver_copies,
+    gpu_count,
     is_container,
     selected_libraries,
     slurm_job,
@@ -34,20 +35,6 @@ WSL_LIBRARY = "/usr/lib/wsl/lib/libcuda.so.1"
 UPDATE_WSL = command("wsl.exe --update", on="windows", lasts="permanent")
 SHUT_WSL_DOWN = command("wsl.exe --shutdown", on="windows")
 CHANGE_TO_WSL_2 = command("wsl.exe --set-version DISTRIBUTION 2", on="windows", lasts="permanent")
-
-
-def gpu_count(machine: Snapshot) -> int | Unknown:
-    """Return how many GPUs NVML shows, else how many the PCI bus shows."""
-    seen = machine.nvml.count
-    if isinstance(seen, int) and seen > 0:
-        return seen
-    gpus = machine.host.pci_gpus
-    if isinstance(gpus, tuple) and gpus:
-        return len(gpus)
-    host = machine.host
-    if host.is_wsl is True or isinstance(host.tegra, str):
-        return seen if isinstance(seen, Unknown) else Unknown("the GPUs could not be counted")
-    return gpus if isinstance(gpus, Unknown) else 0
 
 
 @rule("HST001", Severity.ERROR, "This system is not Linux")

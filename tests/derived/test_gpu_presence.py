@@ -193,3 +193,18 @@ def test_the_capabilities_of_the_gpus_are_named_once():
 
     assert derived.compute_capabilities(machine(nvml={"gpus": mixed})) == ("9.0", "8.0")
     assert derived.compute_capabilities(machine(nvml=SILENT)) == ()
+
+
+def test_gpus_are_counted_by_nvml_else_on_the_bus():
+    assert derived.gpu_count(one_of_two()) == 1
+    assert derived.gpu_count(machine(nvml=SILENT)) == 2
+    assert derived.gpu_count(machine(**NOWHERE)) == 0
+    assert isinstance(
+        derived.gpu_count(machine(machine(**NOWHERE), host={"tegra": "Orin"})), Unknown
+    )
+
+
+def test_nvml_sees_all_where_it_lists_as_many_as_the_bus():
+    assert derived.all_are_seen(HEALTHY)
+    assert not derived.all_are_seen(one_of_two())
+    assert not derived.all_are_seen(machine(**NOWHERE))

@@ -75,7 +75,8 @@ def _examined(collector: "ForkedCollector", run: BurnRun) -> Snapshot:
 
 def new_folder(state: Path) -> Path:
     """Return the folder below *state* for the journal of a burn that begins now."""
-    return state / "burn" / datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    moment = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    return state / "burn" / f"{moment}-{os.getpid()}"
 
 
 def default_state() -> Path:

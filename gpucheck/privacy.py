@@ -43,6 +43,7 @@ _TOKENS = re.compile(
     r"|(?i:(?<![a-z])(?:token|passw(?:or)?d|secret|api[_-]?key|authorization)\s*[=:]\s*"
     r"(?:bearer\s+|basic\s+)?)[^\s'\"]+"
 )
+_RANK_HOST = re.compile(HOST + r"-\d+")  # the token of a host of a training
 _MAC = re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}(?![\w:])")
 #: An address stands where no version can: after a space, `=`, `@`, a quote or `//`.
 _IP = re.compile(
@@ -138,6 +139,7 @@ class Redactor:
     ) -> None:
         gpus = machine.nvml.gpus if isinstance(machine.nvml.gpus, tuple) else ()
         self._home = home
+        self._cut: dict[str, str] = {}  # what `tree` cut down, and to what
         self._uuids: dict[str, str] = {}
         self._serials: dict[str, str] = {}
         for gpu in gpus:
@@ -157,6 +159,15 @@ class Redactor:
             hosts |= {machine.host.name, machine.host.name.partition(".")[0]}
         self._hosts = [
             word for host in sorted(hosts, key=len, reverse=True) if (word := _word(host))
+        ]
+
+        named = dict.fromkeys(_hosts_of_ranks(machine))
+        self._rank_hosts = {host: f"{HOST}-{at}" for at, host in enumerate(named)}
+        self._rank_words = [
+            (word, token)
+            for host, token in self._rank_hosts.items()
+            for name in (host, host.partition(".")[0])
+            if (word := _word(name)) is not None and not _RANK_HOST.fullmatch(host)
         ]
 
     def _find_homes(self, texts: Iterable[str], owner: Owner) -> re.Pattern[str] | None:
@@ -182,6 +193,10 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return *text* with all private names in it replaced."""
+        if text in self._rank_hosts:
+            return text if _RANK_HOST.fullmatch(text) else self._rank_hosts[text]
+        for word, token in self._rank_words:
+            text = word.sub(token, text)
         for serial, token in self._serials.items():
             if serial in text and not _SERIAL_TOKEN.fullmatch(serial):
                 text = text.replace(serial, token)
@@ -210,11 +225,19 @@ class Redactor:
     def tree(self, tree: object, key: str = "") -> object:
         """Return builtins with every text in them replaced, each kind of text by its own rule."""
         if isinstance(tree, str):
-            return _kernel_words(self.text(tree)) if key in _KERNEL_TEXTS else self.text(tree)
+            if key not in _KERNEL_TEXTS:
+                return self.text(tree)
+            words = _kernel_words(self.text(tree))
+            self._note(tree, words)
+            return words
         if isinstance(tree, (list, tuple)):
             return [self.tree(item, key) for item in tree]
         if isinstance(tree, dict):
-            cut = {**tree, **_cut_down(tree)}
+            changes = _cut_down(tree)
+            if tree.get("type") in _QUOTED:
+                for name, short in changes.items():
+                    self._note(tree.get(name), short)
+            cut = {**tree, **changes}
             is_kernel = tree.get("type") in ("kernellog", "kernelline", "xid", "sxid")
             return {
                 name: value
@@ -224,7 +247,24 @@ class Redactor:
             }
         return tree
 
+    def _note(self, long: object, short: object) -> None:
+        if isinstance(long, (list, tuple)) and isinstance(short, (list, tuple)):
+            for one, other in zip(long, short, strict=False):
+                self._note(one, other)
+        elif isinstance(long, str) and isinstance(short, str) and long != short and len(long) > 3:
+            self._cut[long] = short
 
+    def evidence(self, text: str) -> str:
+        """Return *text*, which may quote facts, with those cut down as `tree` cut them before."""
+        for long in sorted(self._cut, key=len, reverse=True):
+            if long in text:
+                whole_words = rf"(?<!\w){re.escape(long)}(?!\w)"
+                text = re.sub(whole_words, lambda _: self._cut[long], text)  # noqa: B023
+        return self.text(text)
+
+
+#: Facts whose texts findings quote: what was cut out of those is cut out of these.
+_QUOTED = ("unknown", "gpuprocess", "kernelline", "xid", "trainingfailure", "startupsetting")
 #: Fields of the kernel log's facts that hold lines as the kernel wrote them.
 _KERNEL_TEXTS = ("text", "module_said", "module_refused")
 
@@ -239,9 +279,13 @@ def _cut_down(facts: dict[str, object]) -> dict[str, object]:
     if kind == "sitefact":
         return _site_fact(facts)
     if kind == "sitefailure":
-        return {"why": _MAC.sub(CUT, _IP.sub(CUT, str(facts.get("why"))))}
+        return {"why": _without_addresses(facts.get("why"))}
     if kind == "unknown":
         return {"why": _MAC.sub(CUT, _IP.sub(CUT, str(facts.get("why"))))}
+    if kind == "trainingfailure":  # what a connection to another host says
+        return {
+            name: _without_addresses(facts.get(name)) for name in _ERROR_TEXTS if facts.get(name)
+        }
     if kind == "variable":
         return {"value": _variable(str(facts.get("name")), str(facts.get("value")))}
     if kind == "gpuprocess" and isinstance(facts.get("name"), str):
@@ -261,6 +305,15 @@ def _site_fact(facts: dict[str, object]) -> dict[str, object]:
     if facts.get("is_public"):
         return {"value": _MAC.sub(CUT, _IP.sub(CUT, text))}
     return {"value": {"type": "unknown", "why": "a text of the site", "kind": "no permission"}}
+
+
+_ERROR_TEXTS = ("message", "stack", "last_lines")
+
+
+def _without_addresses(texts: object) -> object:
+    if isinstance(texts, (list, tuple)):
+        return [_without_addresses(text) for text in texts]
+    return _MAC.sub(CUT, _IP.sub(CUT, texts)) if isinstance(texts, str) else texts
 
 
 def _variable(name: str, value: str) -> str:
@@ -350,11 +403,26 @@ def redact_report(report: "Report", whose: Owner | None = None) -> "Report":
     return replace(
         report,
         machine=machine,
-        findings=with_texts(report.findings, redactor.text),
-        ignored=with_texts(report.ignored, redactor.text),
-        not_checked=with_texts(report.not_checked, redactor.text),
+        findings=tuple(
+            msgspec.structs.replace(
+                with_texts(finding, redactor.text), saw=redactor.evidence(finding.saw)
+            )
+            for finding in report.findings
+        ),
+        ignored=with_texts(report.ignored, redactor.evidence),
+        not_checked=with_texts(report.not_checked, redactor.evidence),
         not_applicable=with_texts(report.not_applicable, redactor.text),
     )
+
+
+def _hosts_of_ranks(machine: "Snapshot") -> Iterator[str]:
+    """Yield the names of the hosts that trained together with this one."""
+    training = machine.training
+    if training is not None:
+        replicas = training.replicas if isinstance(training.replicas, tuple) else ()
+        for one in (*replicas, *((training.failure,) if training.failure else ())):
+            if isinstance(host := getattr(one, "host", None), str):
+                yield host
 
 
 def _texts(tree: object) -> Iterator[str]:

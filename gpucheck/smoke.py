@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,11 +12,9 @@ from gpucheck.remedies import python_packages
 from gpucheck.report import Report, examine
 from gpucheck.rule import Remedy, Severity
 from gpucheck.snapshot import (
-    Maybe,
     Python,
     Snapshot,
     Training,
-    TrainingFailure,
     replace,
     value,
 )
@@ -184,26 +181,3 @@ def lacks_torch(machine: Snapshot, *, device: str = "cuda") -> str:
 
 def _line(remedy: Remedy) -> str:
     return " && ".join(step.text for step in remedy.steps)
-
-
-def without_names(machine: Snapshot) -> Snapshot:
-    """Return *machine* with private details removed, the names of the other ranks' hosts too."""
-    from gpucheck import privacy
-
-    training = machine.training
-    if training is None:
-        return privacy.redact(machine)
-    replicas, failure = training.replicas, training.failure
-    hosts: list[Maybe[str]] = []
-    if isinstance(replicas, tuple):
-        hosts = list(dict.fromkeys(one.host for one in replicas))
-        replicas = tuple(replace(one, host=_token(one.host, hosts)) for one in replicas)
-    if isinstance(failure, TrainingFailure):
-        hosts += [] if failure.host in hosts else [failure.host]
-        failure = replace(failure, host=_token(failure.host, hosts))
-    training = replace(training, replicas=replicas, failure=failure)
-    return privacy.redact(replace(machine, training=training))
-
-
-def _token(host: Maybe[str], hosts: Sequence[Maybe[str]]) -> Maybe[str]:
-    return f"host-{hosts.index(host)}" if isinstance(host, str) else host

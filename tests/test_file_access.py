@@ -10,9 +10,14 @@ import pytest
 from fakes import stuck
 
 from gpucheck import snapshot_file
+from gpucheck.cli.judgement import Judgement
+from gpucheck.cli.workload_output import WorkloadOutput
+from gpucheck.privacy import redact
 from gpucheck.probes.apart import within
+from gpucheck.render import Format
+from gpucheck.report import examine
 from gpucheck.usage_error import NoAnswerError, UsageError
-from machines import HEALTHY
+from machines import HEALTHY, machine, path_entry
 
 TEXT = snapshot_file.as_json(HEALTHY)
 
@@ -50,6 +55,36 @@ def test_what_identifies_only_its_owner_may_read(tmp_path: Path):
 
     assert (tmp_path / "private.json").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "plain.json").stat().st_mode & 0o044
+
+
+@pytest.mark.parametrize("form", [Format.TEXT, Format.JSON, Format.MARKDOWN])
+@pytest.mark.parametrize("identify", [True, False])
+def test_a_report_that_names_somebody_is_for_its_owner_alone(
+    tmp_path: Path, form: Format, identify: bool
+):
+    """The text is what a terminal shows, names and all."""
+    named = machine(environment={"path": (path_entry("/home/ada7/bin"),)}, host={"name": "rack12"})
+    file = tmp_path / "report"
+
+    Judgement(form=form, verbose=True, identify=identify, output=file).of_machine(named)
+
+    assert (file.stat().st_mode & 0o077 == 0) == (identify or form is Format.TEXT)
+
+
+@pytest.mark.parametrize("identify", [True, False])
+def test_the_facts_of_a_workload_that_identify_are_for_their_owner_alone(
+    tmp_path: Path, identify: bool, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "facts.json"
+    output = WorkloadOutput(
+        form=Format.JSON, facts_to=file, verbose=False, quiet=False, identify=identify
+    )
+
+    output.write(examine(machine(host={"name": "rack12"})), redact)
+
+    assert ("rack12" in file.read_text()) == identify
+    assert ("rack12" in capsys.readouterr().out) == identify
+    assert (file.stat().st_mode & 0o077 == 0) == identify
 
 
 def test_one_file_takes_no_reports_of_several_machines(tmp_path: Path):

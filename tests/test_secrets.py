@@ -3,18 +3,28 @@
 import msgspec
 import pytest
 
-from gpucheck import snapshot_file
+from gpucheck import privacy, snapshot_file
+from gpucheck.fleet import formats as fleet_formats
+from gpucheck.fleet.form import FleetFormat
+from gpucheck.fleet.judging import judge
+from gpucheck.fleet.reading import Answer
+from gpucheck.fleet.report import report_of
+from gpucheck.fleet.rules import Fleet
 from gpucheck.privacy import Owner, redact
-from gpucheck.render import Format, Look, render
+from gpucheck.render import RENDERERS, Format, Look, one_line, render
 from gpucheck.report import examine
 from gpucheck.snapshot import (
+    Bench,
     GpuProcess,
     KernelLine,
     Python,
+    Replica,
     Snapshot,
     StartupFile,
     StartupFiles,
     StartupSetting,
+    Training,
+    TrainingFailure,
     Unknown,
     Xid,
 )
@@ -43,7 +53,7 @@ KINDS = {
 SECRETS = (
     *("ada7", "rack12", "grace", "0123456789abcdef", "hunter22", "AbCdEf0123456789"),
     *("10.20.30.40", "fd00:1234", "52:54:00:ab", "AKIAIOSFODNN7", "s3cr3tvalue99", "Zyxomma"),
-    *("GPU-8f3ae711", "1650923004711", "Bluebird"),
+    *("GPU-8f3ae711", "1650923004711", "Bluebird", "rack13"),
 )
 
 
@@ -159,3 +169,77 @@ def test_a_version_is_no_address():
     redacted = redact(with_variables(LD_LIBRARY_PATH="/opt/9.19.0.56/lib", CUDNN_PATH=versions))
 
     assert redacted.environment.variable("LD_LIBRARY_PATH") == "/opt/9.19.0.56/lib"
+
+
+def held(text: str) -> list[str]:
+    """The secrets that *text* holds."""
+    return [secret for secret in SECRETS if secret.lower() in text.lower()]
+
+
+@pytest.fixture
+def ada(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privacy, "owner", lambda: ADA)
+
+
+@pytest.mark.parametrize("form", [form for form in Format if not RENDERERS[form].identifies])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("ada")
+def test_no_report_for_others_of_a_machine_as_it_is_holds_a_secret(kind: str, form: Format):
+    report = examine(planted(KINDS[kind]))
+
+    assert held(render(report, form, Look(verbose=True))) == []
+    assert held(one_line(report, "node", form)) == []
+
+
+@pytest.mark.parametrize("form", list(FleetFormat))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("ada")
+def test_no_report_on_a_fleet_holds_a_secret(kind: str, form: FleetFormat):
+    content = snapshot_file.as_json(planted(KINDS[kind])).encode()
+    results = tuple(judge(Answer(node=name, content=content)) for name in ("n1", "n2"))
+
+    assert results[0].verdict != "unreadable"
+    assert held(fleet_formats.render(report_of(Fleet(results=results)), form)) == []
+
+
+def trained(secret: str) -> Snapshot:
+    """The machine after a training with another host that failed, and after a bench."""
+    machine = planted(secret)
+    replicas = tuple(
+        Replica(position=at, gpu=at, host=host)
+        for at, host in enumerate(("rack12.acme.example", "rack13.acme.example"))
+    )
+    failure = TrainingFailure(
+        kind="error",
+        phase="training",
+        host="rack13.acme.example",
+        message=f"RuntimeError: {secret} in /home/ada7/train.py on rack13.acme.example",
+    )
+    return msgspec.structs.replace(
+        machine,
+        training=Training(
+            strategy="ddp", device="cuda", gpus_wanted="all", replicas=replicas, failure=failure
+        ),
+        bench=Bench(device="cuda", figures=Unknown(f"/home/ada7/venv: {secret}")),
+    )
+
+
+#: An error's message holds no comment of a start-up file.
+SAID = [kind for kind in KINDS if kind != "comment"]
+
+
+@pytest.mark.parametrize("kind", SAID)
+@pytest.mark.usefixtures("ada")
+def test_no_facts_of_a_training_or_a_bench_hold_a_secret(kind: str):
+    machine = trained(KINDS[kind])
+
+    assert held(snapshot_file.as_json(privacy.redact(machine))) == []
+
+
+@pytest.mark.parametrize("form", [form for form in Format if not RENDERERS[form].identifies])
+@pytest.mark.parametrize("kind", SAID)
+@pytest.mark.usefixtures("ada")
+def test_no_report_on_a_training_holds_a_secret(kind: str, form: Format):
+    report = examine(trained(KINDS[kind]))
+
+    assert held(render(report, form, Look(verbose=True))) == []

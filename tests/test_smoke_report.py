@@ -1,7 +1,7 @@
 """What leaves the machine with a smoke training, and what is said of it."""
 
+from gpucheck.privacy import redact
 from gpucheck.render.training import details, entry
-from gpucheck.smoke import without_names
 from gpucheck.snapshot import Replica, Snapshot, Training, TrainingFailure
 
 
@@ -13,7 +13,7 @@ def test_the_names_of_other_hosts_become_tokens_that_still_tell_them_apart():
     failure = TrainingFailure(kind="lost", rank=2, host="secret-b")
     training = Training(replicas=ranks("secret-a", "secret-a", "secret-b"), failure=failure)
 
-    shared = without_names(Snapshot(training=training)).training
+    shared = redact(Snapshot(training=training)).training
 
     assert shared is not None
     assert "secret" not in str(shared)

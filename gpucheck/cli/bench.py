@@ -7,6 +7,7 @@ import typer
 
 from gpucheck.cli.options import (
     FormatOption,
+    IdentifyOption,
     JsonOption,
     PythonOption,
     QuietOption,
@@ -71,6 +72,7 @@ def bench(
     format: FormatOption = None,  # noqa: A002 - the option's name
     as_json: JsonOption = False,
     snapshot_to: SnapshotToOption = None,
+    identify: IdentifyOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -80,7 +82,9 @@ def bench(
     from gpucheck.workloads.bench import MEASURES, BenchPlan
 
     form = chosen_format(format, as_json=as_json, quiet=quiet, verbose=verbose)
-    output = WorkloadOutput(form=form, facts_to=snapshot_to, verbose=verbose, quiet=quiet)
+    output = WorkloadOutput(
+        form=form, facts_to=snapshot_to, verbose=verbose, quiet=quiet, identify=identify
+    )
     chosen = MEASURES if only is None else tuple(only.split(","))
     kept = baseline_file() if baseline is None else Path(baseline)
     report = measure(
@@ -90,7 +94,7 @@ def bench(
         baseline=None if baseline == "none" else kept,
         save_baseline=save_baseline,
     )
-    output.write(report, privacy.redact(report.machine))
+    output.write(report, privacy.redact)
     raise typer.Exit(report.exit_code)
 
 

@@ -8,6 +8,7 @@ import typer
 from gpucheck import console
 from gpucheck.cli.options import (
     FormatOption,
+    IdentifyOption,
     JsonOption,
     PythonOption,
     QuietOption,
@@ -103,18 +104,21 @@ def burn(
     format: FormatOption = None,  # noqa: A002 - the option's name
     as_json: JsonOption = False,
     snapshot_to: SnapshotToOption = None,
+    identify: IdentifyOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Put every GPU under load for long, and check all it computes."""
     from gpucheck import burn as burning
     from gpucheck import privacy, snapshot_file
-    from gpucheck.render import render
+    from gpucheck.render import Look, render
     from gpucheck.usage_error import UsageError
     from gpucheck.workloads.burn_plan import PHASES, BurnPlan
 
     form = chosen_format(format, as_json=as_json, quiet=quiet, verbose=verbose)
-    printed = WorkloadOutput(form=form, facts_to=snapshot_to, verbose=verbose, quiet=quiet)
+    printed = WorkloadOutput(
+        form=form, facts_to=snapshot_to, verbose=verbose, quiet=quiet, identify=identify
+    )
     if resume is not None and output is not None:
         raise UsageError("--resume and --output contradict each other: the journal stays there")
     chosen = PHASES if phases is None else tuple(phases.split(","))
@@ -127,8 +131,9 @@ def burn(
         resume=resume is not None,
     )
     if html is not None:
-        snapshot_file.save(render(report, Format.HTML), html, force=True)
-    printed.write(report, privacy.redact(report.machine))
+        page = render(report, Format.HTML, Look(identify=identify))
+        snapshot_file.save(page, html, force=True, is_private=identify)
+    printed.write(report, privacy.redact)
     if not printed.is_for_programs:
         console.complain(f"The journal is in {folder}")
     raise typer.Exit(report.exit_code)

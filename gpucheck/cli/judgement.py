@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck import console
-from gpucheck.render import Format, Look, one_line, render
+from gpucheck.render import RENDERERS, Format, Look, one_line, render
 from gpucheck.render.style import of_standard_output
 from gpucheck.scope import Scope
 from gpucheck.usage_error import UsageError
@@ -42,7 +42,8 @@ class Judgement:
         else:
             from gpucheck import snapshot_file
 
-            snapshot_file.save(text, self.output, force=True, is_private=self.identify)
+            is_private = self.identify or RENDERERS[self.form].identifies
+            snapshot_file.save(text, self.output, force=True, is_private=is_private)
         return report.exit_code
 
     def of_stored(self, names: Sequence[str], scope: Scope) -> int:

@@ -7,6 +7,7 @@ import typer
 
 from gpucheck.cli.options import (
     FormatOption,
+    IdentifyOption,
     JsonOption,
     PythonOption,
     QuietOption,
@@ -98,15 +99,19 @@ def smoke(
     format: FormatOption = None,  # noqa: A002 - the option's name
     as_json: JsonOption = False,
     snapshot_to: SnapshotToOption = None,
+    identify: IdentifyOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train MNIST on the GPUs, and judge the machine by what comes out."""
-    from gpucheck.smoke import prove, without_names
+    from gpucheck import privacy
+    from gpucheck.smoke import prove
     from gpucheck.workloads.plan import Plan
 
     form = chosen_format(format, as_json=as_json, quiet=quiet, verbose=verbose)
-    output = WorkloadOutput(form=form, facts_to=snapshot_to, verbose=verbose, quiet=quiet)
+    output = WorkloadOutput(
+        form=form, facts_to=snapshot_to, verbose=verbose, quiet=quiet, identify=identify
+    )
     plan = Plan(
         gpus=gpus,
         strategy=strategy.value,
@@ -120,7 +125,7 @@ def smoke(
     )
     report, speaks = prove(plan, python=python, quiet=output.is_for_programs)
     if speaks:
-        output.write(report, without_names(report.machine))
+        output.write(report, privacy.redact)
     raise typer.Exit(report.exit_code)
 
 

@@ -11,6 +11,8 @@ from gpucheck.cli_help import PRINT
 from gpucheck.render import Format, Look, render
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gpucheck.report import Report
     from gpucheck.snapshot import Snapshot
 
@@ -37,6 +39,7 @@ class WorkloadOutput:
     facts_to: Path | None
     verbose: bool
     quiet: bool
+    identify: bool = False  # what is written is for its owner's eyes alone
 
     @property
     def is_for_programs(self) -> bool:
@@ -47,17 +50,19 @@ class WorkloadOutput:
     def _is_facts_alone(self) -> bool:
         return self.facts_to == _STDOUT
 
-    def write(self, report: "Report", facts: "Snapshot") -> None:
-        """Print *report*, and store *facts*, whose private details are removed already."""
+    def write(self, report: "Report", redacted: "Callable[[Snapshot], Snapshot]") -> None:
+        """Print *report*, and store its facts, *redacted* unless they are to identify."""
         from gpucheck.render.style import of_standard_output
 
         if self.facts_to is not None:
-            self._store(facts, self.facts_to)
+            machine = report.machine
+            self._store(machine if self.identify else redacted(machine), self.facts_to)
         if not self._is_facts_alone:
             look = Look(
                 style=of_standard_output(program=console.program()),
                 verbose=self.verbose,
                 quiet=self.quiet,
+                identify=self.identify,
             )
             console.write(render(report, self.form, look))
 
@@ -68,4 +73,4 @@ class WorkloadOutput:
         if self._is_facts_alone:
             console.write(text)
         else:
-            snapshot_file.save(text, target, force=True)
+            snapshot_file.save(text, target, force=True, is_private=self.identify)

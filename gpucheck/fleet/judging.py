@@ -8,13 +8,13 @@ from itertools import islice
 
 import msgspec
 
-from gpucheck import site_rules, snapshot_file
+from gpucheck import privacy, site_rules, snapshot_file
 from gpucheck.fleet.facts import NodeFinding, NodeResult, facts_of, measures_of, peers_of
 from gpucheck.fleet.reading import Answer
 from gpucheck.probes.child import die_with
 from gpucheck.render.sanitize import clean
 from gpucheck.report import Finding, examine
-from gpucheck.snapshot import Snapshot
+from gpucheck.snapshot import Snapshot, value
 from gpucheck.usage_error import UsageError
 
 BATCH = 16  # snapshots for one errand to another process: some 2 MB
@@ -90,6 +90,8 @@ def judge(answer: Answer) -> NodeResult:
 
 def result_of(node: str, machine: Snapshot) -> NodeResult:
     """Judge one machine, and return what a fleet keeps of it."""
+    if value(machine.host.name) not in (None, privacy.HOST):  # taken with --identify
+        machine = privacy.redact(machine)
     report = examine(site_rules.noted(machine))
     return NodeResult(
         node=clean(node),

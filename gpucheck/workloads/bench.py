@@ -201,7 +201,8 @@ class BenchRun:
         self._progress("importing torch")
         for gpu, worker in self._workers.items():
             try:
-                ready = worker.await_ready(_START_SECONDS)
+                left = self._began + _START_SECONDS - time.monotonic()  # they all began together
+                ready = worker.await_ready(max(1.0, round(left, 1)))
                 asked[gpu] = worker.order("describe", gpu=gpu)
             except WorkerError as error:
                 left_out[gpu] = str(error)

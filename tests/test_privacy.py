@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from gpucheck import snapshot_file
 from gpucheck.privacy import Owner, owner, redact
 from gpucheck.report import examine
 from gpucheck.snapshot import (
@@ -168,6 +169,9 @@ BROKEN = {
     "no torch": machine(pytorch={"torch": None}),
     "lost": machine(nvml={"gpus": (gpu(0, state="lost"), gpu(1))}),
     "unknown": machine(nvml={"gpus": Unknown("/home/alice is not there")}),
+    "home on PATH": machine(
+        environment={"path": (path_entry("/home/alice/bin"), path_entry("/usr/bin"))}
+    ),
     "home in a home": machine(
         environment={
             "cuda_home": msgspec.structs.replace(
@@ -191,7 +195,11 @@ def test_a_redacted_snapshot_is_judged_as_the_original(name: str):
             report.passed,
         ]
 
-    assert judged(redact(BROKEN[name], ALICE)) == judged(BROKEN[name])
+    redacted = redact(BROKEN[name], ALICE)
+    stored = msgspec.json.decode(snapshot_file.as_json(redacted), type=Snapshot)
+
+    assert judged(redacted) == judged(BROKEN[name])
+    assert judged(stored) == judged(BROKEN[name])
 
 
 def test_a_snapshot_of_thousands_of_texts_is_redacted_at_once():

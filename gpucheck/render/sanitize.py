@@ -5,6 +5,7 @@ complaint, before anything is laid out.
 """
 
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -45,11 +46,15 @@ _patterns = cache(_Patterns)
 
 
 def clean(text: str) -> str:
+    """Return *text* on one line, harmless, with a redacted home as people write it."""
+    text = harmless(text)
+    return _patterns().home.sub(r"~\1", text) if "/~" in text else text
+
+
+def harmless(text: str) -> str:
     """Return *text* on one line, without control sequences and of bounded length."""
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}… ({len(text)} characters)"
-    if "/~" in text:
-        text = _patterns().home.sub(r"~\1", text)
     if text.isascii() and text.isprintable():
         return text
     patterns = _patterns()
@@ -59,12 +64,15 @@ def clean(text: str) -> str:
     return patterns.surrogates.sub("\ufffd", patterns.removed.sub("", text))
 
 
-def clean_machine(machine: "Snapshot") -> "Snapshot":
-    """Return *machine* with every text in it cleaned; mostly there is nothing to do."""
+def clean_machine(machine: "Snapshot", cleaner: Callable[[str], str] = harmless) -> "Snapshot":
+    """Return *machine* with every text in it cleaned; mostly there is nothing to do.
+
+    A redacted home stays the absolute path that rules take it for.
+    """
     import msgspec
 
     facts = msgspec.to_builtins(machine)
-    cleaned = _clean_tree(facts)
+    cleaned = _clean_tree(facts, cleaner)
     if cleaned is facts:
         return machine
     return msgspec.convert(cleaned, type=type(machine))
@@ -78,7 +86,7 @@ def clean_report(report: "Report") -> "Report":
 
     return replace(
         report,
-        machine=clean_machine(report.machine),
+        machine=clean_machine(report.machine, clean),
         findings=with_texts(report.findings, clean),
         ignored=with_texts(report.ignored, clean),
         not_checked=with_texts(report.not_checked, clean),
@@ -86,16 +94,18 @@ def clean_report(report: "Report") -> "Report":
     )
 
 
-def _clean_tree(tree: object) -> object:
+def _clean_tree(tree: object, cleaner: Callable[[str], str]) -> object:
     """Clean every string of builtins; returns *tree* itself where nothing had to change."""
     if isinstance(tree, str):
-        text = clean(tree)
+        text = cleaner(tree)
         return tree if text == tree else text
     if isinstance(tree, (list, tuple)):
-        items = [_clean_tree(item) for item in tree]
+        items = [_clean_tree(item, cleaner) for item in tree]
         return tree if all(a is b for a, b in zip(items, tree, strict=True)) else items
     if isinstance(tree, dict):
-        pairs = [(_clean_tree(key), _clean_tree(value)) for key, value in tree.items()]
+        pairs = [
+            (_clean_tree(key, cleaner), _clean_tree(value, cleaner)) for key, value in tree.items()
+        ]
         same = all(a is c and b is d for (a, b), (c, d) in zip(pairs, tree.items(), strict=True))
         return tree if same else dict(pairs)
     return tree

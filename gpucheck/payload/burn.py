@@ -16,6 +16,7 @@ from typing import Any, Callable, Iterator
 from . import bench
 from .channel import emit
 
+_refused: set[tuple[str, str]] = set()  # kinds of products that failed once
 _held: dict[str, Any] = {}  # this process's GPU, most of its memory, and the references
 
 
@@ -103,16 +104,33 @@ def _products(
     from . import burn_products, exact
 
     burn_products.set_precision()
-    for kind, name in kinds:
+    possible = [(kind, name) for kind, name in kinds if (kind, name) not in _refused]
+    if not possible:
+        raise RuntimeError("no product can be computed")
+    for kind, name in possible:
         if kind == "fp16" and bench.DEVICE == "cuda" and not burn_products.has_wide_output():
             continue  # its sums do not fit into fp16
         shape = exact.Shape(*shapes[name])
         if name not in _held:
             _held[name] = exact.read(shape, os.path.join(folder, f"{name}.reference"))
-        product = burn_products.Product(kind, shape, _held["arena"], _held[name], _held["device"])
-        yield from burn_products.burn(
-            product, seconds / len(kinds), report, number=turn, meanwhile=meanwhile, rest=rest
-        )
+        arena, device = _held["arena"], _held["device"]
+        try:
+            product = burn_products.Product(kind, shape, arena, _held[name], device)
+            yield from burn_products.burn(
+                product,
+                seconds / len(possible),
+                report,
+                number=turn,
+                meanwhile=meanwhile,
+                rest=rest,
+            )
+        except Exception as error:  # this torch may lack one of them
+            text = bench.text_of(error)
+            if "CUDA error" in text:  # nothing works in this process from now on
+                raise
+            _refused.add((kind, name))
+            report.leave_out(f"{kind}: {text}")
+            yield
 
 
 def _memory_patterns(report: Any, seconds: float, turn: int) -> Iterator[None]:

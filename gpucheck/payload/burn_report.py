@@ -19,6 +19,11 @@ class Report:
         self._more = 0
         self._alarms = [0, 0]
         self._loaded = 0.0
+        self._left_out: list[str] = []
+
+    def leave_out(self, why: str) -> None:
+        """Say that a part of the phase cannot be carried out."""
+        self._left_out.append(why)
 
     def load(self, seconds: float) -> None:
         """Add time in which the GPU always had something to compute."""
@@ -67,6 +72,7 @@ class Report:
             ],
             "faults": self._faults,
             "faults_left_out": self._more,
+            "left_out": self._left_out,
             "loaded_seconds": self._loaded,
             "alarms": self._alarms[0],
             "alarms_found": self._alarms[1],

@@ -483,6 +483,7 @@ class Burned(Message, frozen=True, kw_only=True, tag="burned"):
     work: tuple[BurnWork, ...] = ()
     faults: tuple[BurnFault, ...] = ()
     faults_left_out: int = 0
+    left_out: tuple[str, ...] = ()  # parts of the phase that cannot be carried out, and why
     loaded_seconds: float = 0.0
     alarms: int = 0
     alarms_found: int = 0

@@ -388,6 +388,8 @@ class BurnRun:
                 said = True
                 heard[id(member)] = time.monotonic()
                 self._take(member, message)
+                for why in message.left_out:
+                    self._note(member, phase, why)
                 if message.is_finished:
                     waiting.remove((member, number))
                     self._failed(member, phase, message.error)
@@ -447,7 +449,11 @@ class BurnRun:
             self._stopped(member, phase, error)
             return
         member.refused.add(phase)
-        text = f"{phase}: {error}"
+        self._note(member, phase, error)
+
+    def _note(self, member: _Member, phase: str, why: str) -> None:
+        """Write down what could not be carried out."""
+        text = f"{phase}: {why}"
         self._journal.add(journals.Failed(seconds=self._seconds(), gpu=member.gpu, why=text))
 
     # ------------------------------------------------------------------------------ keeping

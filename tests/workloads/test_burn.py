@@ -169,6 +169,21 @@ if gpu == 0:
     assert "its inputs were intact" not in finding.saw
 
 
+def test_a_data_type_that_this_torch_lacks_costs_no_other(tmp_path: Path):
+    lacks = """
+import torch
+def none(*_, **__):
+    raise NotImplementedError("no int8 here")
+torch._int_mm = none"""
+
+    burn = run(tmp_path, spoiled(tmp_path, lacks), gpus="1", phases=("tensor",))
+
+    [gpu] = evidence.gpus(machine(burn=burn))
+    assert {work.kind for work in gpu.work} == {"bf16", "fp16", "tf32"}
+    assert burn.errors == ("gpu 0: tensor: int8: NotImplementedError: no int8 here",)
+    assert judged(burn).verdict == "incomplete"
+
+
 def test_a_cpu_that_multiplies_wrongly_proves_nothing(tmp_path: Path):
     wrong = """
 import torch

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterator, Sequence
 
-from gpucheck.render import burn_page
+from gpucheck.render import bench_page, burn_page
 from gpucheck.render.groups import Group, grouped
 from gpucheck.render.remedy import Adviser
 from gpucheck.render.rows import gpu_rows
@@ -55,6 +55,8 @@ def _lines(report: Report) -> Iterator[str]:
     adviser = Adviser(machine)
     for group in grouped(report.findings):
         yield from _article(group, adviser)
+    if machine.bench is not None:
+        yield from bench_page.section(machine.bench)
     if machine.burn is not None:
         yield from burn_page.section(machine.burn)
     if report.not_checked:
@@ -69,7 +71,10 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _style(report: Report) -> str:
-    return _STYLE if report.machine.burn is None else _STYLE + burn_page.STYLE
+    machine = report.machine
+    bench = "" if machine.bench is None else bench_page.STYLE
+    burn = "" if machine.burn is None else burn_page.STYLE
+    return _STYLE + bench + burn
 
 
 def _table(report: Report) -> Iterator[str]:

@@ -99,6 +99,12 @@ def details(bench: Bench) -> Iterator[str]:
     columns = [each for each in _COLUMNS if any(one.measure == each for one in figures)]
     if columns:
         yield from _table(figures, columns)
+    yield from between_gpus(bench)
+
+
+def between_gpus(bench: Bench) -> Iterator[str]:
+    """Yield what was measured between GPUs: copies of pairs, and all-reduce."""
+    figures = [each for each in value(bench.figures) or () if each.best is not None]
     yield from _peers([each for each in figures if each.measure == "peer"])
     yield from _all_reduce(bench, [each for each in figures if each.measure == "all-reduce"])
 
@@ -110,14 +116,15 @@ def _table(figures: Sequence[Figure], columns: Sequence[str]) -> Iterator[str]:
             by_gpu.setdefault(figure.gpus[0], {})[figure.measure] = figure
     yield "GPU " + "".join(f"{_HEADS.get(each, each):>8}" for each in columns)
     for gpu, mine in sorted(by_gpu.items()):
-        cells = "".join(f"{_rate(mine.get(each)):>8}" for each in columns)
+        cells = "".join(f"{rate(mine.get(each)):>8}" for each in columns)
         rows = list(by_gpu.values())
         low = [text for each in columns if (text := _deviation(mine.get(each), rows))]
         yield f"{gpu:>3} {cells}  {', '.join(low)}".rstrip()
     yield "    products in TFLOP/s (int8: TOP/s), copies in GB/s"
 
 
-def _rate(figure: Figure | None) -> str:
+def rate(figure: Figure | None) -> str:
+    """Return a figure in three digits and without its unit."""
     best = None if figure is None else figure.best
     if best is None:
         return "–"

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from bench_facts import figure, measured
 
 from gpucheck import snapshot_file
 from gpucheck.fleet.form import FleetFormat
@@ -204,6 +205,7 @@ def pages() -> dict[str, str]:
         "doctor": as_html(REPORTS["lost"]),
         "nasty": as_html(REPORTS["nasty"]),
         "fleet": render_fleet(FLEET, FleetFormat.HTML),
+        "bench": as_html(examine(measured(figure("memory", 3, value=3500.0), count=8))),
     }
 
 
@@ -214,9 +216,19 @@ def test_a_browser_shows_the_page_and_complains_of_nothing(tmp_path: Path, name:
 
     done = browser(tmp_path, page, "--dump-dom")
 
-    assert {"doctor": "GPU001", "nasty": "ENV031", "fleet": "gpu00077"}[name] in done.stdout
+    shown = {"doctor": "GPU001", "nasty": "ENV031", "fleet": "gpu00077", "bench": "3,500"}
+    assert shown[name] in done.stdout
     assert "<b> &" not in done.stdout
     assert "CONSOLE" not in done.stderr
+
+
+def test_the_page_of_a_bench_has_a_bar_for_each_figure_and_marks_the_low_one():
+    page = pages()["bench"]
+
+    assert page.count('<svg class="rate"') == 8 * 9
+    assert page.count('class="low"') == 1
+    assert 'aria-label="82% of the best"' in page
+    assert "<h2>Performance</h2>" not in pages()["doctor"]
 
 
 def test_light_and_dark_are_two_pictures(tmp_path: Path):

@@ -14,6 +14,7 @@ from . import exact
 from .burn_report import Report, fault_of
 
 BATCH_SECONDS = 0.05  # of products between two looks at the flags
+_SHORT_BATCH_SECONDS = 0.025  # where something is to be done between two batches
 REPORT_SECONDS = 1.0
 REPEATS = 10  # of a product that was wrong
 _MOST_IN_BATCH = 64
@@ -221,7 +222,7 @@ def burn(
     report: Report,
     *,
     number: int,
-    meanwhile: Callable[[], None] = lambda: None,
+    meanwhile: Callable[[], None] | None = None,
     rest: float = 0.0,
 ) -> Iterator[None]:
     """Compute and check for *seconds*; yield whenever *report* has something new to send.
@@ -233,7 +234,8 @@ def burn(
     loaded_since = time.monotonic()
     once = _seconds_of_one(product)
     most = min(_MOST_IN_BATCH, (len(slots) - 1) // 2)
-    size = max(1, min(most, int(max(BATCH_SECONDS, rest) / once)))
+    wanted = max(BATCH_SECONDS if meanwhile is None else _SHORT_BATCH_SECONDS, rest)
+    size = max(1, min(most, int(wanted / once)))
     flags = deque(Flags(product.device) for _ in range(2))
     under_way: deque[tuple[Flags, list[int]]] = deque()
     serial, began = 0, time.monotonic()
@@ -248,7 +250,8 @@ def burn(
             mine.send()
             under_way.append((mine, batch))
             serial += size
-            meanwhile()
+            if meanwhile is not None:
+                meanwhile()
         if len(under_way) > 1 or time.monotonic() >= until or rest:
             mine, batch = under_way.popleft()
             if wrong := mine.set(len(batch)):

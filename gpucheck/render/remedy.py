@@ -166,8 +166,8 @@ class Adviser:
 
     def _notes(self, steps: Sequence[Command]) -> Iterator[str]:
         here = [step for step in steps if self.place(step) == "here"]
-        for step in dict.fromkeys(here):
-            if (missing := self._missing(step.program)) is not None:
+        for program in dict.fromkeys(step.program for step in here):
+            if (missing := self._missing(program)) is not None:
                 yield missing
         if any(_reboots(step) for step in steps) and (whose := self._others_at_work()):
             yield f"the reboot ends the work of {whose}"

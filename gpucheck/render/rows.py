@@ -163,7 +163,8 @@ def _gpu_row(gpu: Gpu, report: Report) -> GpuRow:
         index=gpu.index,
         state=gpu.state,
         verdict=_verdict(gpu, mine),
-        findings=tuple(dict.fromkeys(finding.code for finding in mine)),
+        # What has a root elsewhere is that root's: the row names what to fix.
+        findings=tuple(dict.fromkeys(finding.explained_by or finding.code for finding in mine)),
         processes=_processes(gpu, reader),
         unknown=reader.unknown,
         **values,  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from gpucheck.render.style import Sign, Style, cells, fit, wrap
 from gpucheck.render.table import gpu_table, pair_matrix
 from gpucheck.report import ESSENTIAL, OTHER_QUESTION, Finding, Report, Unchecked
 from gpucheck.rule import Remedy, Severity
-from gpucheck.snapshot import value
+from gpucheck.snapshot import replace, value
 from gpucheck.wording import count, listed, ranges
 
 MOST_SUBJECTS = 3  # of one finding on many subjects; the rest is counted, and shown with -v
@@ -36,6 +36,8 @@ _VERDICT_SIGNS: dict[str, Sign] = {
     "incomplete": "unknown",
     "rehearsal": "none",
 }
+#: How the reasons of an NVML that does not answer begin: they are one reason.
+_PLACE_OF_NVML = re.compile(r"^(?:nvml\w+|NVML(?: does not load)?): ")
 #: How a section's line begins where what it is about is not on this machine.
 _NONE_HERE = ("no ", "none", "one GPU")
 
@@ -120,6 +122,8 @@ class _Page:
         elsewhere = _roots_elsewhere(mine, name)
         text = f"{what} (see {', '.join(elsewhere)})" if elsewhere and not here else what
         sign = _sign(what, mine, unchecked, passed)
+        if "GPU" in prefixes and sign == "good":
+            sign = _worst_of_rows(report)
         label = f"{style.sign(sign)} {style.bold(name)}"
         label += " " * max(1, LABEL - cells(name) - 2)
         is_sound = sign in ("good", "none") and not self._verbose
@@ -279,6 +283,7 @@ class _Page:
             for one in (self._report.not_checked if asked is None else asked)
             if one.kind == "no answer"
         ]
+        silent = [replace(one, why=_PLACE_OF_NVML.sub("", one.why)) for one in silent]
         reasons = list(by_reason(silent))
         shown = reasons if self._verbose else reasons[:MOST_REASONS]
         mark = f"{self._style.sign('unknown')} "
@@ -333,6 +338,14 @@ def _sign(
     if what.endswith("shows none") and not severities:
         return "unknown"  # the rules that passed had nothing to look at
     return "good" if passed or severities else "none"
+
+
+def _worst_of_rows(report: Report) -> Sign:
+    """The table's own marks: a GPU may be out of use for what another section says."""
+    verdicts = {row.verdict for row in gpu_rows(report)}
+    if "drain" in verdicts:
+        return "error"
+    return "warning" if "degraded" in verdicts else "good"
 
 
 def _roots_elsewhere(mine: Sequence[Finding], name: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import pytest
 from gpu_cases import BARE, later, with_gpus
 from gpucheck.render.rows import gpu_rows
 from gpucheck.report import examine
-from gpucheck.snapshot import Deep, GpuWork, PeerCopy
+from gpucheck.snapshot import Deep, Fabric, GpuWork, PeerCopy
 from machines import BUS_IDS, HEALTHY, gpu, machine
 
 
@@ -47,3 +47,12 @@ def test_what_is_wrong_with_the_machine_as_a_whole_is_no_gpus_verdict():
     broken = machine(HEALTHY, driver={"module_version": None})
 
     assert [row.verdict for row in gpu_rows(examine(broken))] == ["ok", "ok"]
+
+
+def test_a_row_names_the_root_of_what_was_found_about_its_gpu():
+    waiting = [gpu(n, fabric=Fabric(state=1, status=0)) for n in range(2)]
+    board = with_gpus(*waiting, host={**BARE, "nvswitches": 4}, driver={"fabric_manager": None})
+
+    report = examine(board, select=["DRV010", "LNK006"])
+
+    assert [row.findings for row in gpu_rows(report)] == [("DRV010",), ("DRV010",)]

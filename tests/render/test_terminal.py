@@ -642,3 +642,30 @@ def test_a_copy_that_came_back_different_is_an_error_under_its_own_heading():
     assert "Multi-GPU    NV18 between the pair, peer-to-peer supported" in text
     assert "gpucheck doctor --deep" not in text
     assert text.count("✗ drain") == 2  # both ends
+
+
+def test_the_mark_of_the_gpus_is_that_of_their_worst_row():
+    rules = [
+        finds(
+            "LNK009",
+            "A link is down",
+            Symptom(saw="link 3", gpus=(1,), remedy=Remedy("Look at it")),
+        ),
+        answers("GPU010"),
+    ]
+
+    lines = text_of(examine(machine(), rules=rules)).splitlines()
+
+    [section] = [line for line in lines if " GPUs  " in line]
+    assert section.startswith("✗ GPUs")
+
+
+def test_reasons_of_an_nvml_that_does_not_answer_are_one_line():
+    rules = [
+        answers("GPU010", NotChecked(why="nvmlInitWithFlags: Driver Not Loaded")),
+        answers("DRV015", NotChecked(why="NVML: Driver Not Loaded")),
+    ]
+
+    text = text_of(examine(machine(), rules=rules))
+
+    assert "? No answer: GPU010, DRV015: Driver Not Loaded\n" in text

@@ -13,7 +13,7 @@ from gpucheck.render.style import Sign, Style, cells, fit, wrap
 from gpucheck.render.table import gpu_table, pair_matrix
 from gpucheck.report import ESSENTIAL, OTHER_QUESTION, Finding, Report, Unchecked
 from gpucheck.rule import Remedy, Severity
-from gpucheck.snapshot import replace, value
+from gpucheck.snapshot import value
 from gpucheck.wording import count, listed, ranges
 
 MOST_SUBJECTS = 3  # of one finding on many subjects; the rest is counted, and shown with -v
@@ -283,7 +283,9 @@ class _Page:
             for one in (self._report.not_checked if asked is None else asked)
             if one.kind == "no answer"
         ]
-        silent = [replace(one, why=_PLACE_OF_NVML.sub("", one.why)) for one in silent]
+        silent = [
+            msgspec.structs.replace(one, why=_PLACE_OF_NVML.sub("", one.why)) for one in silent
+        ]
         reasons = list(by_reason(silent))
         shown = reasons if self._verbose else reasons[:MOST_REASONS]
         mark = f"{self._style.sign('unknown')} "

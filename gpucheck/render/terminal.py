@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from gpucheck.families import SECTIONS, SITE, prefixes_of, section_of
 from gpucheck.render import summaries
 from gpucheck.render.groups import Group, first_step, grouped

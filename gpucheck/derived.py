@@ -245,15 +245,16 @@ def is_left_to_nouveau(machine: Snapshot, gpu: PciGpu) -> bool:
 def newest_cuda(machine: Snapshot) -> str | None:
     """Return the newest CUDA whose every feature the driver here has; None: not known.
 
-    What libcuda answered comes first, then the release of a compatibility library in use, unless
-    that is older than the driver: ENV016 has it removed.
+    What libcuda answered comes first, then the release of a compatibility library in use. One that
+    is older than the driver, which NVML asks too, takes nothing from it: ENV016 has it removed.
     """
+    driver, compat = driver_version(machine), compat_library(machine)
+    if driver and compat and version_tuple(compat) < version_tuple(driver):
+        return driver_cuda.newest_cuda_of(driver)
     init = value(machine.driver.cuda_init)
     if init is not None and isinstance(init.driver_version, str):
         return init.driver_version
-    driver, compat = driver_version(machine), compat_library(machine)
-    is_older = bool(compat and driver) and version_tuple(compat) < version_tuple(driver)
-    if compat and not is_older and (newest := driver_cuda.newest_cuda_of(compat)):
+    if compat and (newest := driver_cuda.newest_cuda_of(compat)):
         return newest
     if isinstance(machine.nvml.cuda_version, str):
         return machine.nvml.cuda_version

@@ -82,6 +82,15 @@ def test_a_compatibility_library_lifts_the_newest_cuda_unless_it_is_older():
     assert derived.newest_cuda(with_libraries(older)) == "12.4"
 
 
+def test_an_older_compatibility_library_takes_nothing_from_the_driver():
+    older = replace(LIBCUDA, is_compat=True, version="535.161.08")
+    answered = CudaInit(code=803, driver_version="12.2")
+    here = machine(driver={"libraries": (older, LIBNVML), "cuda_init": answered})
+
+    assert derived.newest_cuda(here) == "13.0"
+    assert derived.runs_cuda(here, "13.0") is True
+
+
 def test_without_libcuda_nvml_says_the_newest_cuda_and_then_the_table():
     silent = {"cuda_init": None}
 

@@ -174,6 +174,16 @@ def test_a_file_of_meetings_that_is_cut_off_is_a_wrong_call(tmp_path: Path):
         read(tmp_path)
 
 
+def test_the_second_node_looks_for_the_first_without_the_user_that_ssh_logs_in_as(tmp_path: Path):
+    nodes = ("root@n1", "root@n2")
+    rounds = Rounds(engine=Local(), nodes=nodes, program=("gpucheck",), folder=tmp_path)
+
+    first, second = rounds.tasks(1, [nodes])
+
+    words = ("gpucheck", "fleet", "meet", "n1", "28101", "--device=cuda")
+    assert (first.words, second.words) == ((*words, "--first"), words)
+
+
 def test_who_met_has_a_partner_and_the_slower_rate():
     one = Encounter(round=1, first="a", second="b")
 

@@ -1,6 +1,8 @@
 """Two nodes add up numbers by gloo on the CPU: well, and with one that is slow, wrong or dead."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -51,12 +53,15 @@ def python(tmp_path: Path) -> Python:
     return lambda code: patched_python(tmp_path / "faulty", "pair", code)
 
 
-def both(first: str, second: str, *, gpus: tuple[int, int] = (1, 1)) -> tuple[Met, Met]:
+def both(
+    first: str, second: str, *, gpus: tuple[int, int] = (1, 1), device: str = "cpu"
+) -> tuple[Met, Met]:
     port = launch.places_on_this_host(1)[0].port
 
     def one(number: int, python: str) -> Met:
-        meeting = Meeting(is_first=number == 0, address="127.0.0.1", port=port, device="cpu")
-        return meet(meeting, python=python, gpus=gpus[number])
+        meeting = Meeting(is_first=number == 0, address="127.0.0.1", port=port, device=device)
+        variables = {**os.environ, "CUDA_VISIBLE_DEVICES": str(number)}  # each "node" has one GPU
+        return meet(meeting, python=python, gpus=gpus[number], variables=variables)
 
     with ThreadPoolExecutor(2) as pool:
         met = pool.map(one, (0, 1), (first, second))
@@ -100,3 +105,27 @@ def test_a_node_without_torch_says_so(python: Python, monkeypatch: pytest.Monkey
 
     assert second.why.startswith("GPU 0 could not import torch: ")
     assert first.why.startswith("GPU 0 could not meet the other node: ")
+
+
+def gpus() -> int:
+    program = "import torch; print(torch.cuda.device_count())"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    return int(ended.stdout) if ended.returncode == 0 else 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fault", ["", WRONG, DEAD])
+def test_two_real_gpus_meet_as_if_they_were_two_nodes(python: Python, fault: str):
+    if gpus() < 2:
+        pytest.skip("torch sees fewer than two GPUs here")
+
+    first, second = both(sys.executable, python(fault) if fault else sys.executable, device="cuda")
+
+    if fault == DEAD:
+        assert "SIGKILL" in second.why
+        assert first.why.startswith("GPU 0 could not add up with it: ")
+    elif fault == WRONG:
+        assert first.wrong == second.wrong == "1 of 268,435,456 sums on GPU 0 are wrong"
+    else:
+        assert (first.wrong, first.why, second.wrong, second.why) == ("", "", "", "")
+        assert (first.rate or 0) > 1

@@ -65,7 +65,7 @@ class Rounds:
         """Return the commands of a round: those who meet stand next to each other."""
         tasks = []
         for first, second in pairs:
-            address = "127.0.0.1" if self.is_here else first
+            address = "127.0.0.1" if self.is_here else first.rpartition("@")[2]  # USER@HOST
             port = _free_port() if self.is_here else PORT + number
             for node in (first, second):
                 words = ["fleet", "meet", address, str(port), f"--device={self.device}"]

@@ -26,7 +26,7 @@ def main() -> NoReturn:
     """
     _open_standard_streams()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish stands
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asked
             signal.signal(number, _stop)
     try:
         status = _run()

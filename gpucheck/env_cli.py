@@ -121,7 +121,7 @@ def env(
     ld_library_path: LibrariesOption = "auto",
     python: PythonOption = None,
     list_all: Annotated[
-        bool, typer.Option("--list", help="List the toolkits; * marks the default.")
+        bool, typer.Option("--list", help="List the toolkits; * is the default.")
     ] = False,
 ) -> None:
     """Print or install the exports that CUDA needs in a shell."""
@@ -140,12 +140,12 @@ def env(
         lines = listing(choices(_machine(python, None))).splitlines()
         console.write_exactly("".join(f"{clean(line)}\n" for line in lines))
         return
-    wish = _wish(shell, None, cuda, ld_library_path, is_printed=True)
-    machine = _machine(python, wish.cuda)
-    needed = exports(machine, cuda=wish.cuda, ld_library_path=wish.ld_library_path)
+    request = _request(shell, None, cuda, ld_library_path, is_printed=True)
+    machine = _machine(python, request.cuda)
+    needed = exports(machine, cuda=request.cuda, ld_library_path=request.ld_library_path)
     for warning in needed.warnings:
         console.complain(f"gpucheck: {warning}")
-    console.write_exactly(render(needed, wish.shell))
+    console.write_exactly(render(needed, request.shell))
 
 
 @app.command(cls=Command, epilog=EPILOG)
@@ -160,14 +160,14 @@ def install(
     yes: YesOption = False,
     python: PythonOption = None,
 ) -> None:
-    """Write the exports into the shell's start-up file, as one marked block."""
+    """Write the exports into the shell's start-up file, as one block."""
     from gpucheck.shellenv import install as work
 
-    wish = _wish(shell, file, cuda, ld_library_path, replace, force, system)
+    request = _request(shell, file, cuda, ld_library_path, replace, force, system)
     agreed = (lambda _: True) if yes else work.ask_to_write
     raise typer.Exit(
         work.install(
-            wish, _machine(python, wish.cuda), dict(os.environ), console.write_exactly, agreed
+            request, _machine(python, request.cuda), dict(os.environ), console.write_exactly, agreed
         )
     )
 
@@ -183,9 +183,9 @@ def uninstall(
     """Take the block out again: every byte is as it was before."""
     from gpucheck.shellenv import install as work
 
-    wish = _wish(shell, file, None, "auto", force=force, system=system)
+    request = _request(shell, file, None, "auto", force=force, system=system)
     agreed = (lambda _: True) if yes else work.ask_to_write
-    raise typer.Exit(work.uninstall(wish, dict(os.environ), console.write_exactly, agreed))
+    raise typer.Exit(work.uninstall(request, dict(os.environ), console.write_exactly, agreed))
 
 
 @app.command(cls=Command, epilog=EPILOG)
@@ -202,9 +202,9 @@ def diff(
     """Show what install would change, and change nothing."""
     from gpucheck.shellenv import install as work
 
-    wish = _wish(shell, file, cuda, ld_library_path, replace, force, system)
-    change = work.planned(wish, _machine(python, wish.cuda), os.environ)
-    work.show(change, wish, console.write_exactly)
+    request = _request(shell, file, cuda, ld_library_path, replace, force, system)
+    change = work.planned(request, _machine(python, request.cuda), os.environ)
+    work.show(change, request, console.write_exactly)
 
 
 @app.command(cls=Command, epilog=EPILOG)
@@ -217,15 +217,15 @@ def status(
     """Say whether the block is there, current, overridden, or edited; exit 1 unless current."""
     from gpucheck.shellenv import install as work
 
-    wish = _wish(shell, file, None, "auto", system=system)
+    request = _request(shell, file, None, "auto", system=system)
 
     def facts(cuda: str | None) -> "Snapshot":
         return _machine(python, cuda)
 
-    raise typer.Exit(work.status(wish, facts, dict(os.environ), console.write_exactly))
+    raise typer.Exit(work.status(request, facts, dict(os.environ), console.write_exactly))
 
 
-def _wish(
+def _request(
     shell: str | None,
     file: Path | None,
     cuda: str | None,

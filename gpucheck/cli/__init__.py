@@ -24,9 +24,7 @@ MODULES = {
 }
 
 EPILOG = """\
-Examples:
-  gpucheck doctor              what is wrong with this machine
-  gpucheck explain DRV006      what a finding means
+Examples: gpucheck doctor, gpucheck explain DRV006, gpucheck help doctor
 Exit status: 0 no error, 1 an error was found, 2 a wrong call, 3 our own failure
 """
 

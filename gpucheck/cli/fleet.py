@@ -351,7 +351,7 @@ def hook(
     console.write(hooks.hook(name))
 
 
-app.command(cls=Command, hidden=True)(meet)
+app.command(cls=Command, hidden=True, epilog=EPILOG)(meet)
 
 
 def _tasks(

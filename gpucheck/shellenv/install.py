@@ -66,39 +66,39 @@ class Edit:
         return tuple(old.line for old in self.old_exports if old.keeps is None)
 
 
-def touched_paths(wish: InstallRequest, variables: Mapping[str, str]) -> tuple[Path, ...]:
+def touched_paths(request: InstallRequest, variables: Mapping[str, str]) -> tuple[Path, ...]:
     """Return all that is looked at or written, without looking at any of it."""
     names = ("HOME", "ZDOTDIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
     paths = [Path(variables[name]) for name in names if variables.get(name)]
-    if wish.file is not None:
-        paths.append(wish.file)
+    if request.file is not None:
+        paths.append(request.file)
     elif home := variables.get("HOME"):
         folder = Path(variables.get("ZDOTDIR") or home)
         paths += [Path(home) / ".local/state/gpucheck"]
-        paths += [folder / name for name in wish.shell.row.user_files if "*" not in name]
+        paths += [folder / name for name in request.shell.row.user_files if "*" not in name]
     return tuple(paths)
 
 
-def is_default(wish: InstallRequest, variables: Mapping[str, str]) -> bool:
+def is_default(request: InstallRequest, variables: Mapping[str, str]) -> bool:
     """Whether the file that the request is about is the one its shell reads by itself."""
-    if wish.is_system or wish.file is None:
-        return not wish.is_system
+    if request.is_system or request.file is None:
+        return not request.is_system
     try:
-        usual = shells.startup_file(wish.shell, variables)
+        usual = shells.startup_file(request.shell, variables)
     except UsageError:  # no home of one's own: --file names some other file
         return False
-    return os.path.realpath(wish.file) == os.path.realpath(usual)
+    return os.path.realpath(request.file) == os.path.realpath(usual)
 
 
-def _files(wish: InstallRequest, variables: Mapping[str, str]) -> Iterator[tuple[Path, Shell]]:
+def _files(request: InstallRequest, variables: Mapping[str, str]) -> Iterator[tuple[Path, Shell]]:
     """Yield the files that the request is about, with the shell that each is written for."""
-    if not wish.shell.has_startup_file:
-        raise UsageError(f"{wish.shell.value} has no start-up file: see gpucheck env --shell")
-    if wish.is_system:
-        yield shells.system_file(wish.shell), _for_everybody(wish.shell)
+    if not request.shell.has_startup_file:
+        raise UsageError(f"{request.shell.value} has no start-up file: see gpucheck env --shell")
+    if request.is_system:
+        yield shells.system_file(request.shell), _for_everybody(request.shell)
         return
-    yield wish.file or shells.startup_file(wish.shell, variables), wish.shell
-    if wish.shell is Shell.BASH and is_default(wish, variables):
+    yield request.file or shells.startup_file(request.shell, variables), request.shell
+    if request.shell is Shell.BASH and is_default(request, variables):
         login = shells.login_file(variables)
         yield login, Shell.SH if login.name == ".profile" else Shell.BASH
 
@@ -110,19 +110,19 @@ def _for_everybody(shell: Shell) -> Shell:
 
 
 def planned(
-    wish: InstallRequest, machine: Snapshot, variables: Mapping[str, str]
+    request: InstallRequest, machine: Snapshot, variables: Mapping[str, str]
 ) -> tuple[Edit, ...]:
     """Return what installing means for each file.
 
     A login bash that would not read ~/.bashrc gets the block in its own file too.
     """
-    needed = exports(machine, cuda=wish.cuda, ld_library_path=wish.ld_library_path)
+    needed = exports(machine, cuda=request.cuda, ld_library_path=request.ld_library_path)
     edits: list[Edit] = []
-    for number, (path, shell) in enumerate(_files(wish, variables)):
+    for number, (path, shell) in enumerate(_files(request, variables)):
         original = _read(path) if number == 0 else _read_if_possible(path)
         if original is None or (number and not _wants_block(original)):
             continue
-        edits.append(_edit(original, shell, wish, needed, variables.get("HOME")))
+        edits.append(_edit(original, shell, request, needed, variables.get("HOME")))
     return tuple(edits)
 
 
@@ -145,24 +145,24 @@ def _wants_block(login: atomic_write.Original) -> bool:
 def _edit(
     original: atomic_write.Original,
     shell: Shell,
-    wish: InstallRequest,
+    request: InstallRequest,
     needed: Exports,
     home: str | None,
 ) -> Edit:
     content = original.content
     record = startup_file.Record(
-        shell=shell.value, cuda=wish.cuda, ld_library_path=wish.ld_library_path.value
+        shell=shell.value, cuda=request.cuda, ld_library_path=request.ld_library_path.value
     )
     with _naming(original.path):
         old = startup_file.old_exports(content or b"", shell.value)
-        lines = {each.line for each in old if each.keeps is None} if wish.replaces else set()
+        lines = {each.line for each in old if each.keeps is None} if request.replaces else set()
         installed = startup_file.install(
             content,
             render(needed, shell),
             record,
             records=records.load(original.target),
             replaced_lines=lines,
-            force=wish.force,
+            force=request.force,
         )
     return Edit(
         shell=shell,
@@ -202,15 +202,15 @@ class _naming:  # noqa: N801 - reads as a word: with _naming(path)
 
 
 def install(
-    wish: InstallRequest,
+    request: InstallRequest,
     machine: Snapshot,
     variables: Mapping[str, str],
     say: Say,
     agreed: Callable[[str], bool],
 ) -> int:
     """Show what changes, ask, write, and look at new shells; return the exit status."""
-    edits = planned(wish, machine, variables)
-    if wish.replaces is None and (lines := _replaceable(edits)):
+    edits = planned(request, machine, variables)
+    if request.replaces is None and (lines := _replaceable(edits)):
         answer = console.ask(f"Comment out {lines} too?", default=True)
         if answer is None:
             say(
@@ -218,9 +218,9 @@ def install(
                 "--no-replace leaves them. Nothing was written.\n"
             )
             return 1
-        wish = replace(wish, replaces=answer)
-        edits = planned(wish, machine, variables)
-    show(edits, wish, say)
+        request = replace(request, replaces=answer)
+        edits = planned(request, machine, variables)
+    show(edits, request, say)
     changed = [edit for edit in edits if edit.changes]
     if changed:
         if not agreed(f"Write {_and(changed)}?"):
@@ -228,8 +228,8 @@ def install(
             return 1
         for edit in changed:
             _write(edit, say)
-    needed = exports(machine, cuda=wish.cuda, ld_library_path=wish.ld_library_path)
-    return look_at_new_shells(wish, needed, machine, variables, say)
+    needed = exports(machine, cuda=request.cuda, ld_library_path=request.ld_library_path)
+    return look_at_new_shells(request, needed, machine, variables, say)
 
 
 def _replaceable(edits: tuple[Edit, ...]) -> str:
@@ -258,17 +258,17 @@ def _write(edit: Edit, say: Say) -> None:
 
 
 def uninstall(
-    wish: InstallRequest, variables: Mapping[str, str], say: Say, agreed: Callable[[str], bool]
+    request: InstallRequest, variables: Mapping[str, str], say: Say, agreed: Callable[[str], bool]
 ) -> int:
     """Take the block out of every file that has it; return the exit status."""
     edits: list[Edit] = []
-    for number, (path, shell) in enumerate(_files(wish, variables)):
+    for number, (path, shell) in enumerate(_files(request, variables)):
         original = _read(path) if number == 0 else _read_if_possible(path)
         if original is None or original.content is None:
             continue
         with _naming(path):
             content = startup_file.uninstall(
-                original.content, records.load(original.target), force=wish.force
+                original.content, records.load(original.target), force=request.force
             )
         edits.append(Edit(shell=shell, original=original, content=content))
     changed = [edit for edit in edits if edit.changes]
@@ -286,7 +286,7 @@ def uninstall(
 
 
 def status(
-    wish: InstallRequest,
+    request: InstallRequest,
     facts: Callable[[str | None], Snapshot],
     variables: Mapping[str, str],
     say: Say,
@@ -296,7 +296,7 @@ def status(
     *facts* gives the machine as it is seen for a choice of toolkit (--cuda).
     """
     worst = 0
-    for number, (path, shell) in enumerate(_files(wish, variables)):
+    for number, (path, shell) in enumerate(_files(request, variables)):
         original = _read(path) if number == 0 else _read_if_possible(path)
         content = None if original is None else original.content
         if original is None or (number and (content is None or startup_file.find(content) is None)):
@@ -364,7 +364,7 @@ def _outdated(
 # -------------------------------------------------------------------------------------- showing
 
 
-def show(edits: tuple[Edit, ...], wish: InstallRequest, say: Say) -> None:
+def show(edits: tuple[Edit, ...], request: InstallRequest, say: Say) -> None:
     """Show the difference for each file, and the hand-written exports in it."""
     for edit in edits:
         say(diff(edit) if edit.changes else f"{_name(edit.path)} has the right block already\n")
@@ -373,7 +373,7 @@ def show(edits: tuple[Edit, ...], wish: InstallRequest, say: Say) -> None:
             if old.keeps is not None:
                 note = f"edit it yourself, {old.keeps}"
             else:
-                note = "is commented out" if wish.replaces else "--replace comments it out"
+                note = "is commented out" if request.replaces else "--replace comments it out"
             say(_pointed_out(edit.path, old, note))
         for path, old in edit.read_along:
             say(
@@ -439,17 +439,21 @@ def _short(path: Path) -> str:
 
 
 def look_at_new_shells(
-    wish: InstallRequest, needed: Exports, machine: Snapshot, variables: Mapping[str, str], say: Say
+    request: InstallRequest,
+    needed: Exports,
+    machine: Snapshot,
+    variables: Mapping[str, str],
+    say: Say,
 ) -> int:
     """Start the real shell and say what it exports; 1 where it is not what was meant."""
-    path, shell = next(_files(wish, variables))
+    path, shell = next(_files(request, variables))
     file = path.expanduser().absolute()
     if os.geteuid() == 0 and file.stat().st_uid != 0:
         say("Not tried in a new shell: root does not run another user's start-up file.\n")
         return 0
     wrong = 0
     shown_already: tuple[str, ...] | None = None
-    starts = shells.starts(shell, file, is_default(wish, variables))
+    starts = shells.starts(shell, file, is_default(request, variables))
     if starts:
         say("Seen from now on:\n" if shell is Shell.ENVIRONMENT_D else "A new shell sees:\n")
     for start in starts:

@@ -117,8 +117,8 @@ def find(text: bytes) -> Block | None:
         return None
     if len(begins) != 1 or len(ends) != 1 or begins[0] >= ends[0]:
         raise UsageError(
-            f"its gpucheck marks are not one pair ({len(begins)} begin, {len(ends)} end): "
-            "correct them by hand"
+            f"its lines {BLOCK_BEGINS!r} and {BLOCK_ENDS!r} are not one pair "
+            f"({len(begins)} and {len(ends)}): correct them by hand"
         )
     start, end = begins[0], ends[0]
     lines = [line + b"\n" for line in text[start:end].removesuffix(b"\n").split(b"\n")]
@@ -158,7 +158,7 @@ def _block(snippet: str) -> tuple[bytes, str]:
     whole = _BEGINS + b"\n" + body + _ENDS + b"\n"
     block = find(whole)
     if block is None or block.is_old or block.end != len(whole) or block.snippet != body:
-        raise UsageError("the toolkit's path contains gpucheck's own marks")
+        raise UsageError("the toolkit's path contains the lines around gpucheck's own block")
     return whole, block.digest
 
 

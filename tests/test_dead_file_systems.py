@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 #: For Python to start, and to print, with as many others at work.
-SLACK_SECONDS = rounds(4, 20)
+SLACK_SECONDS = rounds(4, 90)
 AT_ONCE = 12
 #: What has to be waited for once the file system has let go of it.
 HUNG: list["subprocess.Popen[str]"] = []

@@ -33,10 +33,22 @@ def home_of_nvcc(disk: Disk, nvcc: str, depth: int = 4) -> str | None:
     return home or None
 
 
+_PATH = re.compile(r"[\w./+-]+")
+_PATH_BEGINS = re.compile(r"(?<![\w.$}])/")
+_NVCC = re.compile(r"/bin/nvcc\b")
+
+
 def nvcc_in_script(text: str) -> str | None:
-    """Return the absolute path of the nvcc that a wrapper script runs."""
-    found = re.search(r"(?<![\w.$}])(/[\w./+-]*/bin/nvcc)\b", text)
-    return None if found is None else found.group(1)
+    """Return the absolute path of the nvcc that a wrapper script runs.
+
+    In three steps: one pattern for all would try each slash of a long path as its beginning.
+    """
+    for word in _PATH.finditer(text):
+        start = _PATH_BEGINS.search(text, *word.span())
+        ends = list(_NVCC.finditer(text, start.end(), word.end())) if start is not None else []
+        if start is not None and ends:
+            return text[start.start() : ends[-1].end()]
+    return None
 
 
 def include_directories(home: str) -> list[str]:

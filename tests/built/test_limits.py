@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from built.machine import BuiltMachine
 from fakes.nvml import FakeNvml
-from soak import IS_SOAK
+from soak import IS_SOAK, rounds
 
 pytestmark = pytest.mark.namespaces
 
@@ -39,6 +39,7 @@ def under(machine: BuiltMachine, limits: dict[str, int], *words: str) -> Any:
     return machine.execute(
         ["/bin/sh", "-c", '/sbin/ldconfig 2>/dev/null; exec "$@"', "sh", *command],
         {"FAKE_NVML": str(fake.reported)},
+        timeout=rounds(60, 600),
     )
 
 

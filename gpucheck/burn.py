@@ -114,7 +114,7 @@ def _ended_by_signals(run: BurnRun) -> Iterator[None]:
         signal.signal(number, before[signal.Signals(number)])
 
     for number in _SIGNALS:
-        if before[number] is not signal.SIG_IGN:  # nohup's wish stands
+        if before[number] is not signal.SIG_IGN:  # as nohup asked
             signal.signal(number, stop)
     try:
         yield

@@ -56,7 +56,7 @@ def gpus_here(variables: Mapping[str, str] = os.environ) -> int:
 def meet(
     meeting: Meeting, *, python: str, gpus: int, variables: Mapping[str, str] = os.environ
 ) -> Met:
-    """Meet the other node with all *gpus*, and return the slowest rate and the first trouble."""
+    """Meet the other node with all *gpus*, and return the slowest rate and the first error."""
     environment = {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         **variables,

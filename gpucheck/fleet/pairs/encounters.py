@@ -70,7 +70,7 @@ def read_all(sources: Iterable[str]) -> tuple[Encounter, ...]:
 
 
 def keep(folder: Path, encounters: Sequence[Encounter]) -> None:
-    """Write the file anew, whole or not at all. UsageError: it cannot be written."""
+    """Write the file again, whole or not at all. UsageError: it cannot be written."""
     path = folder / FILE
     unfinished = path.with_suffix(".new")
     try:

@@ -72,7 +72,7 @@ class Meetings:
         return self._well_with.get(node, ())
 
     def _distance(self, one: Encounter) -> bool | None:
-        """Whether both stand in one rack: pairs across a switch are compared with such."""
+        """Whether both are in one rack: pairs across a switch are compared with such."""
         first, second = (self._racks.get(node) for node in one.nodes)
         return None if first is None or second is None else first == second
 

@@ -81,7 +81,7 @@ def failing_node(machine: Snapshot) -> Answers:
 
     `gpucheck fleet run allreduce` lets each node add up numbers with one other, in two rounds with
     different partners, and has those that went wrong meet a node that was well. What a node does
-    with all partners is its own: a GPU, an adapter, a cable, its software. The sums are exact, so that
+    with others is its own: a GPU, an adapter, a cable, its software. The sums are exact, so that
     wrong bytes show whatever the speed. A job over many nodes stops at, or waits for, such a node.
     """
     yield from _compared()

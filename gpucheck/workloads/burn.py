@@ -2,6 +2,8 @@
 
 A process for each GPU, so that one that dies costs only itself, and one that owns them all for what
 goes between them, while the others keep computing.
+
+It is long because the phases share the processes, the clock and what was found.
 """
 
 import os

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from gpucheck.privacy import redact
 from gpucheck.snapshot import Driver, Snapshot, replace
 
 NODES = 10_000
@@ -41,7 +42,7 @@ def eight_gpus() -> Snapshot:
     import machines
 
     gpus = tuple(machines.gpu(number) for number in range(8))
-    return machines.machine(nvml={"gpus": gpus, "count": len(gpus)})
+    return redact(machines.machine(nvml={"gpus": gpus, "count": len(gpus)}))
 
 
 def write(folder: Path, machine: Snapshot, number: int = NODES) -> Path:

@@ -22,8 +22,8 @@ from gpucheck.rule import Remedy, Rule, Symptom
 from gpucheck.snapshot import Snapshot
 
 #: How many machines with payloads are made of each machine that a rule complained of. The tests of
-#: rules have some 1,500 of those.
-EACH = rounds(3, 70)
+#: rules have some 1,000 of those.
+EACH = rounds(4, 100)
 
 _RUN = "payload_ran"
 PAYLOADS = (

@@ -261,6 +261,9 @@ class BurnRun:
                         if not isinstance(message, BenchReady):
                             member.worker.error = getattr(message, "message", "no start")
                         break
+                else:  # it is not asked for more, and waited for again
+                    member.worker.error = f"torch was not imported in {_START_SECONDS:g} s"
+                    member.worker.end()
             except WorkerError:  # `_described` meets it again
                 pass
         return ready

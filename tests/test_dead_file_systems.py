@@ -163,7 +163,9 @@ class Went:
             return f"hung for {self.seconds:.1f} s"
         if self.seconds > self.call.seconds + 1 + SLACK_SECONDS:
             return f"took {self.seconds:.1f} s, and may take {self.call.seconds:g}"
-        if self.status not in (0, 1, 3) or "Traceback" in self.stderr or "itself" in self.stderr:
+        # That Python was chosen by the call: `nothing was burned in` is about that.
+        fine = (0, 1, 2, 3) if self.call.name in SLOW else (0, 1, 3)
+        if self.status not in fine or "Traceback" in self.stderr or "itself" in self.stderr:
             return f"ended with {self.status}: {self.stderr}"
         lines = [line for line in self.stderr.splitlines() if "no MNIST" not in line]
         if not self.stdout and len(lines) != 1:

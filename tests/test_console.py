@@ -111,13 +111,14 @@ def test_waiting_is_silent_where_nobody_looks():
 
 def test_what_is_awaited_is_seen_from_the_process_that_waits():
     board = Board()
-    if os.fork() == 0:
+    other = os.fork()
+    if other == 0:
         board.add("cuInit")
         board.add("nvml")
         board.add("host")
         board.remove("nvml")
         os._exit(0)
-    os.wait()
+    os.waitpid(other, 0)  # and no other child of this process's
 
     assert board.read() == "cuInit, host"
 

@@ -30,7 +30,7 @@ UsePAM no
 UseDNS no
 StrictModes no
 Banner {folder}/banner
-MaxStartups 5:50:20
+MaxStartups 2:50:20
 Match LocalPort {noisy}
     ForceCommand echo "Welcome to {{gpu}}"; sh -c "$SSH_ORIGINAL_COMMAND"; echo "logout"
 """

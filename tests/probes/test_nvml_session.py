@@ -115,7 +115,7 @@ def test_a_child_that_only_kill_ends_holds_nobody_up(tmp_path):
     started = time.monotonic()
     found = look(tmp_path, [h200().hangs("nvmlDeviceGetName", deaf=True)], deadline_seconds=1)
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 6
     assert seen(found.gpus)[0].state == "hung"
 
 

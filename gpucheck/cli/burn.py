@@ -130,12 +130,12 @@ def burn(
         folder=folder,
         resume=resume is not None,
     )
-    if html is not None:
-        page = render(report, Format.HTML, Look(identify=identify))
-        snapshot_file.save(page, html, force=True, is_private=identify)
     printed.write(report, privacy.redact)
     if not printed.is_for_programs:
         console.complain(f"The journal is in {folder}")
+    if html is not None:  # after the verdict, which a page that cannot be written must not cost
+        page = render(report, Format.HTML, Look(identify=identify))
+        snapshot_file.save(page, html, force=True, is_private=identify)
     raise typer.Exit(report.exit_code)
 
 

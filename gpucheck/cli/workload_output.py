@@ -54,9 +54,6 @@ class WorkloadOutput:
         """Print *report*, and store its facts, *redacted* unless they are to identify."""
         from gpucheck.render.style import of_standard_output
 
-        if self.facts_to is not None:
-            machine = report.machine
-            self._store(machine if self.identify else redacted(machine), self.facts_to)
         if not self._is_facts_alone:
             look = Look(
                 style=of_standard_output(program=console.program()),
@@ -65,6 +62,9 @@ class WorkloadOutput:
                 identify=self.identify,
             )
             console.write(render(report, self.form, look))
+        if self.facts_to is not None:  # a file that cannot be written costs no verdict
+            machine = report.machine
+            self._store(machine if self.identify else redacted(machine), self.facts_to)
 
     def _store(self, facts: "Snapshot", target: Path) -> None:
         from gpucheck import snapshot_file

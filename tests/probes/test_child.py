@@ -36,12 +36,12 @@ def test_a_crash_is_told_by_its_signal(name: str):
 @pytest.mark.parametrize(
     "script", ["sleep 30", "trap '' TERM INT HUP; while :; do sleep 30; done", "sleep 30 & exit 0"]
 )
-def test_a_late_child_is_ended_soon_after_its_deadline(script: str):
+def test_a_late_child_is_ended_within_the_deadline_and_a_second(script: str):
     began = time.monotonic()
 
     ended = shell(script, deadline_seconds=0.3)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 1.3
     assert ended.why == "no answer in 0.3 s"
 
 
@@ -108,7 +108,7 @@ def test_a_child_stuck_in_the_kernel_is_left_behind(tmp_path: Path):
         ended = run(["cat", str(place / "file")], deadline_seconds=0.3)
 
         assert ended.why == "no answer in 0.3 s"
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 1.3
 
 
 def test_nothing_is_left_of_a_child_that_is_not_waited_for():

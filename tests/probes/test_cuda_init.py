@@ -82,7 +82,7 @@ def test_a_call_that_hangs_is_named_within_the_deadline(
 
     answer = ask(deadline_seconds=1.0)
 
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 2.0
     assert isinstance(answer, CudaInit)
     assert answer.error == f"no answer in 1 s to {call}"
 

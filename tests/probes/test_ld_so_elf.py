@@ -169,4 +169,4 @@ def test_hostile_interpreters_take_no_time(data: bytes):
 
     read_interpreter(data)
 
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 2

@@ -144,7 +144,7 @@ def test_a_wait_that_ends_takes_what_came_so_far(tmp_path):
     found = look(tmp_path, slow, sampling=sampling)
     took = time.monotonic() - ended[0]
 
-    assert took < 4
+    assert took < 0.5
     assert [gpu.state for gpu in seen(found.gpus)] == ["ok", "ok"]
     assert seen(seen(found.gpus)[0].nvlinks)[0].crc_data_errors == 15
     assert later_sample(found).pcie_replays == 0

@@ -115,7 +115,7 @@ def test_a_child_that_only_kill_ends_holds_nobody_up(tmp_path):
     started = time.monotonic()
     found = look(tmp_path, [h200().hangs("nvmlDeviceGetName", deaf=True)], deadline_seconds=1)
 
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 2
     assert seen(found.gpus)[0].state == "hung"
 
 
@@ -130,7 +130,7 @@ def test_a_gpu_that_hangs_in_the_kernel_is_left_behind(tmp_path):
         found = look(tmp_path, gpus, deadline_seconds=3)
         took = time.monotonic() - started
 
-    assert took < 8
+    assert took < 4
     assert [gpu.state for gpu in seen(found.gpus)] == ["ok", "hung", "ok"]
     assert seen(seen(found.gpus)[1].error).startswith("nvmlDeviceGetMigMode did not answer in ")
     assert seen(found.pairs)[1].p2p_read == "OK"

@@ -13,7 +13,7 @@ from gpucheck.fleet.engines.kubernetes_server import NoClusterError, Server, con
 from gpucheck.usage_error import UsageError
 
 LOOK_SECONDS = 1.0
-#: Of a waiting container: what no longer wait mends.
+#: Reasons of a waiting container that no longer wait changes.
 _FINAL = frozenset(
     {"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"}
 )
